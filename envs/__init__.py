@@ -1,0 +1,1 @@
+"""The registered environments. Installed as `grpo_gym.envs`; knows nothing of torch."""

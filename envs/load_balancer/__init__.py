@@ -1,0 +1,1 @@
+"""Load balancing: route each request of a stream to one of N servers."""

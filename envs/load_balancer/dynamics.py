@@ -1,0 +1,284 @@
+"""The laws of one environment: what a request meets at a server, and how time passes.
+
+Each server is a first-come-first-served queue with one worker. At the arrival of a request at t
+    start = max(t, free_at), departure = start + size / rate * slowdown, response = departure - t,
+where the slowdown is the one in force when service starts. The balancer learns of a response
+when it departs. With `decaying_load` there are no queues (the tiny-grpo demonstration).
+
+Functions take whole arrays and indices (b: environment, row: its trace, n: server), because
+slicing inside a kernel costs more than the arithmetic.
+"""
+
+import numpy as np
+
+from grpo_gym.envs.kernels import inlined, kernel
+from grpo_gym.envs.load_balancer import trace as world
+from grpo_gym.envs.load_balancer.observation import publish, queue_ms
+from grpo_gym.envs.load_balancer.records import DECAYING_LOAD, DEMO, LATENCY, NO_REQUEST, PARK
+
+
+@inlined
+def fault_at(faults, row, n, first, time_ms, ramp_ms):
+    """Severity in [0, 1], kind and end of the fault in force at `time_ms`."""
+    severity, kind, end = 0.0, 0, 0.0
+    for f in range(first, faults.shape[2]):
+        fault = faults[row, n, f]
+        if time_ms < fault.start_ms:
+            break
+        kind, end = fault.kind, fault.end_ms
+        if time_ms < end:
+            severity = 1.0
+        elif time_ms < end + ramp_ms:
+            severity = 1.0 - (time_ms - end) / ramp_ms
+        else:
+            severity = 0.0
+    return severity, kind, end
+
+
+@inlined
+def slowdown_under(severity, kind, p):
+    """Factor on service time and base latency."""
+    return 1.0 if kind == world.ERRORING else 1.0 + (p.slow_factor - 1.0) * severity
+
+
+@inlined
+def error_rate_under(healthy, severity, kind, p):
+    """Error probability of a server before the contribution of its load."""
+    if kind == world.SLOW or kind == world.DOWN:
+        return healthy
+    return healthy + (p.fault_error_rate - healthy) * severity
+
+
+@inlined
+def route(now, size, server, constants, faults, row, n, p):
+    """What a request arriving now would meet at server n.
+
+    Returns:
+        start, departure, response (all ms), error probability, whether it is refused.
+    """
+    severity, kind = 0.0, 0
+    if server.degraded:
+        severity, kind, _ = fault_at(faults, row, n, server.fault, now, p.recovery_ramp_ms)
+    active = server.in_flight + 1
+    base = constants.base_latency_ms * slowdown_under(severity, kind, p)
+    base += constants.latency_per_request_ms * active
+    errors = error_rate_under(constants.error_rate, severity, kind, p)
+    errors = min(1.0, errors + p.error_per_request * active)
+    start = departure = now
+    refused = severity == 1.0 and kind == world.DOWN
+    if refused:
+        base, errors = p.down_response_ms, 1.0
+    elif p.dynamics != DECAYING_LOAD:
+        if server.free_at_ms > now:
+            start = server.free_at_ms
+            if server.degraded or start >= server.next_change_ms:  # else healthy then as now
+                severity, kind, end = fault_at(
+                    faults, row, n, server.fault, start, p.recovery_ramp_ms
+                )
+                if severity == 1.0 and kind == world.DOWN:
+                    start, severity = end, 0.0
+        departure = start + size / constants.rate * slowdown_under(severity, kind, p)
+    return start, departure, departure - now + base, errors, refused
+
+
+@inlined
+def reward_of(response_ms, errors, queueing_ms, p):
+    """Reward of one request; under "park" its own share of the return."""
+    if p.reward == LATENCY:
+        return -response_ms / p.latency_scale_ms - p.error_penalty * errors
+    if p.reward == DEMO:
+        return -(response_ms + 1.5 * 1000.0 * errors + 0.3 * queueing_ms)
+    return -response_ms
+
+
+@inlined
+def _enqueue(server, requests, b, slot, now, departure):
+    requests[b, slot].departure_ms = departure
+    requests[b, slot].next = NO_REQUEST
+    if server.in_flight == 0:
+        server.head = slot
+        server.next_departure_ms = departure
+        server.oldest_arrival_ms = now
+    else:
+        requests[b, server.tail].next = slot
+    server.tail = slot
+    server.in_flight += 1
+    server.free_at_ms = departure
+
+
+@inlined
+def _observe_response(server, response_ms, error, time_ms, weight):
+    if server.observed_at_ms < 0.0:  # the first observation is the average so far
+        server.latency_ms = response_ms
+        server.error_rate = error
+    else:
+        server.latency_ms += weight * (response_ms - server.latency_ms)
+        server.error_rate += weight * (error - server.error_rate)
+    peak = server.peak_latency_ms
+    server.peak_latency_ms = max(response_ms, peak + weight * (response_ms - peak))
+    server.consecutive_errors = server.consecutive_errors + 1 if error > 0.0 else 0
+    server.observed_at_ms = time_ms
+
+
+@inlined
+def _advance(server, requests, arrivals, b, row, now, until, weight):
+    """Let every request leave a server whose service ends by `until`.
+
+    Returns:
+        The time integral of the server's requests from now until then, in request ms; with
+        `until` infinite, until the last one left.
+    """
+    area = 0.0
+    while server.in_flight > 0 and server.next_departure_ms <= until:
+        request = requests[b, server.head]
+        area += request.departure_ms - now
+        _observe_response(
+            server, request.response_ms, np.float64(request.error), request.departure_ms, weight
+        )
+        server.in_flight -= 1
+        if server.in_flight > 0:
+            server.head = request.next
+            server.next_departure_ms = requests[b, request.next].departure_ms
+            server.oldest_arrival_ms = arrivals[row, request.next].arrival_ms
+    if server.in_flight > 0:
+        area += server.in_flight * (until - now)
+    return area
+
+
+@inlined
+def refresh(server, seen, constants, faults, row, n, now, p):
+    """Bring health and visible metrics of server n to the present."""
+    if now >= server.next_change_ms:
+        _refresh_health(server, faults, row, n, now, p.recovery_ramp_ms)
+    if p.dynamics == DECAYING_LOAD:
+        severity, kind, _ = fault_at(faults, row, n, server.fault, now, p.recovery_ramp_ms)
+        base = constants.base_latency_ms * slowdown_under(severity, kind, p)
+        server.latency_ms = base + constants.latency_per_request_ms * server.in_flight
+        errors = error_rate_under(constants.error_rate, severity, kind, p)
+        server.error_rate = min(1.0, errors + p.error_per_request * server.in_flight)
+        server.peak_latency_ms = server.latency_ms
+        server.observed_at_ms = now
+    publish(server, seen, now, p)
+
+
+@kernel
+def _refresh_health(server, faults, row, n, now, ramp_ms):
+    """Find the fault in force or next to come, and when this must be looked at again."""
+    last = faults.shape[2] - 1
+    f = server.fault
+    while f < last and (
+        now >= faults[row, n, f].end_ms + ramp_ms or now >= faults[row, n, f + 1].start_ms
+    ):
+        f += 1
+    fault = faults[row, n, f]
+    server.fault = f
+    over = fault.end_ms + ramp_ms
+    server.degraded = fault.start_ms <= now < over
+    server.next_change_ms = np.inf
+    if now < fault.start_ms:
+        server.next_change_ms = fault.start_ms
+    elif now < over:
+        server.next_change_ms = over
+        if f < last:
+            server.next_change_ms = min(over, faults[row, n, f + 1].start_ms)
+
+
+@inlined
+def step_one(
+    action, episodes, servers, requests, arrivals, faults, metrics, constants, p, outcomes, b
+):
+    """Route the waiting request of environment b and move on to the next arrival."""
+    episode = episodes[b]
+    row = episode.trace_row
+    now = episode.now_ms
+    slot = episode.step
+    server = servers[b, action]
+    out = outcomes[b]
+    out.degraded = server.degraded
+    start, departure, response, errors, refused = route(
+        now, arrivals[row, slot].size, server, constants[action], faults, row, action, p
+    )
+    error = arrivals[row, slot].error_coin <= errors
+    episode.response_total_ms += response
+    episode.errors += error
+    server.routed += 1
+    if refused:  # seen at once, and tells nothing of latency
+        _observe_response(server, server.latency_ms, 1.0, now, p.metrics_weight)
+    elif p.dynamics == DECAYING_LOAD:
+        server.in_flight += 1
+    else:
+        requests[b, slot].response_ms = response
+        requests[b, slot].error = error
+        _enqueue(server, requests, b, slot, now, departure)
+    out.reward = reward_of(response, errors, queue_ms(server.in_flight), p)
+    out.response_time_ms = response
+    out.wait_ms = start - now
+    out.error_probability = errors
+    out.error = error
+    out.done = slot + 2 == arrivals.shape[1]
+
+    episode.step = slot + 1
+    following = arrivals[row, slot + 1].arrival_ms
+    episode.now_ms = following
+    until = np.inf if out.done and p.reward == PARK else following
+    area = 0.0
+    for n in range(servers.shape[1]):
+        if p.dynamics == DECAYING_LOAD:
+            servers[b, n].in_flight = int(servers[b, n].in_flight * constants[n].load_decay)
+        else:
+            area += _advance(
+                servers[b, n], requests, arrivals, b, row, now, until, p.metrics_weight
+            )
+        refresh(servers[b, n], metrics[b, n], constants[n], faults, row, n, following, p)
+    if p.reward == PARK:
+        out.reward = -area
+
+
+@kernel
+def estimate_rewards(episodes, servers, arrivals, faults, constants, p, out, b):
+    """What the waiting request of environment b would meet at each server."""
+    row = episodes[b].trace_row
+    size = arrivals[row, episodes[b].step].size
+    for n in range(servers.shape[1]):
+        _, _, response, errors, _ = route(
+            episodes[b].now_ms, size, servers[b, n], constants[n], faults, row, n, p
+        )
+        out[b, n].reward = reward_of(response, errors, queue_ms(servers[b, n].in_flight + 1), p)
+        out[b, n].response_time_ms = response
+
+
+@kernel
+def start_one(episodes, servers, arrivals, faults, metrics, constants, p, seed, b):
+    """Empty environment b and take it to the first arrival of its trace."""
+    episode = episodes[b]
+    row = episode.trace_row
+    episode.step = 0
+    episode.now_ms = arrivals[row, 0].arrival_ms
+    episode.response_total_ms = 0.0
+    episode.errors = 0
+    for n in range(servers.shape[1]):
+        server = servers[b, n]
+        server.free_at_ms = 0.0
+        server.next_departure_ms = np.inf
+        server.oldest_arrival_ms = 0.0
+        server.latency_ms = 0.0
+        server.error_rate = 0.0
+        server.peak_latency_ms = 0.0
+        server.consecutive_errors = 0
+        server.observed_at_ms = -1.0
+        server.in_flight = 0
+        server.routed = 0
+        server.head = NO_REQUEST
+        server.tail = NO_REQUEST
+        server.fault = 0
+        server.next_change_ms = -np.inf
+        server.next_refresh_ms = world.refresh_phase(seed, n) * p.staleness_ms
+        seen = metrics[b, n]
+        seen.in_flight = 0
+        seen.latency_ms = 0.0
+        seen.error_rate = 0.0
+        seen.peak_latency_ms = 0.0
+        seen.consecutive_errors = 0
+        seen.observed_at_ms = -1.0
+        seen.oldest_arrival_ms = 0.0
+        refresh(server, seen, constants[n], faults, row, n, episode.now_ms, p)

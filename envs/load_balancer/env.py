@@ -1,0 +1,190 @@
+"""`LoadBalancer-v0` for one environment: the batch simulator with B = 1."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+
+from grpo_gym.envs.load_balancer.presets import make_config
+from grpo_gym.envs.load_balancer.rendering import render_ansi, render_rgb
+from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator, fold_seed
+from grpo_gym.envs.load_balancer.spaces import action_space, check_options, observation_space
+
+
+class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
+    """Route each request of a stream to one of N servers.
+
+    ## Description
+    Requests arrive one by one; each step sends the waiting request to a server. Servers differ
+    in speed, queue what they cannot serve at once, and at random become slow, return errors, or
+    refuse service, and recover. The balancer does not see a server's health: only how many
+    requests it sent there are still open, and averages of what came back. All arrivals, sizes,
+    faults and error coins of an episode are drawn at reset; no action changes them, so episodes
+    with equal seeds face equal traffic.
+
+    ## Action Space
+    `Discrete(N)`: the server that serves the waiting request.
+
+    ## Observation Space
+    `Box(0, 1, (5 N,), float32)` with `observation="per_server"`; for each server in turn:
+
+    | Num | Meaning                                       | Unit     | Min | Max |
+    |-----|-----------------------------------------------|----------|-----|-----|
+    | 0   | requests in flight, log-encoded               | requests | 0   | 1   |
+    | 1   | moving average of observed latency, log-encoded | ms     | 0   | 1   |
+    | 2   | moving average of observed errors             | share    | 0   | 1   |
+    | 3   | age of the last observation, log-encoded      | ms       | 0   | 1   |
+    | 4   | age of the oldest request in flight, log-encoded | ms    | 0   | 1   |
+
+    Times are encoded as log1p(10 x / mean service time) / log1p(10,000), counts as
+    log1p(x) / log1p(10,000), both clipped at 1. With `observe_size=True` the last entry is the
+    size of the waiting request, log1p(10 size / mean size) / log1p(1,000).
+    `observation="aggregate"` has four entries, worst cases over servers clipped to [0, 1]: in
+    flight / 100, latency / 300 ms, errors / 0.1, queueing delay / 500 ms.
+
+    ## Rewards
+    - `latency` (default): -response time / 100 ms - 1.5 * error probability. The probability
+      instead of the realised error has the same mean and less variance.
+    - `demo`: -(response time + 1500 * error probability + 0.3 * queueing delay).
+    - `park`: minus the time integral of the number of requests in the system until the next
+      arrival, and at the end until the last one left; the return is minus the total response
+      time.
+
+    ## Starting State
+    Empty servers in good health, the first request waiting.
+
+    ## Episode End
+    After `episode_length` requests: truncation, as traffic would go on; termination with
+    `reward="park"`, whose last reward contains all that follows.
+
+    ## Information
+    After each step, about the request just routed: `response_time_ms`, `error`; with
+    `infos="full"` (default) also `estimated_rewards` (what each server would have given, shape
+    (N,)), `oracle_action` (the best of them) and `regret` (its lead over the action taken).
+    After each step and reset, about the servers now, shape (N,): `in_flight`, `latency_ms`,
+    `error_rate`, `age_ms` as the balancer sees them, and `degraded`, which it does not see.
+
+    ## Arguments
+    `preset` names a task (`flaky`, `tiny-grpo`, `park`, `mm4`, `hetero2`), `num_servers` its
+    number of servers; every other keyword overrides one field of
+    `grpo_gym.envs.load_balancer.presets.LoadBalancerConfig`:
+    ```python
+    gym.make("LoadBalancer-v0", preset="park", num_servers=5)
+    ```
+
+    ## Version History
+    - v0: first version.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 8}
+
+    def __init__(
+        self,
+        preset: str = "flaky",
+        num_servers: int | None = None,
+        render_mode: str | None = None,
+        **overrides: Any,
+    ) -> None:
+        """Build the environment; see the class for the arguments.
+
+        Raises:
+            ConfigError: If a setting is unknown or makes no sense.
+        """
+        self.config = make_config(preset, num_servers, **overrides)
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise gym.error.UnsupportedMode(
+                f"render_mode must be one of {self.metadata['render_modes']}, got {render_mode!r}"
+            )
+        self.render_mode = render_mode
+        self.simulator = LoadBalancerSimulator(self.config, num_envs=1)
+        self.observation_space = observation_space(self.config)
+        self.action_space = action_space(self.config)
+        self._history: list[tuple[int, float, bool]] = []
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Draw a new episode: that of `seed`, or the next one of the current seed.
+
+        Raises:
+            ConfigError: If `options` is not empty.
+        """
+        check_options(options, known=())
+        first = self._np_random is None
+        super().reset(seed=seed)
+        if first or seed is not None:
+            self.simulator.seed(np.array([fold_seed(self.np_random_seed)], np.uint64))
+        self.simulator.reset()
+        self._history.clear()
+        return self.simulator.observe()[0], self._server_info()
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Route the waiting request to server `action`.
+
+        Raises:
+            gymnasium.error.InvalidAction: If there is no such server.
+        """
+        action = int(action)
+        if not 0 <= action < self.config.num_servers:
+            raise gym.error.InvalidAction(
+                f"action must be a server from 0 to {self.config.num_servers - 1}, got {action}"
+            )
+        observation = self.simulator.step(np.array([action], np.int64))[0]
+        outcome = self.simulator.outcomes[0]
+        done = bool(outcome["done"])
+        ends = self.config.reward == "park"
+        info = self._server_info()
+        info["response_time_ms"] = float(outcome["response_time_ms"])
+        info["error"] = bool(outcome["error"])
+        if self.config.infos == "full":
+            estimates = self.simulator.estimates["reward"][0].copy()
+            best = int(estimates.argmax())
+            info["estimated_rewards"] = estimates
+            info["oracle_action"] = best
+            info["regret"] = float(estimates[best] - estimates[action])
+        if self.render_mode is not None:
+            self._history.append((action, info["response_time_ms"], info["error"]))
+        return observation, float(outcome["reward"]), done and ends, done and not ends, info
+
+    def render(self) -> Any:
+        """A frame: text for "ansi", an array of shape (height, width, 3), uint8, for "rgb_array".
+
+        Raises:
+            gymnasium.error.ResetNeeded: If called before the first reset.
+        """
+        if self._np_random is None:
+            raise gym.error.ResetNeeded("call reset() before render()")
+        if self.render_mode == "ansi":
+            return render_ansi(self.simulator, self._history)
+        if self.render_mode == "rgb_array":
+            return render_rgb(self.simulator, self._history)
+        gym.logger.warn('render() draws nothing without render_mode="ansi" or "rgb_array"')
+        return None
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """A snapshot from which `set_state` continues exactly as this environment would."""
+        return self.simulator.get_state()
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Continue from a snapshot of an environment with the same configuration.
+
+        Returns:
+            The observation there, shape (D,), float32.
+
+        Raises:
+            ValueError: If the snapshot is of another configuration.
+        """
+        self.simulator.set_state(state)
+        return self.simulator.observe()[0]
+
+    def _server_info(self) -> dict[str, Any]:
+        seen = self.simulator.metrics[0]
+        now = self.simulator.episodes["now_ms"][0]
+        return {
+            "in_flight": seen["in_flight"].copy(),
+            "latency_ms": seen["latency_ms"].copy(),
+            "error_rate": seen["error_rate"].copy(),
+            "age_ms": np.where(seen["observed_at_ms"] < 0, np.inf, now - seen["observed_at_ms"]),
+            "degraded": self.simulator.servers["degraded"][0].copy(),
+        }

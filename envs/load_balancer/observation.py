@@ -1,0 +1,112 @@
+"""What the balancer sees: published metrics and their encoding as features in [0, 1].
+
+Every quantity x is encoded as log1p(x) / log1p(10,000), so that a small network can form
+products and quotients: x counts requests, tenths of a mean service time, hundredths of a
+per cent of errors, or tenths of a mean size.
+"""
+
+import math
+
+import numpy as np
+
+from grpo_gym.envs.kernels import inlined, kernel
+from grpo_gym.envs.load_balancer.records import PER_SERVER
+
+_LARGEST = 10_000.0
+_SCALE = np.float32(1.0 / math.log1p(_LARGEST))
+_ONE = np.float32(1.0)
+
+
+@inlined
+def queue_ms(in_flight):
+    """Queueing delay as the tiny-grpo demonstration models it: 5 ms per request above ten."""
+    return 5.0 * max(0.0, in_flight - 10.0)
+
+
+@inlined
+def publish(server, seen, now, p):
+    """Copy a server's metrics to where the balancer sees them, when they are due."""
+    if p.staleness_ms > 0.0:
+        if now < server.next_refresh_ms:
+            return
+        periods = math.floor((now - server.next_refresh_ms) / p.staleness_ms) + 1.0
+        server.next_refresh_ms += periods * p.staleness_ms
+    seen.in_flight = server.in_flight
+    seen.latency_ms = server.latency_ms
+    seen.error_rate = server.error_rate
+    seen.peak_latency_ms = server.peak_latency_ms
+    seen.consecutive_errors = server.consecutive_errors
+    seen.observed_at_ms = server.observed_at_ms
+    seen.oldest_arrival_ms = server.oldest_arrival_ms
+
+
+@inlined
+def _per_server(now, metrics, p, out, b):
+    to_feature = 1.0 / p.feature_time_ms
+    for n in range(metrics.shape[1]):
+        seen = metrics[b, n]
+        i = 5 * n
+        out[b, i] = seen.in_flight
+        out[b, i + 1] = seen.latency_ms * to_feature
+        out[b, i + 2] = seen.error_rate * _LARGEST
+        # Never observed: as old as can be.
+        age = (now - seen.observed_at_ms) * to_feature
+        out[b, i + 3] = _LARGEST if seen.observed_at_ms < 0.0 else age
+        waiting = (now - seen.oldest_arrival_ms) * to_feature
+        out[b, i + 4] = waiting if seen.in_flight > 0 else 0.0
+
+
+@inlined
+def _aggregate(metrics, out, b):
+    load, latency, errors, queue = 0.0, 0.0, 0.0, 0.0
+    for n in range(metrics.shape[1]):
+        seen = metrics[b, n]
+        load = max(load, seen.in_flight / 100.0)
+        latency = max(latency, seen.latency_ms / 300.0)
+        errors = max(errors, seen.error_rate / 0.10)
+        queue = max(queue, queue_ms(seen.in_flight) / 500.0)
+    out[b, 0] = min(load, 1.0)
+    out[b, 1] = min(latency, 1.0)
+    out[b, 2] = min(errors, 1.0)
+    out[b, 3] = min(queue, 1.0)
+
+
+@inlined
+def encoded(x):
+    """log1p(x) / log1p(10,000), clipped to at most 1, for float32 x >= 0.
+
+    The logarithm is written out so that the compiler can do many at once: with
+    1 + x = 2^e m, m in [sqrt(1/2), sqrt(2)) and s = (m - 1) / (m + 1),
+    log(1 + x) = e log 2 + 2 atanh(s), whose series to s^7 is exact to single precision.
+    """
+    bits = np.float32(_ONE + x).view(np.int32)
+    # Less the bits of sqrt(1/2), the exponent is that of m in [sqrt(1/2), sqrt(2)).
+    exponent = np.int32(np.int32(bits - np.int32(0x3F3504F3)) >> np.int32(23))
+    m = np.int32(bits - np.int32(exponent << np.int32(23))).view(np.float32)
+    s = (m - _ONE) / (m + _ONE)
+    q = s * s
+    series = _ONE + q * (np.float32(1 / 3) + q * (np.float32(1 / 5) + q * np.float32(1 / 7)))
+    log = np.float32(exponent) * np.float32(0.6931471805599453)
+    log += np.float32(2.0) * s * series
+    return min(_ONE, log * _SCALE)
+
+
+@kernel
+def observe_all(episodes, arrivals, metrics, p, observations, flat):
+    """Write the observation of every environment, shape (B, D), of which `flat` is a view."""
+    for b in range(observations.shape[0]):
+        episode = episodes[b]
+        if p.observation == PER_SERVER:
+            _per_server(episode.now_ms, metrics, p, observations, b)
+        else:
+            _aggregate(metrics, observations, b)
+        if p.observe_size:
+            size = arrivals[episode.trace_row, episode.step].size
+            observations[b, observations.shape[1] - 1] = 10.0 * size / p.size_mean
+    if p.observation == PER_SERVER:
+        for i in range(flat.shape[0]):
+            flat[i] = encoded(flat[i])
+    elif p.observe_size:  # the other aggregate features are clipped ratios, as published
+        for b in range(observations.shape[0]):
+            last = observations.shape[1] - 1
+            observations[b, last] = encoded(observations[b, last])

@@ -1,0 +1,112 @@
+"""The memory layout of the simulator: one NumPy record per environment, server and request.
+
+Records keep what is used together side by side, and let kernels read `server.in_flight`.
+"""
+
+import numpy as np
+
+EPISODE = np.dtype(
+    [
+        ("step", "i8"),
+        ("now_ms", "f8"),
+        ("trace_row", "i8"),
+        ("base_seed", "u8"),
+        ("episode", "i8"),
+        ("response_total_ms", "f8"),
+        ("errors", "i8"),
+    ]
+)
+SERVER = np.dtype(
+    [
+        ("free_at_ms", "f8"),
+        ("next_departure_ms", "f8"),
+        ("oldest_arrival_ms", "f8"),
+        ("latency_ms", "f8"),
+        ("error_rate", "f8"),
+        ("peak_latency_ms", "f8"),
+        ("consecutive_errors", "i8"),
+        ("observed_at_ms", "f8"),
+        ("next_refresh_ms", "f8"),
+        ("next_change_ms", "f8"),
+        ("in_flight", "i8"),
+        ("routed", "i8"),
+        ("head", "i4"),
+        ("tail", "i4"),
+        ("fault", "i8"),
+        ("degraded", "?"),
+    ]
+)
+METRICS = np.dtype(
+    [
+        ("in_flight", "i8"),
+        ("latency_ms", "f8"),
+        ("error_rate", "f8"),
+        ("peak_latency_ms", "f8"),
+        ("consecutive_errors", "i8"),
+        ("observed_at_ms", "f8"),
+        ("oldest_arrival_ms", "f8"),
+    ]
+)
+"""What the balancer sees of a server: its own state, or the last published copy of it."""
+
+REQUEST = np.dtype(
+    [("departure_ms", "f8"), ("response_ms", "f8"), ("next", "i4"), ("error", "i4")]
+)
+"""A routed request. `next` links the requests waiting at one server, oldest first."""
+
+SERVER_CONSTANTS = np.dtype(
+    [
+        ("rate", "f8"),
+        ("base_latency_ms", "f8"),
+        ("latency_per_request_ms", "f8"),
+        ("error_rate", "f8"),
+        ("load_decay", "f8"),
+    ]
+)
+OUTCOME = np.dtype(
+    [
+        ("reward", "f8"),
+        ("response_time_ms", "f8"),
+        ("wait_ms", "f8"),
+        ("error_probability", "f8"),
+        ("error", "?"),
+        ("degraded", "?"),
+        ("done", "?"),
+    ]
+)
+"""What came of the request just routed; `degraded` is the health of the server it went to."""
+
+ESTIMATE = np.dtype([("reward", "f8"), ("response_time_ms", "f8")])
+"""What one server would give to the waiting request."""
+
+PARAMETERS = np.dtype(
+    [
+        ("dynamics", "i8"),
+        ("observation", "i8"),
+        ("observe_size", "i8"),
+        ("reward", "i8"),
+        ("latency_scale_ms", "f8"),
+        ("error_penalty", "f8"),
+        ("error_per_request", "f8"),
+        ("slow_factor", "f8"),
+        ("fault_error_rate", "f8"),
+        ("recovery_ramp_ms", "f8"),
+        ("down_response_ms", "f8"),
+        ("metrics_weight", "f8"),
+        ("staleness_ms", "f8"),
+        ("feature_time_ms", "f8"),
+        ("size_mean", "f8"),
+    ]
+)
+
+DYNAMICS = ("queue", "decaying_load")
+QUEUE, DECAYING_LOAD = range(2)
+OBSERVATIONS = ("per_server", "aggregate")
+PER_SERVER, AGGREGATE = range(2)
+REWARDS = ("latency", "demo", "park")
+LATENCY, DEMO, PARK = range(3)
+
+SERVER_FEATURES = ("in_flight", "latency", "error_rate", "age", "oldest_age")
+AGGREGATE_FEATURES = ("load", "latency", "error_rate", "queue")
+
+NO_REQUEST = -1

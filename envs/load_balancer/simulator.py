@@ -1,0 +1,388 @@
+"""B environments of N servers that move together: the dynamics of request routing in batches.
+
+Batch-first: every array starts with B. The same kernels serve one environment and thousands.
+Nothing here knows of Gymnasium or torch.
+
+Shapes: B environments, N servers, T requests an episode, R = B trace rows, D features.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from grpo_gym.envs.kernels import kernel
+from grpo_gym.envs.load_balancer import trace as world
+from grpo_gym.envs.load_balancer.dynamics import estimate_rewards, start_one, step_one
+from grpo_gym.envs.load_balancer.observation import observe_all
+from grpo_gym.envs.load_balancer.presets import FAULT_KINDS, LoadBalancerConfig
+from grpo_gym.envs.load_balancer.records import (
+    AGGREGATE_FEATURES,
+    DYNAMICS,
+    EPISODE,
+    ESTIMATE,
+    METRICS,
+    OBSERVATIONS,
+    OUTCOME,
+    PARAMETERS,
+    REQUEST,
+    REWARDS,
+    SERVER,
+    SERVER_CONSTANTS,
+    SERVER_FEATURES,
+)
+
+
+class LoadBalancerSimulator:
+    """State and dynamics of B environments under one configuration.
+
+    Environments that are reset together with equal seeds share one trace in memory.
+
+    Attributes:
+        config: The settings.
+        episodes: `EPISODE` records, shape (B,).
+        servers: `SERVER` records, shape (B, N).
+        metrics: What the balancer sees, `METRICS` records, shape (B, N).
+        outcomes: What came of the last step, `OUTCOME` records, shape (B,).
+        estimates: With `infos="full"`, what each server would have given in the last step,
+            `ESTIMATE` records, shape (B, N); else empty.
+    """
+
+    def __init__(self, config: LoadBalancerConfig, num_envs: int) -> None:
+        """Allocate everything; nothing is drawn before `reset`."""
+        self.config = config
+        self.num_envs = num_envs
+        servers = config.num_servers
+        rows = config.episode_length + 1
+        self.episodes = np.zeros(num_envs, EPISODE)
+        self.servers = np.zeros((num_envs, servers), SERVER)
+        self.metrics = np.zeros((num_envs, servers), METRICS)
+        self.requests = np.zeros((num_envs, rows), REQUEST)
+        self.arrivals = np.zeros((num_envs, rows), world.ARRIVAL)
+        self.schedule = _schedule(config)
+        self.faults = np.zeros((num_envs, servers, _fault_slots(config)), world.FAULT)
+        self.outcomes = np.zeros(num_envs, OUTCOME)
+        self.estimates = np.zeros((num_envs if config.infos == "full" else 0, servers), ESTIMATE)
+        self.constants = _server_constants(config)
+        self.parameters = _parameters(config)
+        self._trace_parameters = _trace_parameters(config)
+        self.num_features = count_features(config)
+        self._all = np.arange(num_envs)
+        self._no_skip = np.zeros(0, np.bool_)
+
+    def seed(self, seeds: np.ndarray, members: np.ndarray | None = None) -> None:
+        """Start the given environments (default: all) over from these seeds, at episode 0.
+
+        Args:
+            seeds: Shape (M,), uint64.
+            members: Which environments, shape (M,), int64.
+        """
+        members = self._all if members is None else members
+        self.episodes["base_seed"][members] = seeds
+        self.episodes["episode"][members] = -1
+
+    def reset(self, members: np.ndarray | None = None) -> None:
+        """Draw the next episode's trace of the given environments (default: all) and start it."""
+        members = self._all if members is None else members
+        self.episodes["episode"][members] += 1
+        seeds = np.empty(len(members), np.uint64)
+        world.episode_seeds(
+            self.episodes["base_seed"][members], self.episodes["episode"][members], seeds
+        )
+        distinct, first, group = np.unique(seeds, return_index=True, return_inverse=True)
+        rows = self._free_rows(members, first)
+        self.episodes["trace_row"][members] = rows[group]
+        world.draw_traces(
+            distinct, rows, self._trace_parameters, self.schedule, self.arrivals, self.faults
+        )
+        self.outcomes[members] = np.zeros((), OUTCOME)
+        start_kernel(
+            members,
+            self.episodes,
+            self.servers,
+            self.arrivals,
+            self.faults,
+            self.metrics,
+            self.constants,
+            self.parameters,
+            seeds,
+        )
+
+    def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> np.ndarray:
+        """Route the waiting request of each environment and move to its next arrival.
+
+        Finished environments stay as they are, with reward 0.
+
+        Args:
+            actions: Servers, shape (B,), int64, each in [0, N).
+            skip: Environments to leave untouched, shape (B,), bool.
+
+        Returns:
+            Observations, shape (B, D), float32; rows of skipped environments are undefined.
+        """
+        observations = np.empty((self.num_envs, self.num_features), np.float32)
+        step_kernel(
+            actions,
+            self._no_skip if skip is None else skip,
+            self.episodes,
+            self.servers,
+            self.requests,
+            self.arrivals,
+            self.faults,
+            self.metrics,
+            self.constants,
+            self.parameters,
+            self.outcomes,
+            self.estimates,
+            observations,
+        )
+        return observations
+
+    def observe(self) -> np.ndarray:
+        """Observations of all environments, shape (B, D), float32."""
+        observations = np.empty((self.num_envs, self.num_features), np.float32)
+        observe_all(
+            self.episodes,
+            self.arrivals,
+            self.metrics,
+            self.parameters[0],
+            observations,
+            observations.reshape(-1),
+        )
+        return observations
+
+    def counterfactuals(self) -> np.ndarray:
+        """What the waiting request would meet at each server: a look that changes nothing.
+
+        Returns:
+            `ESTIMATE` records (reward, response_time_ms), shape (B, N). Under `reward="park"`
+            the reward is the request's own share of the return: minus its response time.
+        """
+        estimates = np.empty(self.servers.shape, ESTIMATE)
+        estimate_kernel(
+            self.episodes,
+            self.servers,
+            self.arrivals,
+            self.faults,
+            self.constants,
+            self.parameters,
+            estimates,
+        )
+        return estimates
+
+    def get_state(self, members: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """A copy of everything that decides how the given environments go on.
+
+        Returns:
+            Arrays whose first axis is the environment; `set_state` takes them back.
+        """
+        members = self._all if members is None else members
+        rows = self.episodes["trace_row"][members]
+        return {
+            **{name: getattr(self, name)[members] for name in _STATE},
+            "arrivals": self.arrivals[rows],
+            "faults": self.faults[rows],
+        }
+
+    def set_state(self, state: Mapping[str, np.ndarray], members: np.ndarray | None = None) -> None:
+        """Put the given environments where `get_state` found those of the state.
+
+        Raises:
+            ValueError: If the state is not one of environments like these.
+        """
+        members = self._all if members is None else members
+        self._check_state(state, len(members))
+        rows = self._free_rows(members, np.arange(len(members)))
+        for name in _STATE:
+            getattr(self, name)[members] = state[name]
+        self.arrivals[rows] = state["arrivals"]
+        self.faults[rows] = state["faults"]
+        self.episodes["trace_row"][members] = rows
+
+    def copy_members(self, source: np.ndarray, target: np.ndarray) -> None:
+        """Make environments `target` go on exactly as `source`, in the same outside world.
+
+        Args:
+            source: Environments to copy from, shape (M,), int64.
+            target: Environments to overwrite, shape (M,), int64.
+        """
+        for name in _STATE:
+            array = getattr(self, name)
+            array[target] = array[source]
+
+    def _free_rows(self, members: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Trace rows that no other environment uses: with R = B there are always enough."""
+        if len(members) == self.num_envs:
+            return first.astype(np.int64)
+        used = np.zeros(self.num_envs, np.bool_)
+        others = np.ones(self.num_envs, np.bool_)
+        others[members] = False
+        used[self.episodes["trace_row"][others]] = True
+        return np.flatnonzero(~used)[: len(first)]
+
+    def _check_state(self, state: Mapping[str, np.ndarray], count: int) -> None:
+        expected = {
+            **{name: getattr(self, name) for name in _STATE},
+            "arrivals": self.arrivals,
+            "faults": self.faults,
+        }
+        for name, array in expected.items():
+            given = state.get(name)
+            shape = (count, *array.shape[1:])
+            if given is None or given.shape != shape or given.dtype != array.dtype:
+                raise ValueError(
+                    f"state[{name!r}] must be an array of shape {shape} as get_state gives it: "
+                    "restore a state only into environments of the same configuration"
+                )
+
+
+def fold_seed(seed: int) -> int:
+    """Any non-negative seed as 64 bits, without losing the upper ones."""
+    folded = 0
+    while seed:
+        folded ^= seed & (2**64 - 1)
+        seed >>= 64
+    return folded
+
+
+_STATE = ("episodes", "servers", "metrics", "requests", "outcomes")
+
+
+def _server_constants(config: LoadBalancerConfig) -> np.ndarray:
+    constants = np.zeros(config.num_servers, SERVER_CONSTANTS)
+    constants["rate"] = config.per_server("service_rates")
+    constants["base_latency_ms"] = config.per_server("base_latency_ms")
+    constants["latency_per_request_ms"] = config.per_server("latency_per_request_ms")
+    constants["error_rate"] = config.per_server("error_rates")
+    constants["load_decay"] = config.per_server("load_decay")
+    return constants
+
+
+def _parameters(config: LoadBalancerConfig) -> np.ndarray:
+    parameters = np.zeros(1, PARAMETERS)
+    for name in PARAMETERS.names or ():
+        value = getattr(config, name, None)
+        if isinstance(value, (bool, int, float)):
+            parameters[name] = value
+    parameters["dynamics"] = DYNAMICS.index(config.dynamics)
+    parameters["observation"] = OBSERVATIONS.index(config.observation)
+    parameters["reward"] = REWARDS.index(config.reward)
+    # A tenth of a mean service time: what is shorter need not be told apart.
+    mean_service_ms = config.size_mean * config.num_servers / sum(config.service_rates)
+    parameters["feature_time_ms"] = 0.1 * mean_service_ms
+    return parameters
+
+
+def _trace_parameters(config: LoadBalancerConfig) -> np.ndarray:
+    parameters = np.zeros(1, world.TRACE_PARAMETERS)
+    for name in world.TRACE_PARAMETERS.names or ():
+        value = getattr(config, name)
+        if isinstance(value, (bool, int, float)):
+            parameters[name] = value
+    parameters["arrival_process"] = world.ARRIVAL_PROCESSES.index(config.arrival_process)
+    parameters["size_distribution"] = world.SIZE_DISTRIBUTIONS.index(config.size_distribution)
+    if config.mean_time_to_failure_ms is None:
+        parameters["mean_time_to_failure_ms"] = np.inf
+    weights = np.array([float(config.fault_mix.get(kind, 0.0)) for kind in FAULT_KINDS])
+    parameters["fault_mix"] = weights / weights.sum()
+    return parameters
+
+
+def _schedule(config: LoadBalancerConfig) -> np.ndarray:
+    entries = [
+        (server, FAULT_KINDS.index(kind), first, last)
+        for server, kind, first, last in config.fault_schedule
+    ]
+    return np.array(entries, world.SCHEDULED_FAULT)
+
+
+def _fault_slots(config: LoadBalancerConfig) -> int:
+    """Slots for the faults of one server: six standard deviations above the expected number."""
+    slots = 1 + max(np.bincount([entry[0] for entry in config.fault_schedule] or [0]))
+    if config.mean_time_to_failure_ms is not None:
+        duration_ms = (config.episode_length + 1) * config.mean_gap_ms
+        cycle_ms = config.mean_time_to_failure_ms + config.mean_time_to_recovery_ms
+        expected = duration_ms / cycle_ms
+        slots = max(slots, int(expected + 6.0 * expected**0.5) + 4)
+    return int(slots)
+
+
+def count_features(config: LoadBalancerConfig) -> int:
+    """Length of an observation, D."""
+    if config.observation == "per_server":
+        return len(SERVER_FEATURES) * config.num_servers + config.observe_size
+    return len(AGGREGATE_FEATURES) + config.observe_size
+
+
+@kernel
+def step_kernel(
+    actions,
+    skip,
+    episodes,
+    servers,
+    requests,
+    arrivals,
+    faults,
+    metrics,
+    constants,
+    parameters,
+    outcomes,
+    estimates,
+    observations,
+):
+    """One step of every environment that is neither skipped nor finished.
+
+    `estimates`, shape (B, N) or empty, receives what each server would have given.
+    """
+    p = parameters[0]
+    last = arrivals.shape[1] - 1
+    for b in range(actions.shape[0]):
+        if skip.shape[0] and skip[b]:
+            continue
+        if episodes[b].step >= last:
+            outcomes[b].reward = 0.0
+            continue
+        if estimates.shape[0]:
+            estimate_rewards(episodes, servers, arrivals, faults, constants, p, estimates, b)
+        step_one(
+            actions[b],
+            episodes,
+            servers,
+            requests,
+            arrivals,
+            faults,
+            metrics,
+            constants,
+            p,
+            outcomes,
+            b,
+        )
+    observe_all(episodes, arrivals, metrics, p, observations, observations.reshape(-1))
+
+
+@kernel
+def estimate_kernel(episodes, servers, arrivals, faults, constants, parameters, estimates):
+    """What each server would give to the waiting requests, `ESTIMATE` records (B, N)."""
+    for b in range(episodes.shape[0]):
+        estimate_rewards(
+            episodes, servers, arrivals, faults, constants, parameters[0], estimates, b
+        )
+
+
+@kernel
+def start_kernel(
+    members, episodes, servers, arrivals, faults, metrics, constants, parameters, seeds
+):
+    """Take the given environments to the first arrival of their traces."""
+    for m in range(members.shape[0]):
+        start_one(
+            episodes,
+            servers,
+            arrivals,
+            faults,
+            metrics,
+            constants,
+            parameters[0],
+            seeds[m],
+            members[m],
+        )

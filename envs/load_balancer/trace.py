@@ -1,0 +1,260 @@
+"""The outside world of a load-balancing episode, drawn once from a seed; no action changes it.
+
+A trace holds every request's arrival time, size and error coin, and every server's faults.
+Members of a group share one trace (common random numbers), so their returns differ only by
+what they did. All randomness is counter-based: draw number i of stream s is a pure function of
+(seed, s, i), so changing one part of a configuration leaves the other streams as they were.
+
+Shapes: R traces, T requests an episode, N servers, F fault slots a server.
+"""
+
+import math
+
+import numpy as np
+
+from grpo_gym.envs.kernels import inlined, kernel
+
+ARRIVAL = np.dtype([("arrival_ms", "f8"), ("size", "f8"), ("error_coin", "f8")])
+"""One request: when it arrives, its work (ms on a server of rate 1), and a uniform in (0, 1]."""
+
+FAULT = np.dtype([("start_ms", "f8"), ("end_ms", "f8"), ("kind", "i8")])
+"""One fault of one server, active in [start_ms, end_ms). Unused slots start at infinity."""
+
+FAULT_KINDS = ("degraded", "slow", "erroring", "down")
+DEGRADED, SLOW, ERRORING, DOWN = range(4)
+
+ARRIVAL_PROCESSES = ("poisson", "deterministic", "diurnal", "markov_modulated")
+POISSON, DETERMINISTIC_ARRIVALS, DIURNAL, MARKOV_MODULATED = range(4)
+
+SIZE_DISTRIBUTIONS = ("exponential", "deterministic", "lognormal", "pareto", "hyperexponential")
+EXPONENTIAL, DETERMINISTIC, LOGNORMAL, PARETO, HYPEREXPONENTIAL = range(5)
+
+TRACE_PARAMETERS = np.dtype(
+    [
+        ("arrival_process", "i8"),
+        ("mean_gap_ms", "f8"),
+        ("diurnal_amplitude", "f8"),
+        ("diurnal_period_ms", "f8"),
+        ("burst_ratio", "f8"),
+        ("mean_calm_ms", "f8"),
+        ("mean_burst_ms", "f8"),
+        ("size_distribution", "i8"),
+        ("size_mean", "f8"),
+        ("size_scv", "f8"),
+        ("size_shape", "f8"),
+        ("integer_times", "i8"),
+        ("mean_time_to_failure_ms", "f8"),
+        ("mean_time_to_recovery_ms", "f8"),
+        ("fault_mix", "f8", (len(FAULT_KINDS),)),
+    ]
+)
+"""What the drawing kernels read; one record, made from a `LoadBalancerConfig`."""
+
+SCHEDULED_FAULT = np.dtype(
+    [("server", "i8"), ("kind", "i8"), ("first_request", "i8"), ("last_request", "i8")]
+)
+
+_ARRIVALS, _SIZES, _ERRORS, _FAULTS, _PHASES = range(1, 6)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@inlined
+def mix(value: np.uint64) -> np.uint64:
+    """Scramble 64 bits (the finaliser of SplitMix64; Steele, Lea and Flood, OOPSLA 2014)."""
+    value = np.uint64(value)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+@inlined
+def stream_key(seed: np.uint64, stream: int) -> np.uint64:
+    """The key of one stream of random numbers of one trace."""
+    return mix(np.uint64(seed) + _GOLDEN * np.uint64(2 * stream + 1))
+
+
+@inlined
+def uniform(key: np.uint64, index: int) -> float:
+    """Number `index` of a stream, uniform in (0, 1]: its logarithm is finite."""
+    bits = mix(key + _GOLDEN * np.uint64(index + 1)) >> np.uint64(11)
+    return (np.float64(bits) + 1.0) * 1.1102230246251565e-16
+
+
+@kernel
+def episode_seeds(base_seeds: np.ndarray, episodes: np.ndarray, out: np.ndarray) -> None:
+    """Seed of each environment's current episode, from its own seed and its episode count.
+
+    Args:
+        base_seeds: What `reset(seed=...)` gave, shape (B,), uint64.
+        episodes: Episodes since then, shape (B,), int64.
+        out: Written, shape (B,), uint64.
+    """
+    for b in range(base_seeds.shape[0]):
+        out[b] = mix(mix(base_seeds[b] + _GOLDEN) + np.uint64(episodes[b]))
+
+
+@kernel
+def draw_traces(
+    seeds: np.ndarray,
+    rows: np.ndarray,
+    parameters: np.ndarray,
+    schedule: np.ndarray,
+    arrivals: np.ndarray,
+    faults: np.ndarray,
+) -> None:
+    """Draw whole traces into the given rows.
+
+    Args:
+        seeds: One seed per drawn trace, shape (M,), uint64.
+        rows: Where each goes, shape (M,), int64.
+        parameters: One `TRACE_PARAMETERS` record, shape (1,).
+        schedule: Faults by request index, `SCHEDULED_FAULT` records.
+        arrivals: Written, `ARRIVAL` records, shape (R, T + 1).
+        faults: Written, `FAULT` records, shape (R, N, F).
+    """
+    p = parameters[0]
+    for m in range(seeds.shape[0]):
+        row = rows[m]
+        _draw_arrival_times(seeds[m], p, arrivals[row])
+        _draw_sizes(seeds[m], p, arrivals[row])
+        for n in range(faults.shape[1]):
+            _draw_faults(seeds[m], n, p, schedule, arrivals[row], faults[row, n])
+
+
+@kernel
+def _draw_arrival_times(seed, p, arrivals):
+    key = stream_key(seed, _ARRIVALS)
+    now = 0.0
+    draws = 0
+    bursting = False
+    phase = 2.0 * math.pi * uniform(key, 0)
+    rate = 1.0 / p.mean_gap_ms
+    # The calm rate is set so that the long-run rate is 1 / mean_gap_ms whatever the bursts.
+    burst_share = p.mean_burst_ms / (p.mean_burst_ms + p.mean_calm_ms)
+    calm_rate = rate / (1.0 - burst_share + burst_share * p.burst_ratio)
+    if p.arrival_process == MARKOV_MODULATED:
+        bursting = uniform(key, 1) <= burst_share
+    draws = 2
+    for t in range(arrivals.shape[0]):
+        if p.arrival_process == POISSON:
+            gap = -math.log(uniform(key, draws)) * p.mean_gap_ms
+            draws += 1
+        elif p.arrival_process == DETERMINISTIC_ARRIVALS:
+            gap = p.mean_gap_ms
+        elif p.arrival_process == DIURNAL:
+            gap = 0.0
+            peak = rate * (1.0 + p.diurnal_amplitude)
+            accepted = False
+            while not accepted:  # thinning (Lewis and Shedler 1979)
+                gap += -math.log(uniform(key, draws)) / peak
+                angle = 2.0 * math.pi * (now + gap) / p.diurnal_period_ms + phase
+                current = rate * (1.0 + p.diurnal_amplitude * math.sin(angle))
+                accepted = uniform(key, draws + 1) * peak <= current
+                draws += 2
+        else:
+            gap = 0.0
+            arrived = False
+            while not arrived:  # the next event is an arrival or a change of regime
+                arrival_rate = calm_rate * p.burst_ratio if bursting else calm_rate
+                change_rate = 1.0 / (p.mean_burst_ms if bursting else p.mean_calm_ms)
+                total = arrival_rate + change_rate
+                gap += -math.log(uniform(key, draws)) / total
+                arrived = uniform(key, draws + 1) * total <= arrival_rate
+                if not arrived:
+                    bursting = not bursting
+                draws += 2
+        if p.integer_times:
+            gap = math.floor(gap)
+        now += gap
+        arrivals[t].arrival_ms = now
+
+
+@kernel
+def _draw_sizes(seed, p, arrivals):
+    key = stream_key(seed, _SIZES)
+    error_key = stream_key(seed, _ERRORS)
+    sigma_squared = math.log(1.0 + p.size_scv)
+    scale = p.size_mean * (p.size_shape - 1.0) / p.size_shape
+    # Two exponentials with balanced means have any coefficient of variation above 1.
+    branch = 0.5 * (1.0 + math.sqrt(max(p.size_scv - 1.0, 0.0) / (p.size_scv + 1.0)))
+    for t in range(arrivals.shape[0]):
+        first = uniform(key, 2 * t)
+        if p.size_distribution == EXPONENTIAL:
+            size = -math.log(first) * p.size_mean
+        elif p.size_distribution == DETERMINISTIC:
+            size = p.size_mean
+        elif p.size_distribution == LOGNORMAL:
+            angle = 2.0 * math.pi * uniform(key, 2 * t + 1)
+            normal = math.sqrt(-2.0 * math.log(first)) * math.cos(angle)
+            size = p.size_mean * math.exp(math.sqrt(sigma_squared) * normal - 0.5 * sigma_squared)
+        elif p.size_distribution == PARETO:
+            size = scale * first ** (-1.0 / p.size_shape)
+        else:
+            share = branch if uniform(key, 2 * t + 1) <= branch else 1.0 - branch
+            size = -math.log(first) * p.size_mean / (2.0 * share)
+        if p.integer_times:
+            size = math.floor(size)
+        arrivals[t].size = size
+        arrivals[t].error_coin = uniform(error_key, t)
+
+
+@kernel
+def _draw_faults(seed, server, p, schedule, arrivals, faults):
+    for f in range(faults.shape[0]):
+        faults[f].start_ms = np.inf
+        faults[f].end_ms = np.inf
+        faults[f].kind = DEGRADED
+    count = 0
+    for s in range(schedule.shape[0]):
+        if schedule[s].server == server:
+            faults[count].start_ms = arrivals[schedule[s].first_request].arrival_ms
+            end = schedule[s].last_request
+            faults[count].end_ms = arrivals[end].arrival_ms if end < len(arrivals) else np.inf
+            faults[count].kind = schedule[s].kind
+            count += 1
+    if count > 0 or not math.isfinite(p.mean_time_to_failure_ms):
+        return
+    key = stream_key(seed, _FAULTS + 16 * (server + 1))
+    last_arrival = arrivals[len(arrivals) - 1].arrival_ms
+    now = 0.0
+    for f in range(faults.shape[0]):
+        now += -math.log(uniform(key, 3 * f)) * p.mean_time_to_failure_ms
+        if now > last_arrival:
+            break
+        faults[f].start_ms = now
+        now += -math.log(uniform(key, 3 * f + 1)) * p.mean_time_to_recovery_ms
+        faults[f].end_ms = now
+        faults[f].kind = _pick(p.fault_mix, uniform(key, 3 * f + 2))
+
+
+@kernel
+def episode_noise(episodes: np.ndarray, salt: np.uint64, out: np.ndarray) -> None:
+    """Uniforms in (0, 1] that depend only on each environment's seed, episode and step.
+
+    Args:
+        episodes: `EPISODE` records, shape (B,).
+        salt: Whose numbers these are.
+        out: Written, shape (B, M), float64.
+    """
+    for b in range(out.shape[0]):
+        episode = episodes[b]
+        key = mix(mix(episode.base_seed ^ mix(salt)) + np.uint64(episode.episode))
+        key = mix(key + np.uint64(episode.step))
+        for i in range(out.shape[1]):
+            out[b, i] = uniform(key, i)
+
+
+@kernel
+def _pick(probabilities, coin):
+    total = 0.0
+    for kind in range(probabilities.shape[0]):
+        total += probabilities[kind]
+        if coin <= total:
+            return kind
+    return probabilities.shape[0] - 1
+
+
+@kernel
+def refresh_phase(seed: np.uint64, server: int) -> float:
+    """Where in the refresh period a server's metrics are published, uniform in (0, 1]."""
+    return uniform(stream_key(seed, _PHASES), server)

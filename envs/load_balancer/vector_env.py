@@ -1,0 +1,304 @@
+"""`LoadBalancer-v0` for many environments at once: the batch simulator with B = num_envs.
+
+Environment i of `reset(seed=s)` gives the same numbers as the single environment after
+`reset(seed=s + i)`, through every automatic reset.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from grpo_gym.config import ConfigError
+from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
+from grpo_gym.envs.load_balancer.presets import make_config
+from grpo_gym.envs.load_balancer.rendering import render_rgb
+from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator, fold_seed
+from grpo_gym.envs.load_balancer.spaces import action_space, check_options, observation_space
+
+
+class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Many `LoadBalancerEnv` in one array program; see there for the task.
+
+    Members that are reset together with equal seeds share one trace. `autoreset_mode` is any of
+    Gymnasium's three: NEXT_STEP (default), SAME_STEP, DISABLED (with `reset_mask`).
+    """
+
+    metadata = {**LoadBalancerEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        preset: str = "flaky",
+        num_servers: int | None = None,
+        render_mode: str | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        **overrides: Any,
+    ) -> None:
+        """Build the environments.
+
+        Args:
+            num_envs: How many, B.
+            preset: As for `LoadBalancerEnv`.
+            num_servers: As for `LoadBalancerEnv`.
+            render_mode: "rgb_array" renders each environment.
+            autoreset_mode: What happens after an episode's end.
+            max_episode_steps: Shortens episodes, as `gym.make` would.
+            **overrides: Fields of `LoadBalancerConfig`; `infos` is "basic" unless given.
+
+        Raises:
+            ConfigError: If a setting is unknown or makes no sense.
+        """
+        if isinstance(num_envs, bool) or int(num_envs) != num_envs or num_envs < 1:
+            raise ConfigError(f"num_envs must be an integer >= 1, got {num_envs!r}")
+        if render_mode not in (None, "rgb_array"):
+            raise gym.error.UnsupportedMode(
+                f'render_mode must be None or "rgb_array" for many environments, got {render_mode!r}'
+            )
+        self.config = make_config(preset, num_servers, **{"infos": "basic", **overrides})
+        self.num_envs = int(num_envs)
+        self.render_mode = render_mode
+        self.max_episode_steps = max_episode_steps
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.simulator = LoadBalancerSimulator(self.config, self.num_envs)
+        self.single_observation_space = observation_space(self.config)
+        self.single_action_space = action_space(self.config)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._finished = np.zeros(self.num_envs, np.bool_)
+        self._seeded = False
+        self._history: list[list[tuple[int, float, bool]]] = [[] for _ in range(self.num_envs)]
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start new episodes.
+
+        Args:
+            seed: s gives environment i the seed s + i; a sequence gives one seed each, where
+                equal seeds share one outside world. None goes on from the current seeds.
+            options: `reset_mask`, shape (B,), bool: which environments to reset (default: all).
+
+        Raises:
+            ConfigError: If a seed or an option makes no sense.
+        """
+        check_options(options, known=("reset_mask",))
+        members = self._members((options or {}).get("reset_mask"))
+        if seed is None and not self._seeded:
+            seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> np.uint64(1))
+        if seed is not None:
+            self._seed(seed, members)
+        self._restart(members)
+        return self.simulator.observe(), self._server_infos()
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Route the waiting request of every environment.
+
+        Args:
+            actions: Servers, shape (B,), integers.
+
+        Returns:
+            Observations (B, D) float32, rewards (B,) float64, terminated and truncated (B,) bool,
+            and infos as Gymnasium's vector environments give them.
+
+        Raises:
+            gymnasium.error.InvalidAction: If there is no such server, or actions are not (B,).
+            gymnasium.error.ResetNeeded: With DISABLED, if a finished environment is stepped.
+        """
+        actions = self._checked(actions)
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._finished.any():
+            return self._step_with_resets(actions)
+        if self.autoreset_mode is AutoresetMode.DISABLED and self._finished.any():
+            raise gym.error.ResetNeeded(
+                "finished environments must be reset before the next step: "
+                'call reset(options={"reset_mask": terminated | truncated})'
+            )
+        observations = self.simulator.step(actions)
+        outcomes = self.simulator.outcomes
+        done = outcomes["done"].copy()
+        if self.max_episode_steps is not None:
+            done |= self.simulator.episodes["step"] >= self.max_episode_steps
+        infos = self._step_infos(actions)
+        rewards = outcomes["reward"].copy()
+        self._finished = done
+        terminated, truncated = self._ends(done)
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and done.any():
+            observations, infos = self._reset_in_place(done, observations, infos)
+        return observations, rewards, terminated, truncated, infos
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """One frame per environment, each (height, width, 3), uint8."""
+        if self.render_mode is None:
+            return None
+        return tuple(
+            render_rgb(self.simulator, history, member=b)
+            for b, history in enumerate(self._history)
+        )
+
+    def get_state(self, members: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """A snapshot of the given environments (default: all); the first axis is theirs."""
+        return self.simulator.get_state(members)
+
+    def set_state(self, state: Mapping[str, np.ndarray], members: np.ndarray | None = None) -> None:
+        """Put the given environments (default: all) where the snapshot was taken.
+
+        Raises:
+            ValueError: If the snapshot is of another configuration or number of environments.
+        """
+        self.simulator.set_state(state, members)
+        self._finished = self._past_end()
+        self._seeded = True
+
+    def copy_members(self, source: np.ndarray, target: np.ndarray) -> None:
+        """Make environments `target` continue exactly as `source` would, both shape (M,), int."""
+        self.simulator.copy_members(np.asarray(source), np.asarray(target))
+        self._finished = self._past_end()
+
+    def observe(self) -> np.ndarray:
+        """Current observations of all environments, shape (B, D), float32."""
+        return self.simulator.observe()
+
+    def _past_end(self) -> np.ndarray:
+        limit = self.config.episode_length
+        if self.max_episode_steps is not None:
+            limit = min(limit, self.max_episode_steps)
+        return self.simulator.episodes["step"] >= limit
+
+    def _checked(self, actions: np.ndarray) -> np.ndarray:
+        actions = np.ascontiguousarray(actions, np.int64)
+        if actions.shape != (self.num_envs,):
+            raise gym.error.InvalidAction(
+                f"actions must have shape ({self.num_envs},), got {actions.shape}"
+            )
+        if actions.min() < 0 or actions.max() >= self.config.num_servers:
+            raise gym.error.InvalidAction(
+                f"actions must be servers from 0 to {self.config.num_servers - 1}, got "
+                f"{actions.min()} to {actions.max()}"
+            )
+        return actions
+
+    def _members(self, mask: np.ndarray | None) -> np.ndarray:
+        if mask is None:
+            return np.arange(self.num_envs)
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+            raise ConfigError(
+                f"reset_mask must be bool of shape ({self.num_envs},) with a True in it, got "
+                f"{mask.dtype} of shape {mask.shape}"
+            )
+        return np.flatnonzero(mask)
+
+    def _seed(self, seed: int | Sequence[int | None], members: np.ndarray) -> None:
+        if isinstance(seed, (int, np.integer)):
+            seeds: list[int | None] = [int(seed) + b for b in range(self.num_envs)]
+        else:
+            seeds = list(seed)
+            if len(seeds) != self.num_envs:
+                raise ConfigError(f"seed must be one number or {self.num_envs}, got {len(seeds)}")
+        if any(one is not None and one < 0 for one in seeds):
+            raise ConfigError(f"seed must be >= 0, got {seed}")
+        chosen = [b for b in members.tolist() if seeds[b] is not None]
+        folded = np.array([fold_seed(int(seeds[b] or 0)) for b in chosen], np.uint64)
+        self.simulator.seed(folded, np.array(chosen, np.int64))
+        self._seeded = True
+
+    def _restart(self, members: np.ndarray) -> None:
+        self.simulator.reset(members)
+        self._finished[members] = False
+        for b in members.tolist() if self.render_mode is not None else ():
+            self._history[b].clear()
+
+    def _step_with_resets(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """NEXT_STEP: environments that ended before ignore their action and start over."""
+        started = self._finished.copy()
+        self.simulator.step(actions, skip=started)
+        self._restart(np.flatnonzero(started))
+        outcomes = self.simulator.outcomes
+        rewards = np.where(started, 0.0, outcomes["reward"])
+        done = outcomes["done"] & ~started
+        if self.max_episode_steps is not None:
+            done |= self.simulator.episodes["step"] >= self.max_episode_steps
+        self._finished = done
+        infos = self._step_infos(actions, present=~started)
+        return self.simulator.observe(), rewards, *self._ends(done), infos
+
+    def _reset_in_place(
+        self, done: np.ndarray, observations: np.ndarray, infos: dict[str, Any]
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """SAME_STEP: the last observation and infos move to `final_obs` and `final_info`."""
+        final_observations = np.full(self.num_envs, None, dtype=object)
+        for b in np.flatnonzero(done):
+            final_observations[b] = observations[b].copy()
+        final_infos = {
+            name: (values & done if name.startswith("_") else values)
+            for name, values in infos.items()
+        }
+        self._restart(np.flatnonzero(done))
+        infos = {
+            **self._server_infos(),
+            **{name: infos[name] for name in self._step_names()},
+            **{f"_{name}": ~done for name in self._step_names()},
+            "final_obs": final_observations,
+            "_final_obs": done.copy(),
+            "final_info": final_infos,
+            "_final_info": done.copy(),
+        }
+        return self.simulator.observe(), infos
+
+    def _ends(self, done: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        never = np.zeros(self.num_envs, np.bool_)
+        if self.config.reward != "park":
+            return never, done.copy()
+        complete = self.simulator.episodes["step"] >= self.config.episode_length
+        return done & complete, done & ~complete
+
+    def _step_names(self) -> tuple[str, ...]:
+        names = ("response_time_ms", "error")
+        if self.config.infos == "full":
+            names += ("estimated_rewards", "oracle_action", "regret")
+        return names
+
+    def _step_infos(self, actions: np.ndarray, present: np.ndarray | None = None) -> dict[str, Any]:
+        infos = self._server_infos() if self.config.infos == "full" else {}
+        outcomes = self.simulator.outcomes
+        infos["response_time_ms"] = outcomes["response_time_ms"].copy()
+        infos["error"] = outcomes["error"].copy()
+        if self.config.infos == "full":
+            estimates = self.simulator.estimates["reward"].copy()
+            best = estimates.argmax(axis=1)
+            members = np.arange(self.num_envs)
+            infos["estimated_rewards"] = estimates
+            infos["oracle_action"] = best
+            infos["regret"] = estimates[members, best] - estimates[members, actions]
+        for name in self._step_names():
+            infos[f"_{name}"] = np.ones(self.num_envs, np.bool_) if present is None else present
+        if self.render_mode is not None:
+            for b, outcome in enumerate(outcomes):
+                if present is None or present[b]:
+                    event = (int(actions[b]), float(outcome["response_time_ms"]), bool(outcome["error"]))
+                    self._history[b].append(event)
+        return infos
+
+    def _server_infos(self) -> dict[str, Any]:
+        seen = self.simulator.metrics
+        now = self.simulator.episodes["now_ms"][:, None]
+        infos: dict[str, Any] = {
+            "in_flight": seen["in_flight"].copy(),
+            "latency_ms": seen["latency_ms"].copy(),
+            "error_rate": seen["error_rate"].copy(),
+            "age_ms": np.where(seen["observed_at_ms"] < 0, np.inf, now - seen["observed_at_ms"]),
+            "degraded": self.simulator.servers["degraded"].copy(),
+        }
+        return {**infos, **{f"_{name}": np.ones(self.num_envs, np.bool_) for name in infos}}

@@ -1,0 +1,17 @@
+"""The environments that `import grpo_gym` registers with Gymnasium."""
+
+import gymnasium as gym
+
+_ENVIRONMENTS = {
+    "LoadBalancer-v0": (
+        "grpo_gym.envs.load_balancer.env:LoadBalancerEnv",
+        "grpo_gym.envs.load_balancer.vector_env:LoadBalancerVectorEnv",
+    ),
+}
+
+
+def register_environments() -> None:
+    """Register every environment once; later calls change nothing."""
+    for env_id, (entry_point, vector_entry_point) in _ENVIRONMENTS.items():
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point=entry_point, vector_entry_point=vector_entry_point)

@@ -1,0 +1,1 @@
+"""Training loops over grouped rollouts. Installed as `grpo_gym.trainers`."""
