@@ -58,8 +58,9 @@ def torch_bytes(value: Any) -> bytes:
 def refusal(path: Path, kind: str = "model") -> str:
     with pytest.raises(CheckpointError) as caught:
         load(path, kind=kind)
-    assert str(path) in str(caught.value)
-    return str(caught.value)
+    prefix = f"cannot load {path}: "
+    assert str(caught.value).startswith(prefix)
+    return str(caught.value).removeprefix(prefix)
 
 
 # What can be saved
@@ -264,6 +265,7 @@ def test_any_damage_is_refused_or_harmless(
     assert same(loaded, PAYLOAD)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 @settings(max_examples=300, deadline=None)
 @given(corruptions)
 def test_a_forged_checksum_gives_no_other_error(

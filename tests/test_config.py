@@ -48,6 +48,7 @@ class Example:
     scale: Literal["none", "group"] = "none"
     clip: float | Literal["off"] = 0.2
     either: int | float = 1
+    layers: Literal[1, 2] = 1
     whitened: bool = False
     name: str = "run"
     hidden_sizes: tuple[Annotated[int, Range(1)], ...] = (64, 64)
@@ -120,6 +121,7 @@ def test_harmless_differences_are_normalised(name: str, value: Any, expected: An
         ),
         ("scale", None, "scale must be one of 'none', 'group', got None"),
         ("clip", "of", "clip must be a number or 'off', got 'of'. Did you mean 'off'?"),
+        ("layers", True, "layers must be one of 1, 2, got True"),
         ("whitened", 1, "whitened must be true or false, got 1"),
         ("name", 5, "name must be a string, got 5: put it in quotes"),
         ("hidden_sizes", 64, "hidden_sizes must be a list, got 64: write [64]"),
@@ -442,9 +444,12 @@ def test_concurrent_writers_all_succeed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_devices_are_not_replaced() -> None:
+def test_devices_are_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
     with pytest.raises(OSError, match="a folder or a device"):
-        write_atomic("/dev/full", b"x")
+        write_atomic(pipe, b"x")
+    assert pipe.is_fifo()
 
 
 def test_import_is_light() -> None:

@@ -27,7 +27,11 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Gymnasium's three: NEXT_STEP (default), SAME_STEP, DISABLED (with `reset_mask`).
     """
 
-    metadata = {**LoadBalancerEnv.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata = {
+        **LoadBalancerEnv.metadata,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+        "shares_outside_world": True,
+    }
 
     def __init__(
         self,

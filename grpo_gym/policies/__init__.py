@@ -1,0 +1,1 @@
+"""Policies: networks from flattened observations to action distributions."""

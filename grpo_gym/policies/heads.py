@@ -1,0 +1,150 @@
+"""From network outputs to action distributions and on to the environment's actions.
+
+Shapes: leading axes "..." are any batch; P network outputs; C components of an action.
+"""
+
+from typing import Any, Protocol, cast
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from grpo_gym.policies.distributions import Categorical, Distribution, Gaussian, NoiseKind
+from grpo_gym.spaces import validate_action_space
+
+
+class ActionHead(Protocol):
+    """What a kind of action space adds to a network."""
+
+    num_outputs: int
+    num_components: int
+    noise_kind: NoiseKind
+
+    def distribution(self, outputs: Tensor, masks: Tensor | None) -> Distribution:
+        """The distribution for outputs (..., P) and legal actions (..., sum of choices)."""
+
+    def to_environment(self, actions: Tensor) -> np.ndarray:
+        """Actions (B, C) in the form the environment takes, first axis B."""
+
+    def complete(self, outputs: Tensor) -> Tensor:
+        """Append what the head itself learns to the network's outputs."""
+
+
+class CategoricalHead(nn.Module):
+    """Discrete and MultiDiscrete actions: one categorical per component."""
+
+    noise_kind: NoiseKind = "uniform"
+
+    def __init__(self, space: gym.spaces.Discrete | gym.spaces.MultiDiscrete) -> None:
+        """Lay out one score per choice of each component."""
+        super().__init__()
+        self.single = isinstance(space, gym.spaces.Discrete)
+        sizes = [int(space.n)] if isinstance(space, gym.spaces.Discrete) else space.nvec.tolist()
+        self.dtype = space.dtype
+        self.start = np.asarray(space.start, np.int64)
+        self.sizes = sizes
+        self.num_components = len(sizes)
+        self.num_outputs = sum(sizes)
+        self.num_network_outputs = self.num_outputs
+        # Components of unequal size are padded to the longest; padding is never legal.
+        index = torch.zeros(len(sizes), max(sizes), dtype=torch.int64)
+        padding = torch.zeros(len(sizes), max(sizes), dtype=torch.bool)
+        offset = 0
+        for component, size in enumerate(sizes):
+            index[component, :size] = torch.arange(offset, offset + size)
+            padding[component, size:] = True
+            offset += size
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("legal", ~padding, persistent=False)
+        self.padded = bool(padding.any())
+
+    def complete(self, outputs: Tensor) -> Tensor:
+        """See `ActionHead.complete`; there is nothing to add."""
+        return outputs
+
+    def distribution(self, outputs: Tensor, masks: Tensor | None = None) -> Categorical:
+        """See `ActionHead.distribution`.
+
+        Raises:
+            ValueError: If a mask allows no action.
+        """
+        if self.num_components == 1:
+            logits = outputs.unsqueeze(-2)
+            return Categorical(logits, None if masks is None else masks.unsqueeze(-2))
+        allowed = self.legal if self.padded else None
+        if masks is not None:
+            allowed = masks[..., self.index] & self.legal
+        return Categorical(outputs[..., self.index], allowed)
+
+    def to_environment(self, actions: Tensor) -> np.ndarray:
+        """See `ActionHead.to_environment`."""
+        chosen = actions.cpu().numpy()
+        return (chosen[..., 0] if self.single else chosen) + self.start
+
+
+class GaussianHead(nn.Module):
+    """Box actions: independent normals with learned, bounded, state-independent deviations.
+
+    Bounded dimensions are learned on [-1, 1], which maps onto the space; samples outside are
+    clipped on their way to the environment.
+    """
+
+    noise_kind: NoiseKind = "normal"
+
+    def __init__(
+        self, space: gym.spaces.Box, initial_log_std: float, bounds: tuple[float, float]
+    ) -> None:
+        """Start all deviations at exp(initial_log_std) and keep log std between the bounds."""
+        super().__init__()
+        self.shape = space.shape
+        self.dtype = space.dtype
+        self.num_components = int(np.prod(space.shape))
+        self.num_network_outputs = self.num_components
+        self.num_outputs = 2 * self.num_components
+        low, high = space.low.reshape(-1), space.high.reshape(-1)
+        bounded = np.isfinite(low) & np.isfinite(high)
+        self.low, self.high = low, high
+        lower, upper = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+        self.center = 0.5 * (lower + upper)
+        self.half_width = 0.5 * (upper - lower)
+        self.middle = 0.5 * (bounds[0] + bounds[1])
+        self.half_range = 0.5 * (bounds[1] - bounds[0])
+        start = np.arctanh(np.clip((initial_log_std - self.middle) / self.half_range, -0.99, 0.99))
+        self.raw_log_std = nn.Parameter(torch.full((self.num_components,), float(start)))
+
+    def complete(self, outputs: Tensor) -> Tensor:
+        """Append the log standard deviations, smoothly bounded so that gradients never vanish."""
+        log_std = self.middle + self.half_range * torch.tanh(self.raw_log_std)
+        return torch.cat([outputs, log_std.expand_as(outputs)], dim=-1)
+
+    def distribution(self, outputs: Tensor, masks: Tensor | None = None) -> Gaussian:
+        """See `ActionHead.distribution`; there are no masks for a Box.
+
+        Raises:
+            ValueError: If there is a mask.
+        """
+        if masks is not None:
+            raise ValueError("an action mask must come with discrete actions, got a Box")
+        mean, log_std = outputs.chunk(2, dim=-1)
+        return Gaussian(mean, log_std)
+
+    def to_environment(self, actions: Tensor) -> np.ndarray:
+        """See `ActionHead.to_environment`."""
+        scaled = actions.cpu().numpy() * self.half_width + self.center
+        clipped = np.clip(scaled, self.low, self.high).astype(self.dtype)
+        return clipped.reshape(*clipped.shape[:-1], *self.shape)
+
+
+def make_head(
+    space: gym.Space[Any], initial_log_std: float, log_std_bounds: tuple[float, float]
+) -> CategoricalHead | GaussianHead:
+    """The head for an action space.
+
+    Raises:
+        ConfigError: If no head covers the space.
+    """
+    validate_action_space(space)
+    if isinstance(space, gym.spaces.Box):
+        return GaussianHead(space, initial_log_std, log_std_bounds)
+    return CategoricalHead(cast(gym.spaces.Discrete | gym.spaces.MultiDiscrete, space))

@@ -1,0 +1,103 @@
+"""The feed-forward policies `linear` and `mlp`.
+
+Shapes: leading axes "..." are any batch; D observation features; P distribution parameters.
+"""
+
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from grpo_gym.policies.distributions import Distribution
+from grpo_gym.policies.heads import make_head
+from grpo_gym.policies.normaliser import RunningNormaliser
+from grpo_gym.spaces import flat_size
+
+Activation = Literal["tanh", "relu", "silu"]
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
+class Policy(nn.Module):
+    """A stochastic policy over flattened observations.
+
+    Attributes:
+        observation_size: D.
+        head: Turns outputs into distributions and actions.
+        normaliser: Running normalisation of observations, or None.
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        *,
+        hidden_sizes: tuple[int, ...],
+        activation: Activation = "tanh",
+        normalise_observations: bool = True,
+        initial_log_std: float = 0.0,
+        log_std_bounds: tuple[float, float] = (-3.0, 0.5),
+    ) -> None:
+        """Build the network with orthogonal weights; the last layer starts near zero.
+
+        Args:
+            observation_space: Of one environment.
+            action_space: Of one environment.
+            hidden_sizes: Width of each hidden layer; none makes the policy linear.
+            activation: Between layers.
+            normalise_observations: Whether features are shifted and scaled by their running
+                mean and deviation.
+            initial_log_std: Of Box actions, in units of half the action range.
+            log_std_bounds: Limits of the log standard deviation.
+
+        Raises:
+            ConfigError: If a space cannot be used.
+        """
+        super().__init__()
+        self.observation_size = flat_size(observation_space)
+        self.head = make_head(action_space, initial_log_std, log_std_bounds)
+        self.normaliser = (
+            RunningNormaliser(self.observation_size) if normalise_observations else None
+        )
+        layers: list[nn.Module] = []
+        width = self.observation_size
+        for hidden in hidden_sizes:
+            layers += [_orthogonal(nn.Linear(width, hidden), 2**0.5), _ACTIVATIONS[activation]()]
+            width = hidden
+        # Nearly uniform at first: early exploration must not depend on the draw of the weights.
+        layers.append(_orthogonal(nn.Linear(width, self.head.num_network_outputs), 0.01))
+        self.network = nn.Sequential(*layers)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Distribution parameters, shape (..., P), for observations (..., D), float32."""
+        if self.normaliser is not None:
+            observations = self.normaliser(observations)
+        return self.head.complete(self.network(observations))
+
+    def distribution(self, outputs: Tensor, masks: Tensor | None = None) -> Distribution:
+        """The action distribution for `forward`'s outputs and legal actions."""
+        return self.head.distribution(outputs, masks)
+
+    def act(
+        self, observations: np.ndarray, masks: np.ndarray | None, noise: np.ndarray | None
+    ) -> np.ndarray:
+        """Actions in the environment's form, first axis B.
+
+        Args:
+            observations: Flattened, shape (B, D), float32.
+            masks: Legal actions, shape (B, A), bool, or None.
+            noise: Shape (B, C), float32, as the head's `noise_kind` says; None: most probable.
+        """
+        with torch.inference_mode():
+            legal = None if masks is None else torch.from_numpy(masks)
+            distribution = self.distribution(self(torch.from_numpy(observations)), legal)
+            if noise is None:
+                return self.head.to_environment(distribution.mode())
+            return self.head.to_environment(distribution.sample(torch.from_numpy(noise)))
+
+
+def _orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer

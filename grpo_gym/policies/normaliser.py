@@ -1,0 +1,64 @@
+"""Running normalisation of observations, saved with the policy.
+
+The statistics stand still while a rollout is collected and learned from, and move between
+iterations: otherwise the policy that is updated would not be the one that acted.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningNormaliser(nn.Module):
+    """Shift and scale features to mean 0 and deviation 1 over everything seen so far.
+
+    Attributes:
+        count: Number of observations seen, shape (), float64.
+        mean: Shape (D,), float64.
+        sum_of_squares: Of deviations from the mean, shape (D,), float64.
+    """
+
+    count: Tensor
+    mean: Tensor
+    sum_of_squares: Tensor
+
+    def __init__(self, size: int, clip: float = 10.0) -> None:
+        """Start with nothing seen, which leaves observations as they are.
+
+        Args:
+            size: Number of features, D.
+            clip: Bound of normalised features.
+        """
+        super().__init__()
+        self.clip = clip
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("sum_of_squares", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("shift", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Normalise observations, shape (..., D), float32."""
+        return ((observations - self.shift) * self.scale).clamp(-self.clip, self.clip)
+
+    @torch.no_grad()
+    def update(self, observations: Tensor) -> None:
+        """Add observations, shape (M, D), to the statistics.
+
+        Source: Chan, Golub and LeVeque (1979), the parallel update of mean and variance.
+        """
+        if len(observations) == 0:
+            return
+        batch = observations.to(torch.float64)
+        batch_count = float(len(batch))
+        batch_mean = batch.mean(dim=0)
+        difference = batch_mean - self.mean
+        total = self.count + batch_count
+        self.sum_of_squares += (batch - batch_mean).square().sum(dim=0)
+        self.sum_of_squares += difference.square() * self.count * batch_count / total
+        self.mean += difference * batch_count / total
+        self.count.copy_(total)
+        deviation = (self.sum_of_squares / self.count).sqrt()
+        # A constant feature stays as it is: dividing by nearly nothing would blow up noise.
+        usable = deviation > 1e-6
+        self.shift.copy_(torch.where(usable, self.mean, 0.0))
+        self.scale.copy_(torch.where(usable, 1.0 / deviation.clamp_min(1e-6), 1.0))

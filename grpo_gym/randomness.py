@@ -1,0 +1,83 @@
+"""Where a run's random numbers come from: its seed, the iteration and the group, nothing else.
+
+Keys are global indices, never processes or order, so a run is the same however it is spread
+over processes, and an interrupted run goes on as if nothing had happened.
+
+Shapes: G groups, K members, C components of an action.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+from grpo_gym.policies.distributions import NoiseKind
+
+_CHUNK = 32
+
+
+class Stream(IntEnum):
+    """What random numbers are for; part of their key."""
+
+    WORLD = 0
+    ACTIONS = 1
+    MINIBATCHES = 2
+    WEIGHTS = 3
+    EVALUATION = 4
+    PREDICTION = 5
+
+
+def derive_seed(seed: int, stream: Stream, *key: int) -> int:
+    """A seed of 62 bits that depends on all arguments."""
+    state = np.random.SeedSequence((seed, int(stream), *key)).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(2))
+
+
+def world_seeds(seed: int, iteration: int, num_groups: int, group_size: int | None) -> np.ndarray:
+    """Seeds of an iteration's outside worlds: (G,) for shared ones, else (G, K), int64."""
+    if group_size is None:
+        seeds = [derive_seed(seed, Stream.WORLD, iteration, g) for g in range(num_groups)]
+    else:
+        seeds = [
+            [derive_seed(seed, Stream.WORLD, iteration, g, k) for k in range(group_size)]
+            for g in range(num_groups)
+        ]
+    return np.array(seeds, np.int64)
+
+
+class ActionNoise:
+    """The noise that decides an iteration's actions, one stream a group."""
+
+    def __init__(
+        self,
+        kind: NoiseKind,
+        seed: int,
+        iteration: int,
+        num_groups: int,
+        group_size: int,
+        components: int,
+    ) -> None:
+        """Key one generator per group."""
+        self._kind = kind
+        self._shape = (_CHUNK, group_size, components)
+        self._generators = [
+            np.random.Generator(
+                np.random.Philox(np.random.SeedSequence((seed, Stream.ACTIONS, iteration, g)))
+            )
+            for g in range(num_groups)
+        ]
+        self._chunk = np.empty((0, 0, 0), np.float32)
+        self._next = _CHUNK
+
+    def draw(self) -> np.ndarray:
+        """The next step's noise, shape (G*K, C), float32: uniforms in [0, 1) or normals."""
+        if self._next == _CHUNK:
+            self._chunk = np.concatenate([self._draw(g) for g in self._generators], axis=1)
+            self._next = 0
+        noise = self._chunk[self._next]
+        self._next += 1
+        return noise
+
+    def _draw(self, generator: np.random.Generator) -> np.ndarray:
+        if self._kind == "uniform":
+            return generator.random(self._shape, np.float32)
+        return generator.standard_normal(self._shape, np.float32)

@@ -1,0 +1,451 @@
+"""GRPO: critic-free policy optimisation on groups that share their start and outside world.
+
+Shapes: T steps, G groups, K members of a group, B = G*K environments.
+"""
+
+import copy
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+
+from grpo_gym import checkpoint
+from grpo_gym.checkpoint import CheckpointError
+from grpo_gym.config import ConfigError, from_mapping, replace, suggest, to_mapping
+from grpo_gym.evaluation import Evaluation, evaluate
+from grpo_gym.groups import EnvSource, GroupedVectorEnv, make_batch
+from grpo_gym.policies.network import Policy
+from grpo_gym.randomness import ActionNoise, Stream, derive_seed, world_seeds
+from grpo_gym.rollouts import GroupedRollout, collect
+from grpo_gym.spaces import flatten_batch, flatten_one, is_batch
+from grpo_gym.trainers.config import GRPOConfig, make_config
+from grpo_gym.trainers.schedule import Schedule
+from grpo_gym.trainers.update import (
+    UpdateStats,
+    compute_advantages,
+    training_batch,
+    update_policy,
+)
+from grpo_gym.advantages import informative_groups
+
+PolicyKind = Literal["linear", "mlp"]
+POLICIES: tuple[str, ...] = ("linear", "mlp")
+_KIND = "grpo"
+
+
+@dataclass(frozen=True)
+class IterationStats:
+    """What one iteration did.
+
+    Attributes:
+        iteration: Number of the iteration, from 1.
+        num_steps: Environment steps since the start of training.
+        rollout: `rollout/` metrics by name.
+        update: What the update was like; None if no group had anything to compare.
+        uniform_groups: Share of groups whose returns were all equal.
+        collect_seconds: Time spent collecting.
+        update_seconds: Time spent learning.
+    """
+
+    iteration: int
+    num_steps: int
+    rollout: dict[str, float]
+    update: UpdateStats | None
+    uniform_groups: float
+    collect_seconds: float
+    update_seconds: float
+
+
+Callback = Callable[["GRPO", IterationStats], bool | None]
+
+
+class GRPO:
+    """Group relative policy optimisation for Gymnasium environments.
+
+    Example:
+        ```python
+        model = GRPO("mlp", "LoadBalancer-v0", seed=0).learn(1_000_000, progress_bar=True)
+        action, _ = model.predict(observation, deterministic=True)
+        ```
+
+    Attributes:
+        config: The settings.
+        policy: The policy being trained.
+        iteration: Iterations made.
+        num_steps: Environment steps taken in training.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyKind = "mlp",
+        env: EnvSource = "LoadBalancer-v0",
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        preset: str | None = None,
+        config: GRPOConfig | None = None,
+        **overrides: Any,
+    ) -> None:
+        """Set up a policy for an environment; nothing is collected yet.
+
+        Args:
+            policy: "mlp", or "linear" for no hidden layer.
+            env: A registered id, a made environment, or a function that makes one.
+            env_kwargs: Passed to the environment; only with an id.
+            preset: A named variant from `trainers.config.PRESETS`; default: "default".
+            config: All settings at once, instead of a preset.
+            **overrides: Fields of `GRPOConfig` to replace.
+
+        Raises:
+            ConfigError: If a name is unknown, or a value or the environment cannot be used.
+        """
+        if policy not in POLICIES:
+            raise ConfigError(f"policy must be a known name, got {policy!r}.{suggest(policy, POLICIES)}")
+        if config is not None and preset is not None:
+            raise ConfigError("preset must be None when config is given: a config has it all")
+        self.config = (
+            make_config(preset, **overrides) if config is None else replace(config, **overrides)
+        )
+        self.policy_kind = policy
+        self.env_source = env
+        self.env_kwargs = dict(env_kwargs or {})
+        # One environment tells the spaces, and refuses bad arguments before anything is paid for.
+        sample = make_batch(env, self.env_kwargs, 1)
+        self.observation_space = sample.single_observation_space
+        self.action_space = sample.single_action_space
+        sample.close()
+        self._env: GroupedVectorEnv | None = None
+        self.policy = self._make_policy()
+        self.reference: Policy | None = None
+        if self.config.kl_coefficient > 0.0 and self.config.kl_reference == "initial":
+            self.reference = copy.deepcopy(self.policy)
+        self.optimizer = torch.optim.AdamW(
+            self.policy.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            eps=1e-5,
+        )
+        self.iteration = 0
+        self.num_steps = 0
+        self.schedule = Schedule(start=0, end=0)
+        self._predictions = itertools.count()
+
+    def learn(
+        self,
+        total_steps: float,
+        *,
+        progress_bar: bool = False,
+        callback: Callback | Iterable[Callback] = (),
+    ) -> "GRPO":
+        """Train for so many environment steps more, rounded up to whole iterations.
+
+        Args:
+            total_steps: Steps to take in this call; the learning-rate schedule spans them.
+            progress_bar: Show progress on the terminal.
+            callback: Called after each iteration as callback(model, stats); training stops
+                early when one returns False.
+
+        Raises:
+            ConfigError: If `total_steps` is not a positive whole number.
+            GroupError: If the environment's members do not share their starts.
+        """
+        if not total_steps >= 1 or total_steps != int(total_steps):
+            raise ConfigError(f"total_steps must be a whole number >= 1, got {total_steps}")
+        self.schedule = Schedule(start=self.num_steps, end=self.num_steps + int(total_steps))
+        return self.resume(progress_bar=progress_bar, callback=callback)
+
+    def resume(
+        self, *, progress_bar: bool = False, callback: Callback | Iterable[Callback] = ()
+    ) -> "GRPO":
+        """Go on to where the interrupted `learn` was to end; arguments as there."""
+        torch.set_num_threads(self.config.torch_threads)
+        callbacks = [callback] if callable(callback) else list(callback)
+        if progress_bar:
+            from grpo_gym.reporting import ProgressReporter  # noqa: PLC0415 -- only when shown
+
+            callbacks.append(ProgressReporter())
+        going_on = True
+        while going_on and self.num_steps < self.schedule.end:
+            stats = self.train_iteration()
+            going_on = all([report(self, stats) is not False for report in callbacks])
+        return self
+
+    def train_iteration(self) -> IterationStats:
+        """Collect a rollout, compare, learn."""
+        started = time.perf_counter()
+        rollout = self._collect()
+        collected = time.perf_counter()
+        advantages = compute_advantages(rollout, self.config)
+        update = self._update(rollout, advantages)
+        self.iteration += 1
+        self.num_steps += rollout.num_steps
+        return IterationStats(
+            iteration=self.iteration,
+            num_steps=self.num_steps,
+            rollout=_describe(rollout),
+            update=update,
+            uniform_groups=1.0 - float(informative_groups(advantages).float().mean()),
+            collect_seconds=collected - started,
+            update_seconds=time.perf_counter() - collected,
+        )
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_mask: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, Any]:
+        """Choose an action, as Stable-Baselines3's models do.
+
+        Args:
+            observation: One observation or a batch of them, as the environment gives it.
+            state: Passed through; these policies remember nothing.
+            episode_start: Ignored for the same reason.
+            deterministic: The most probable action instead of a sample.
+            action_mask: Legal actions, shape (A,) or (B, A).
+
+        Returns:
+            An action, or a batch of actions, and `state`.
+
+        Raises:
+            ConfigError: If the observation does not fit the space.
+        """
+        many = is_batch(self.observation_space, observation)
+        flatten = flatten_batch if many else flatten_one
+        features = np.ascontiguousarray(flatten(self.observation_space, observation))
+        masks = None if action_mask is None else np.atleast_2d(np.asarray(action_mask, np.bool_))
+        noise = None if deterministic else self._prediction_noise(len(features))
+        actions = self.policy.act(features, masks, noise)
+        return (actions if many else actions[0]), state
+
+    def evaluate(
+        self,
+        episodes: int = 100,
+        *,
+        seed: int = 1_000_000,
+        deterministic: bool = True,
+        warmup: int = 0,
+        env_kwargs: Mapping[str, Any] | None = None,
+    ) -> Evaluation:
+        """Play whole episodes of the model's environment.
+
+        Args:
+            episodes: How many.
+            seed: Seed of the first; episode i has seed + i.
+            deterministic: The most probable actions instead of samples.
+            warmup: First steps of each episode left out of the metrics.
+            env_kwargs: Instead of the model's own.
+        """
+        kwargs = self.env_kwargs if env_kwargs is None else dict(env_kwargs)
+        batch = make_batch(self.env_source, kwargs, min(episodes, 128))
+        try:
+            return evaluate(self.actor(deterministic, seed), batch, episodes, seed, warmup)
+        finally:
+            batch.close()
+
+    def actor(self, deterministic: bool = True, seed: int = 0) -> Callable[..., Any]:
+        """The policy as `evaluation.evaluate` takes it; `seed` decides sampled actions."""
+        draws = itertools.count()
+
+        def act(
+            observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
+        ) -> tuple[np.ndarray, Any]:
+            noise = None
+            if not deterministic:
+                noise = self._noise(len(observations), Stream.EVALUATION, seed, next(draws))
+            return self.policy.act(observations, masks, noise), state
+
+        return act
+
+    def save(self, path: str | PathLike[str]) -> str:
+        """Write everything that training goes on from to one file, atomically.
+
+        Returns:
+            The SHA-256 of the weights.
+
+        Raises:
+            CheckpointError: If the file cannot be written.
+        """
+        checkpoint.save(
+            path,
+            {
+                "config": to_mapping(self.config),
+                "policy_kind": self.policy_kind,
+                "environment": self._describe_environment(),
+                "model": self.policy.state_dict(),
+                "reference": None if self.reference is None else self.reference.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "iteration": self.iteration,
+                "num_steps": self.num_steps,
+                "schedule": [self.schedule.start, self.schedule.end],
+                # Every other random number follows from the seed and the iteration.
+                "torch_random_state": torch.get_rng_state(),
+            },
+            kind=_KIND,
+        )
+        return self.weights_sha256()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        env: EnvSource | None = None,
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+    ) -> "GRPO":
+        """Read a model that `save` wrote; it predicts, evaluates and resumes as the original.
+
+        Args:
+            path: The file.
+            env: Needed only if the model was trained in an environment without an id.
+            env_kwargs: Instead of those it was trained with.
+
+        Raises:
+            CheckpointError: If the file is damaged, not ours, or of another environment.
+        """
+        payload = checkpoint.load(path, kind=_KIND)
+        saved = payload["environment"]
+        source = saved["id"] if env is None else env
+        if source is None:
+            raise CheckpointError(
+                f"{path} was trained in an environment without an id: pass it as env="
+            )
+        kwargs = saved["kwargs"] if env_kwargs is None and source == saved["id"] else env_kwargs
+        try:
+            config = from_mapping(GRPOConfig, payload["config"], str(path))
+            model = cls(payload["policy_kind"], source, env_kwargs=kwargs, config=config)
+        except ConfigError as error:
+            raise CheckpointError(f"{path} cannot be used here: {error}") from error
+        model._restore(payload, str(path))
+        return model
+
+    def weights_sha256(self) -> str:
+        """A hash of the policy's weights and statistics, equal exactly when they are."""
+        return checkpoint.weights_sha256(self.policy.state_dict())
+
+    def _collect(self) -> GroupedRollout:
+        config = self.config
+        if self._env is None:
+            batch = make_batch(self.env_source, self.env_kwargs, config.num_envs)
+            self._env = GroupedVectorEnv(batch, config.group_size)
+        head = self.policy.head
+        members = None if config.grouping == "shared" else config.group_size
+        return collect(
+            self.policy,
+            self._env,
+            world_seeds(config.seed, self.iteration, config.num_groups, members),
+            ActionNoise(
+                head.noise_kind,
+                config.seed,
+                self.iteration,
+                config.num_groups,
+                config.group_size,
+                head.num_components,
+            ),
+            config.max_episode_steps,
+        )
+
+    def _update(self, rollout: GroupedRollout, advantages: torch.Tensor) -> UpdateStats | None:
+        config = self.config
+        factor = self.schedule.factor(
+            self.num_steps, config.learning_rate_schedule, config.final_learning_rate
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
+        generator = torch.Generator()
+        generator.manual_seed(derive_seed(config.seed, Stream.MINIBATCHES, self.iteration))
+        stats = update_policy(
+            self.policy,
+            self.optimizer,
+            training_batch(rollout, advantages, config),
+            self.reference,
+            config,
+            generator,
+        )
+        if self.policy.normaliser is not None:
+            self.policy.normaliser.update(rollout.observations[rollout.alive])
+        return stats
+
+    def _make_policy(self) -> Policy:
+        config = self.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, Stream.WEIGHTS))
+            return Policy(
+                self.observation_space,
+                self.action_space,
+                hidden_sizes=() if self.policy_kind == "linear" else config.hidden_sizes,
+                activation=config.activation,
+                normalise_observations=config.normalise_observations,
+                initial_log_std=config.initial_log_std,
+                log_std_bounds=config.log_std_bounds,
+            )
+
+    def _noise(self, rows: int, stream: Stream, *key: int) -> np.ndarray:
+        generator = np.random.default_rng(derive_seed(self.config.seed, stream, *key))
+        shape = (rows, self.policy.head.num_components)
+        if self.policy.head.noise_kind == "uniform":
+            return generator.random(shape, np.float32)
+        return generator.standard_normal(shape, np.float32)
+
+    def _prediction_noise(self, rows: int) -> np.ndarray:
+        return self._noise(rows, Stream.PREDICTION, next(self._predictions))
+
+    def _describe_environment(self) -> dict[str, Any]:
+        env = self.env_source
+        return {
+            "id": env if isinstance(env, str) else None,
+            "kwargs": _plain(self.env_kwargs),
+            "observation_space": str(self.observation_space),
+            "action_space": str(self.action_space),
+        }
+
+    def _restore(self, payload: dict[str, Any], path: str) -> None:
+        saved, here = payload["environment"], self._describe_environment()
+        for name in ("observation_space", "action_space"):
+            if saved[name] != here[name]:
+                raise CheckpointError(
+                    f"{path} was trained with {name.replace('_', ' ')} {saved[name]}, but the "
+                    f"environment here has {here[name]}: pass the env and env_kwargs it was "
+                    "trained with"
+                )
+        self.policy.load_state_dict(payload["model"])
+        if self.reference is not None:
+            self.reference.load_state_dict(payload["reference"])
+        self.optimizer.load_state_dict(payload["optimizer"])
+        self.iteration = payload["iteration"]
+        self.num_steps = payload["num_steps"]
+        self.schedule = Schedule(*payload["schedule"])
+        torch.set_rng_state(payload["torch_random_state"])
+
+
+def _describe(rollout: GroupedRollout) -> dict[str, float]:
+    returns = rollout.returns
+    return {
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std(correction=0)),
+        "return_group_std": float(returns.std(dim=1, correction=0).mean()),
+        "length_mean": float(rollout.lengths.to(torch.float64).mean()),
+        "truncated_share": float(rollout.truncated.to(torch.float64).mean()),
+        **rollout.infos,
+    }
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Environment arguments as a checkpoint can hold them; others become their text."""
+    simple = (str, int, float, bool, type(None))
+    return {
+        name: cast(Any, value)
+        if isinstance(value, simple)
+        else [item if isinstance(item, simple) else list(item) for item in value]
+        if isinstance(value, (list, tuple))
+        else dict(value)
+        if isinstance(value, Mapping)
+        else str(value)
+        for name, value in values.items()
+    }
