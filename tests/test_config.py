@@ -47,7 +47,7 @@ class Example:
     target_kl: Annotated[float, Range(0)] | None = None
     scale: Literal["none", "group"] = "none"
     clip: float | Literal["off"] = 0.2
-    either: int | float = 1
+    either: float | Annotated[int, Range()] = 1
     layers: Literal[1, 2] = 1
     whitened: bool = False
     name: str = "run"
