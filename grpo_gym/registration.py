@@ -9,6 +9,9 @@ _ENVIRONMENTS = {
     ),
 }
 
+BASELINE_MODULES = {"LoadBalancer-v0": "grpo_gym.envs.load_balancer.baselines"}
+"""Where each environment's heuristics are: a module with `BASELINES` and `make_baseline`."""
+
 
 def register_environments() -> None:
     """Register every environment once; later calls change nothing."""

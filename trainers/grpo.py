@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from grpo_gym import checkpoint
+from grpo_gym.advantages import informative_groups
 from grpo_gym.checkpoint import CheckpointError
 from grpo_gym.config import ConfigError, from_mapping, replace, suggest, to_mapping
 from grpo_gym.evaluation import Evaluation, evaluate
@@ -31,7 +32,6 @@ from grpo_gym.trainers.update import (
     training_batch,
     update_policy,
 )
-from grpo_gym.advantages import informative_groups
 
 PolicyKind = Literal["linear", "mlp"]
 POLICIES: tuple[str, ...] = ("linear", "mlp")
@@ -45,6 +45,7 @@ class IterationStats:
     Attributes:
         iteration: Number of the iteration, from 1.
         num_steps: Environment steps since the start of training.
+        rollout_steps: Environment steps of this iteration.
         rollout: `rollout/` metrics by name.
         update: What the update was like; None if no group had anything to compare.
         uniform_groups: Share of groups whose returns were all equal.
@@ -54,6 +55,7 @@ class IterationStats:
 
     iteration: int
     num_steps: int
+    rollout_steps: int
     rollout: dict[str, float]
     update: UpdateStats | None
     uniform_groups: float
@@ -78,6 +80,7 @@ class GRPO:
         policy: The policy being trained.
         iteration: Iterations made.
         num_steps: Environment steps taken in training.
+        notes: Numbers about this policy that are saved with it, such as its evaluated return.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class GRPO:
         self.iteration = 0
         self.num_steps = 0
         self.schedule = Schedule(start=0, end=0)
+        self.notes: dict[str, float] = {}
         self._predictions = itertools.count()
 
     def learn(
@@ -186,6 +190,7 @@ class GRPO:
         return IterationStats(
             iteration=self.iteration,
             num_steps=self.num_steps,
+            rollout_steps=rollout.num_steps,
             rollout=_describe(rollout),
             update=update,
             uniform_groups=1.0 - float(informative_groups(advantages).float().mean()),
@@ -283,6 +288,7 @@ class GRPO:
                 "optimizer": self.optimizer.state_dict(),
                 "iteration": self.iteration,
                 "num_steps": self.num_steps,
+                "notes": self.notes,
                 "schedule": [self.schedule.start, self.schedule.end],
                 # Every other random number follows from the seed and the iteration.
                 "torch_random_state": torch.get_rng_state(),
@@ -420,6 +426,7 @@ class GRPO:
         self.optimizer.load_state_dict(payload["optimizer"])
         self.iteration = payload["iteration"]
         self.num_steps = payload["num_steps"]
+        self.notes = payload["notes"]
         self.schedule = Schedule(*payload["schedule"])
         torch.set_rng_state(payload["torch_random_state"])
 

@@ -1,0 +1,97 @@
+"""Finding whoever a name stands for: a baseline of an environment, or a trained policy."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from grpo_gym.config import ConfigError, suggest
+from grpo_gym.evaluation import Actor
+from grpo_gym.groups import EnvBatch, NativeBatch
+from grpo_gym.registration import BASELINE_MODULES
+
+
+def baseline_names(env_id: str) -> list[str]:
+    """Names of an environment's baselines; every environment has `random`."""
+    module = _baselines(env_id)
+    return ["random"] if module is None else list(module.BASELINES)
+
+
+def privileged_names(env_id: str) -> set[str]:
+    """Baselines that see what no policy in production could."""
+    module = _baselines(env_id)
+    if module is None:
+        return set()
+    return {name for name, baseline in module.BASELINES.items() if baseline.privileged}
+
+
+def baseline_actor(name: str, env_id: str, batch: EnvBatch, seed: int = 0) -> Actor:
+    """A baseline bound to the environments that it will play in.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    module = _baselines(env_id)
+    if module is None or not isinstance(batch, NativeBatch):
+        if name != "random":
+            raise ConfigError(
+                f"policy must be 'random', a checkpoint or a run for {env_id}, got {name!r}"
+            )
+        return _random_actor(batch.single_action_space, seed)
+    baseline = module.make_baseline(name, batch.env, seed)
+
+    def act(
+        observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
+    ) -> tuple[np.ndarray, Any]:
+        actions: tuple[np.ndarray, Any] = baseline.predict(observations, state, start)
+        return actions
+
+    return act
+
+
+def find_checkpoint(text: str) -> Path | None:
+    """The checkpoint that a path to a file or to a run's folder means, or None if it is no path.
+
+    Of a run it is the best one, or the latest where none was evaluated.
+
+    Raises:
+        ConfigError: If it is a folder without checkpoints.
+    """
+    path = Path(text)
+    if path.is_dir():
+        for name in ("best.ckpt", "latest.ckpt"):
+            if (path / "checkpoints" / name).is_file():
+                return path / "checkpoints" / name
+        raise ConfigError(f"{path} is no run: it has no checkpoints/best.ckpt or latest.ckpt")
+    return path if path.exists() or path.suffix or len(path.parts) > 1 else None
+
+
+def unknown_policy(name: str, env_id: str) -> ConfigError:
+    """The error for a policy that is neither a baseline nor a file."""
+    names = baseline_names(env_id)
+    return ConfigError(
+        f"policy must be a baseline, a checkpoint or a run, got {name!r}.{suggest(name, names)}"
+    )
+
+
+def _baselines(env_id: str) -> Any:
+    name = BASELINE_MODULES.get(env_id.split(":")[-1])
+    return None if name is None else import_module(name)
+
+
+def _random_actor(space: gym.Space[Any], seed: int) -> Actor:
+    generator = np.random.default_rng(seed)
+    space.seed(int(generator.integers(2**31)))
+
+    def act(
+        observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
+    ) -> tuple[np.ndarray, Any]:
+        if masks is None:
+            return np.stack([space.sample() for _ in observations]), state
+        legal: list[Mapping[str, Any] | np.ndarray] = [mask.astype(np.int8) for mask in masks]
+        return np.stack([space.sample(mask) for mask in legal]), state
+
+    return act

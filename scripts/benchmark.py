@@ -1,0 +1,8 @@
+"""See `python scripts/benchmark.py --help`; the same as `grpo-gym benchmark`."""
+
+import sys
+
+from grpo_gym.cli.benchmark import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,8 @@
+"""See `python scripts/evaluate.py --help`; the same as `grpo-gym evaluate`."""
+
+import sys
+
+from grpo_gym.cli.evaluate import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,8 @@
+"""See `python scripts/train.py --help`; the same as `grpo-gym train`."""
+
+import sys
+
+from grpo_gym.cli.train import main
+
+if __name__ == "__main__":
+    sys.exit(main())
