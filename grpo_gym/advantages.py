@@ -53,16 +53,17 @@ def group_advantages(
     With baseline "time_step" the comparison is made step by step, and members that ended early
     count with the 0 that is left to them: averaging over the living alone would call the last
     survivor's remaining reward average. With "trajectory" there is one baseline for all steps
-    of a group.
+    of a group: the mean over its members, each of which counts once however long it lived.
 
     Args:
         returns: Shape (T, G, K), from `compute_returns`.
         alive: Shape (T, G, K), bool.
         baseline: One mean per group and step, or one per group.
         center: "mean" subtracts the mean of all members, "leave_one_out" that of the others,
-            K/(K-1) times as much.
+            which makes comparisons at one time step and of outcomes K/(K-1) times as large.
         scale: "group" divides by the deviation within the group, "batch" by that over all
-            groups' centred values, "none" by nothing.
+            groups' centred values, "none" by nothing. With baseline "trajectory" each member
+            counts once, with "time_step" each step.
         present: Shape (G, K), bool; members that are missing count nowhere. None: all present.
 
     Returns:
@@ -84,26 +85,26 @@ def group_advantages(
             "a member alone has nothing to be compared with"
         )
     taken = alive & members
+    zero = torch.zeros_like(returns)
+    lengths = taken.sum(dim=0, keepdim=True).clamp_min(1)
     if baseline == "time_step":
-        counted = members.expand_as(alive).to(returns.dtype)
-        axes: tuple[int, ...] = (2,)
+        compared = torch.where(members, returns, zero)
+        same = _all_equal(returns, members.expand_as(alive), (2,))
+        weights = taken.to(returns.dtype)
     else:
-        counted = taken.to(returns.dtype)
-        axes = (0, 2)
-    total = counted.sum(dim=axes, keepdim=True).clamp_min(1.0)
-    mean = (returns * counted).sum(dim=axes, keepdim=True) / total
-    centred = torch.where(taken, returns - mean, torch.zeros_like(returns))
-    # Rounding leaves a trace of a difference where all returns are equal.
-    centred = torch.where(_all_equal(returns, counted > 0, axes), 0.0, centred)
+        compared = torch.where(taken, returns, zero).sum(dim=0, keepdim=True) / lengths
+        same = _all_equal(returns, taken, (0, 2))
+        weights = taken.to(returns.dtype) / lengths
+    total, others = compared.sum(dim=2, keepdim=True), counts[None, :, None]
     if center == "leave_one_out":
-        counts = counts.to(returns.dtype)
-        centred = centred * (counts / (counts - 1.0))[None, :, None]
+        total, others = total - compared, others - 1
+    # Rounding leaves a trace of a difference where all returns are equal.
+    centred = torch.where(taken & ~same, returns - total / others, zero)
     if scale == "none":
         return centred
-    weights = taken.to(returns.dtype)
-    scale_axes = (0, 1, 2) if scale == "batch" else (0, 2)
-    steps = weights.sum(dim=scale_axes, keepdim=True).clamp_min(1.0)
-    deviation = (centred.square().sum(dim=scale_axes, keepdim=True) / steps).sqrt()
+    axes = (0, 1, 2) if scale == "batch" else (0, 2)
+    variance = (weights * centred.square()).sum(dim=axes, keepdim=True)
+    deviation = (variance / weights.sum(dim=axes, keepdim=True).clamp_min(1.0)).sqrt()
     return centred / (deviation + _EPSILON)
 
 

@@ -9,6 +9,7 @@ D features of a flattened observation.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from grpo_gym.config import ConfigError
 from grpo_gym.spaces import flat_size, flatten_batch, validate_action_space
 
+_NUMBER = (bool, int, float, np.bool_, np.integer, np.floating)
 EnvSource = str | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
 
 
@@ -36,7 +38,8 @@ class BatchStep:
         terminated: Shape (B,), bool.
         truncated: Shape (B,), bool.
         infos: Per-step quantities by name, shape (B,); NaN where an environment gave none.
-        action_masks: Legal actions, shape (B, A), bool, or None if the environment has no mask.
+        action_masks: Legal actions, shape (B, A), bool, or None if the environment has no mask;
+            members that have ended may do anything.
     """
 
     observations: np.ndarray
@@ -76,7 +79,8 @@ class NativeBatch:
 
     def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """See `EnvBatch.reset`."""
-        observations, infos = self.env.reset(seed=[int(seed) for seed in seeds])
+        one_each: Any = [int(seed) for seed in seeds]  # Gymnasium's annotation has only one for all
+        observations, infos = self.env.reset(seed=one_each)
         flat = flatten_batch(self.single_observation_space, observations)
         return flat, _action_masks(infos.get("action_mask"))
 
@@ -94,7 +98,7 @@ class NativeBatch:
             terminated,
             truncated,
             numbers,
-            _action_masks(infos.get("action_mask")),
+            _free(_action_masks(infos.get("action_mask")), ~alive | terminated | truncated),
         )
 
     def close(self) -> None:
@@ -115,9 +119,7 @@ class LoopBatch:
 
     def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """See `EnvBatch.reset`."""
-        results = [
-            env.reset(seed=int(seed)) for env, seed in zip(self.envs, seeds, strict=True)
-        ]
+        results = [env.reset(seed=int(seed)) for env, seed in zip(self.envs, seeds, strict=True)]
         self._observations = self._flatten([observation for observation, _ in results])
         return self._observations.copy(), _stack_masks([info for _, info in results])
 
@@ -142,7 +144,7 @@ class LoopBatch:
             terminated,
             truncated,
             _numbers(infos),
-            _stack_masks(infos),
+            _free(_stack_masks(infos), ~alive | terminated | truncated),
         )
 
     def close(self) -> None:
@@ -173,7 +175,7 @@ class GroupedVectorEnv:
         Raises:
             ConfigError: If B is not a multiple of K.
         """
-        if batch.num_envs % group_size:
+        if group_size < 1 or batch.num_envs % group_size:
             raise ConfigError(
                 f"group_size must divide the number of environments ({batch.num_envs}), got "
                 f"{group_size}"
@@ -238,7 +240,10 @@ def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: i
         )
     else:
         make = _maker(env, kwargs)
-        batch = LoopBatch([make() for _ in range(num_envs)])
+        envs = [make() for _ in range(num_envs)]
+        if len({id(one) for one in envs}) < num_envs:
+            raise ConfigError("env must make a new environment at every call, got the same again")
+        batch = LoopBatch(envs)
     flat_size(batch.single_observation_space)
     validate_action_space(batch.single_action_space)
     return batch
@@ -246,9 +251,12 @@ def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: i
 
 def _is_native(env_id: str) -> bool:
     """Whether an id has a vector environment in which equal seeds share one outside world."""
+    module, _, name = env_id.rpartition(":")
     try:
-        entry_point = gym.spec(env_id).vector_entry_point
-    except gym.error.Error as error:
+        if module:
+            import_module(module)
+        entry_point = gym.spec(name).vector_entry_point
+    except (gym.error.Error, ImportError) as error:
         raise ConfigError(f"env must be a registered id, got {env_id!r}: {error}") from error
     if entry_point is None:
         return False
@@ -262,6 +270,10 @@ def _maker(env: EnvSource, kwargs: dict[str, Any]) -> Callable[[], gym.Env[Any, 
     if kwargs:
         raise ConfigError("env_kwargs must be empty unless env is an id: set them when making it")
     if not isinstance(env, gym.Env):
+        if not callable(env):
+            raise ConfigError(
+                f"env must be an id, an environment or a function that makes one, got {env!r}"
+            )
         return env
     spec = env.spec
     if spec is None:
@@ -269,30 +281,51 @@ def _maker(env: EnvSource, kwargs: dict[str, Any]) -> Callable[[], gym.Env[Any, 
             "env must have a spec, so that a group can be made of it: register it and use "
             "gym.make, or pass a function that makes it"
         )
-    return lambda: gym.make(spec, disable_env_checker=True)
+    # The copies are not looked at: a window for each of them would open otherwise.
+    unseen = {"render_mode": None} if "render_mode" in spec.kwargs else {}
+
+    def make() -> gym.Env[Any, Any]:
+        try:
+            return gym.make(spec, disable_env_checker=True, **unseen)
+        except ValueError as error:
+            raise ConfigError(
+                f"env cannot be made again from its spec: {error} Pass a function that makes it"
+            ) from error
+
+    return make
 
 
 def _action_masks(masks: Any) -> np.ndarray | None:
-    return None if masks is None else np.asarray(masks, np.bool_)
+    return None if masks is None else np.array(masks, np.bool_)
 
 
 def _stack_masks(infos: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
-    """Action masks of all environments; members that took no step may do anything."""
-    masks = [info.get("action_mask") for info in infos]
+    """Action masks of all environments; those that give none may do anything."""
+    masks = [_one_mask(info.get("action_mask")) for info in infos]
     given = next((mask for mask in masks if mask is not None), None)
     if given is None:
         return None
-    free = np.ones_like(np.asarray(given, np.bool_))
-    return np.stack([free if mask is None else np.asarray(mask, np.bool_) for mask in masks])
+    return np.stack([np.ones_like(given) if mask is None else mask for mask in masks])
+
+
+def _one_mask(mask: Any) -> np.ndarray | None:
+    """A mask as one row; Gymnasium gives those of a MultiDiscrete as a tuple of its parts."""
+    if isinstance(mask, tuple):
+        return np.concatenate([np.asarray(part, np.bool_) for part in mask])
+    return None if mask is None else np.asarray(mask, np.bool_)
+
+
+def _free(masks: np.ndarray | None, ended: np.ndarray) -> np.ndarray | None:
+    """Allow everything where an episode has ended: often no action is legal there."""
+    if masks is not None:
+        masks[ended] = True
+    return masks
 
 
 def _numbers(infos: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    names = {
-        name
-        for info in infos
-        for name, value in info.items()
-        if isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating))
-    }
-    return {
-        name: np.array([float(info.get(name, np.nan)) for info in infos]) for name in sorted(names)
-    }
+    names = {name for info in infos for name, value in info.items() if isinstance(value, _NUMBER)}
+    return {name: np.array([_number(info.get(name)) for info in infos]) for name in sorted(names)}
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, _NUMBER) else np.nan

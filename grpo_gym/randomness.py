@@ -34,14 +34,11 @@ def derive_seed(seed: int, stream: Stream, *key: int) -> int:
 
 def world_seeds(seed: int, iteration: int, num_groups: int, group_size: int | None) -> np.ndarray:
     """Seeds of an iteration's outside worlds: (G,) for shared ones, else (G, K), int64."""
+    groups, members = range(num_groups), range(group_size or 0)
+    key = (seed, Stream.WORLD, iteration)
     if group_size is None:
-        seeds = [derive_seed(seed, Stream.WORLD, iteration, g) for g in range(num_groups)]
-    else:
-        seeds = [
-            [derive_seed(seed, Stream.WORLD, iteration, g, k) for k in range(group_size)]
-            for g in range(num_groups)
-        ]
-    return np.array(seeds, np.int64)
+        return np.array([derive_seed(*key, g) for g in groups], np.int64)
+    return np.array([[derive_seed(*key, g, k) for k in members] for g in groups], np.int64)
 
 
 class ActionNoise:

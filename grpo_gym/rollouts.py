@@ -103,7 +103,7 @@ class _Steps:
 
     def __init__(self) -> None:
         self._fields: list[list[Tensor]] = [[] for _ in range(6)]
-        self._masks: list[Tensor] = []
+        self._masks: list[Tensor | None] = []
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
 
@@ -124,8 +124,7 @@ class _Steps:
         values = (observations, actions, log_probs, outputs, counted, torch.from_numpy(alive))
         for field, value in zip(self._fields, values, strict=True):
             field.append(value)
-        if masks is not None:
-            self._masks.append(masks)
+        self._masks.append(masks)
 
     def add_infos(self, infos: dict[str, np.ndarray], alive: np.ndarray) -> None:
         for name, values in infos.items():
@@ -138,6 +137,7 @@ class _Steps:
             return torch.stack(steps).unflatten(1, (groups, members))
 
         observations, actions, log_probs, outputs, rewards, alive = map(grouped, self._fields)
+        masks = self._all_masks()
         return GroupedRollout(
             observations=observations,
             actions=actions,
@@ -145,7 +145,7 @@ class _Steps:
             outputs=outputs,
             rewards=rewards,
             alive=alive,
-            action_masks=grouped(self._masks) if self._masks else None,
+            action_masks=None if masks is None else grouped(masks),
             truncated=torch.from_numpy(truncated).unflatten(0, (groups, members)),
             infos={
                 name: total / self._counts[name]
@@ -153,3 +153,10 @@ class _Steps:
                 if self._counts[name]
             },
         )
+
+    def _all_masks(self) -> list[Tensor] | None:
+        """One mask a step, or None if there was none; without one everything is legal."""
+        given = next((mask for mask in self._masks if mask is not None), None)
+        if given is None:
+            return None
+        return [torch.ones_like(given) if mask is None else mask for mask in self._masks]

@@ -14,19 +14,25 @@ from gymnasium import spaces
 
 from grpo_gym.config import ConfigError
 
+_FLAT = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
 
 def flat_size(space: gym.Space[Any]) -> int:
     """Number of features of a flattened observation, D.
 
     Raises:
-        ConfigError: If the space has no fixed number of features (Text, Sequence, Graph).
+        ConfigError: If the space, or a part of it, has no fixed features (Text, Sequence, Graph).
     """
-    try:
-        return int(spaces.flatdim(space))
-    except (NotImplementedError, ValueError) as error:
+    if isinstance(space, spaces.Dict):
+        return sum(flat_size(part) for part in space.spaces.values())
+    if isinstance(space, spaces.Tuple):
+        return sum(flat_size(part) for part in space.spaces)
+    if not isinstance(space, _FLAT):
         raise ConfigError(
-            f"observation space must have a fixed size to be flattened, got {space}"
-        ) from error
+            "observation space must be a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict "
+            f"or Tuple of them, got {space}"
+        )
+    return int(spaces.flatdim(space))
 
 
 def flatten_batch(space: gym.Space[Any], batch: Any) -> np.ndarray:
@@ -91,4 +97,6 @@ def validate_action_space(space: gym.Space[Any]) -> None:
 
 
 def _one_hot(values: np.ndarray, size: int) -> np.ndarray:
-    return np.eye(size, dtype=np.float32)[values.astype(np.int64)]
+    rows = np.zeros((len(values), size), np.float32)
+    rows[np.arange(len(values)), values.astype(np.int64)] = 1.0
+    return rows

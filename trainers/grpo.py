@@ -5,6 +5,7 @@ Shapes: T steps, G groups, K members of a group, B = G*K environments.
 
 import copy
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -107,7 +108,9 @@ class GRPO:
             ConfigError: If a name is unknown, or a value or the environment cannot be used.
         """
         if policy not in POLICIES:
-            raise ConfigError(f"policy must be a known name, got {policy!r}.{suggest(policy, POLICIES)}")
+            raise ConfigError(
+                f"policy must be a known name, got {policy!r}.{suggest(policy, POLICIES)}"
+            )
         if config is not None and preset is not None:
             raise ConfigError("preset must be None when config is given: a config has it all")
         self.config = (
@@ -157,7 +160,7 @@ class GRPO:
             ConfigError: If `total_steps` is not a positive whole number.
             GroupError: If the environment's members do not share their starts.
         """
-        if not total_steps >= 1 or total_steps != int(total_steps):
+        if not 1 <= total_steps < math.inf or total_steps != int(total_steps):
             raise ConfigError(f"total_steps must be a whole number >= 1, got {total_steps}")
         self.schedule = Schedule(start=self.num_steps, end=self.num_steps + int(total_steps))
         return self.resume(progress_bar=progress_bar, callback=callback)
@@ -169,7 +172,7 @@ class GRPO:
         torch.set_num_threads(self.config.torch_threads)
         callbacks = [callback] if callable(callback) else list(callback)
         if progress_bar:
-            from grpo_gym.reporting import ProgressReporter  # noqa: PLC0415 -- only when shown
+            from grpo_gym.reporting import ProgressReporter
 
             callbacks.append(ProgressReporter())
         going_on = True
@@ -248,7 +251,7 @@ class GRPO:
             env_kwargs: Instead of the model's own.
         """
         kwargs = self.env_kwargs if env_kwargs is None else dict(env_kwargs)
-        batch = make_batch(self.env_source, kwargs, min(episodes, 128))
+        batch = make_batch(self.env_source, kwargs, max(1, min(episodes, 128)))
         try:
             return evaluate(self.actor(deterministic, seed), batch, episodes, seed, warmup)
         finally:

@@ -84,7 +84,16 @@ class UpdateStats:
 
 
 def compute_advantages(rollout: GroupedRollout, config: GRPOConfig) -> Tensor:
-    """Group-relative advantages of every step, shape (T, G, K), float32; 0 where not alive."""
+    """Group-relative advantages of every step, shape (T, G, K), float32; 0 where not alive.
+
+    Raises:
+        FloatingPointError: If a reward or an observation is not finite.
+    """
+    for name, values in (("rewards", rollout.rewards), ("observations", rollout.observations)):
+        if not bool(torch.isfinite(values).all()):
+            raise FloatingPointError(
+                f"{name} must be finite, got nan or inf: look at the environment"
+            )
     returns = compute_returns(rollout.rewards, rollout.alive, config.returns, config.discount)
     return group_advantages(
         returns,
@@ -95,7 +104,9 @@ def compute_advantages(rollout: GroupedRollout, config: GRPOConfig) -> Tensor:
     ).to(torch.float32)
 
 
-def training_batch(rollout: GroupedRollout, advantages: Tensor, config: GRPOConfig) -> TrainingBatch:
+def training_batch(
+    rollout: GroupedRollout, advantages: Tensor, config: GRPOConfig
+) -> TrainingBatch:
     """Select and weigh the steps that take part in the update."""
     used = rollout.alive
     if config.drop_uniform_groups:
@@ -143,8 +154,7 @@ def update_policy(
         return None
     minibatches = min(config.num_minibatches, len(batch))
     parts = []
-    epoch = 0
-    for epoch in range(1, config.epochs + 1):
+    for _ in range(config.epochs):
         order = torch.randperm(len(batch), generator=generator)
         latest = [
             _update_minibatch(policy, optimizer, batch[index], len(batch), reference, config)
@@ -164,7 +174,7 @@ def update_policy(
         gradient_norm=overall[6],
         advantage_mean=float(batch.advantages.mean()),
         advantage_std=float(batch.advantages.std(correction=0)),
-        epochs=epoch,
+        epochs=len(parts),
         learning_rate=float(optimizer.param_groups[0]["lr"]),
     )
 
@@ -199,7 +209,7 @@ def _update_minibatch(
         reference_kl = divergence.detach().mean()
     loss = -(weights * objective).sum()
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     gradient_norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
     if not bool(torch.isfinite(gradient_norm)):
         raise FloatingPointError(

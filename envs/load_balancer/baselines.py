@@ -16,7 +16,7 @@ import numpy as np
 
 from grpo_gym.config import ConfigError, suggest
 from grpo_gym.envs.load_balancer import trace as world
-from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
+from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator, fold_seed
 
 
 class Baseline:
@@ -38,16 +38,18 @@ class Baseline:
             seed: Decides random choices.
 
         Raises:
-            ConfigError: If `env` is not a load balancer.
+            ConfigError: If `env` is not a load balancer or `seed` is negative.
         """
-        simulator = getattr(env.unwrapped, "simulator", None)
+        simulator = getattr(getattr(env, "unwrapped", env), "simulator", None)
         if not isinstance(simulator, LoadBalancerSimulator):
             raise ConfigError(
                 f"env must be a LoadBalancer environment for the baseline {self.name}, got {env}"
             )
         self.simulator = simulator
         self.rates = simulator.config.per_server("service_rates")
-        self._salt = np.uint64(seed)
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ConfigError(f"seed must be an integer >= 0, got {seed!r}")
+        self._salt = np.uint64(fold_seed(int(seed)))
 
     def predict(
         self,
@@ -224,7 +226,8 @@ class OutlierEjection(Baseline):
 
     A server is ejected after five errors in a row, or when its error rate exceeds the mean by
     1.9 standard deviations and 1 %; for 60 mean service times, times the number of its
-    ejections; at most 10 % of servers at once, but one at least.
+    ejections; at most 10 % of servers at once, but one at least. Back again, it stays until a
+    new response of it says otherwise.
     """
 
     name = "outlier_ejection"
@@ -244,7 +247,8 @@ class OutlierEjection(Baseline):
         outlier = (seen["consecutive_errors"] >= 5) | (rates > np.maximum(threshold, 0.01))
         ejected = until > now
         free_places = max(1, len(self.rates) // 10) - ejected.sum(axis=1)
-        worst = (outlier & ~ejected) & (rates == rates.max(axis=1, keepdims=True))
+        outlier &= ~ejected & (seen["observed_at_ms"] > until)
+        worst = outlier & (rates == np.where(outlier, rates, -1.0).max(axis=1, keepdims=True))
         eject = worst & (np.cumsum(worst, axis=1) <= free_places[:, None])
         count = count + eject
         config = self.simulator.config
@@ -326,5 +330,5 @@ def make_baseline(name: str, env: Any, seed: int = 0) -> Baseline:
         ConfigError: If there is none of that name, or `env` is not a load balancer.
     """
     if name not in BASELINES:
-        raise ConfigError(f"there is no baseline {name!r}.{suggest(name, BASELINES)}")
+        raise ConfigError(f"there is no baseline {name!r}.{suggest(str(name), BASELINES)}")
     return BASELINES[name](env, seed)

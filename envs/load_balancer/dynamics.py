@@ -9,6 +9,8 @@ Functions take whole arrays and indices (b: environment, row: its trace, n: serv
 slicing inside a kernel costs more than the arithmetic.
 """
 
+from typing import Any
+
 import numpy as np
 
 from grpo_gym.envs.kernels import inlined, kernel
@@ -18,7 +20,9 @@ from grpo_gym.envs.load_balancer.records import DECAYING_LOAD, DEMO, LATENCY, NO
 
 
 @inlined
-def fault_at(faults, row, n, first, time_ms, ramp_ms):
+def fault_at(
+    faults: np.ndarray, row: int, n: int, first: int, time_ms: float, ramp_ms: float
+) -> tuple[float, int, float]:
     """Severity in [0, 1], kind and end of the fault in force at `time_ms`."""
     severity, kind, end = 0.0, 0, 0.0
     for f in range(first, faults.shape[2]):
@@ -36,13 +40,13 @@ def fault_at(faults, row, n, first, time_ms, ramp_ms):
 
 
 @inlined
-def slowdown_under(severity, kind, p):
+def slowdown_under(severity: float, kind: int, p: Any) -> float:
     """Factor on service time and base latency."""
     return 1.0 if kind == world.ERRORING else 1.0 + (p.slow_factor - 1.0) * severity
 
 
 @inlined
-def error_rate_under(healthy, severity, kind, p):
+def error_rate_under(healthy: float, severity: float, kind: int, p: Any) -> float:
     """Error probability of a server before the contribution of its load."""
     if kind == world.SLOW or kind == world.DOWN:
         return healthy
@@ -50,39 +54,51 @@ def error_rate_under(healthy, severity, kind, p):
 
 
 @inlined
-def route(now, size, server, constants, faults, row, n, p):
+def route(
+    now: float,
+    size: float,
+    server: Any,
+    constants: Any,
+    faults: np.ndarray,
+    row: int,
+    n: int,
+    p: Any,
+) -> tuple[float, float, float, float, bool]:
     """What a request arriving now would meet at server n.
 
     Returns:
         start, departure, response (all ms), error probability, whether it is refused.
     """
-    severity, kind = 0.0, 0
+    severity, kind, end = 0.0, 0, 0.0
     if server.degraded:
-        severity, kind, _ = fault_at(faults, row, n, server.fault, now, p.recovery_ramp_ms)
+        severity, kind, end = fault_at(faults, row, n, server.fault, now, p.recovery_ramp_ms)
     active = server.in_flight + 1
     base = constants.base_latency_ms * slowdown_under(severity, kind, p)
     base += constants.latency_per_request_ms * active
     errors = error_rate_under(constants.error_rate, severity, kind, p)
     errors = min(1.0, errors + p.error_per_request * active)
     start = departure = now
-    refused = severity == 1.0 and kind == world.DOWN
+    refused = kind == world.DOWN and now < end
     if refused:
         base, errors = p.down_response_ms, 1.0
     elif p.dynamics != DECAYING_LOAD:
         if server.free_at_ms > now:
             start = server.free_at_ms
-            if server.degraded or start >= server.next_change_ms:  # else healthy then as now
+            # Unless the server is healthy then as now.
+            waits = server.degraded or start >= server.next_change_ms
+            while waits:
                 severity, kind, end = fault_at(
                     faults, row, n, server.fault, start, p.recovery_ramp_ms
                 )
-                if severity == 1.0 and kind == world.DOWN:
-                    start, severity = end, 0.0
+                waits = kind == world.DOWN and start < end
+                if waits:
+                    start = end
         departure = start + size / constants.rate * slowdown_under(severity, kind, p)
     return start, departure, departure - now + base, errors, refused
 
 
 @inlined
-def reward_of(response_ms, errors, queueing_ms, p):
+def reward_of(response_ms: float, errors: float, queueing_ms: float, p: Any) -> float:
     """Reward of one request; under "park" its own share of the return."""
     if p.reward == LATENCY:
         return -response_ms / p.latency_scale_ms - p.error_penalty * errors
@@ -92,7 +108,9 @@ def reward_of(response_ms, errors, queueing_ms, p):
 
 
 @inlined
-def _enqueue(server, requests, b, slot, now, departure):
+def _enqueue(
+    server: Any, requests: np.ndarray, b: int, slot: int, now: float, departure: float
+) -> None:
     requests[b, slot].departure_ms = departure
     requests[b, slot].next = NO_REQUEST
     if server.in_flight == 0:
@@ -107,34 +125,47 @@ def _enqueue(server, requests, b, slot, now, departure):
 
 
 @inlined
-def _observe_response(server, response_ms, error, time_ms, weight):
-    if server.observed_at_ms < 0.0:  # the first observation is the average so far
+def _observe_latency(server: Any, response_ms: float, weight: float) -> None:
+    peak = server.peak_latency_ms
+    if peak > 0.0:
+        server.latency_ms += weight * (response_ms - server.latency_ms)
+    else:  # the first response is the average so far
         server.latency_ms = response_ms
+    server.peak_latency_ms = max(response_ms, peak + weight * (response_ms - peak))
+
+
+@inlined
+def _observe_error(server: Any, error: float, time_ms: float, weight: float) -> None:
+    if server.observed_at_ms < 0.0:
         server.error_rate = error
     else:
-        server.latency_ms += weight * (response_ms - server.latency_ms)
         server.error_rate += weight * (error - server.error_rate)
-    peak = server.peak_latency_ms
-    server.peak_latency_ms = max(response_ms, peak + weight * (response_ms - peak))
     server.consecutive_errors = server.consecutive_errors + 1 if error > 0.0 else 0
     server.observed_at_ms = time_ms
 
 
 @inlined
-def _advance(server, requests, arrivals, b, row, now, until, weight):
+def _advance(
+    server: Any,
+    requests: np.ndarray,
+    arrivals: np.ndarray,
+    b: int,
+    row: int,
+    now: float,
+    until: float,
+    weight: float,
+) -> float:
     """Let every request leave a server whose service ends by `until`.
 
     Returns:
-        The time integral of the server's requests from now until then, in request ms; with
-        `until` infinite, until the last one left.
+        The time integral of the server's requests from now until then, in request ms.
     """
     area = 0.0
     while server.in_flight > 0 and server.next_departure_ms <= until:
         request = requests[b, server.head]
         area += request.departure_ms - now
-        _observe_response(
-            server, request.response_ms, np.float64(request.error), request.departure_ms, weight
-        )
+        _observe_latency(server, request.response_ms, weight)
+        _observe_error(server, np.float64(request.error), request.departure_ms, weight)
         server.in_flight -= 1
         if server.in_flight > 0:
             server.head = request.next
@@ -145,24 +176,42 @@ def _advance(server, requests, arrivals, b, row, now, until, weight):
     return area
 
 
+@kernel
+def _area_left(server: Any, requests: np.ndarray, b: int, now: float) -> float:
+    """The time integral of the server's requests from now until the last one left, request ms."""
+    area = 0.0
+    slot = server.head
+    for _ in range(server.in_flight):
+        area += requests[b, slot].departure_ms - now
+        slot = requests[b, slot].next
+    return area
+
+
 @inlined
-def refresh(server, seen, constants, faults, row, n, now, p):
+def refresh(
+    server: Any, seen: Any, constants: Any, faults: np.ndarray, row: int, n: int, now: float, p: Any
+) -> None:
     """Bring health and visible metrics of server n to the present."""
     if now >= server.next_change_ms:
         _refresh_health(server, faults, row, n, now, p.recovery_ramp_ms)
     if p.dynamics == DECAYING_LOAD:
-        severity, kind, _ = fault_at(faults, row, n, server.fault, now, p.recovery_ramp_ms)
+        severity, kind, end = fault_at(faults, row, n, server.fault, now, p.recovery_ramp_ms)
         base = constants.base_latency_ms * slowdown_under(severity, kind, p)
         server.latency_ms = base + constants.latency_per_request_ms * server.in_flight
         errors = error_rate_under(constants.error_rate, severity, kind, p)
         server.error_rate = min(1.0, errors + p.error_per_request * server.in_flight)
+        if kind == world.DOWN and now < end:
+            server.latency_ms, server.error_rate = p.down_response_ms, 1.0
         server.peak_latency_ms = server.latency_ms
         server.observed_at_ms = now
+        server.oldest_arrival_ms = now
     publish(server, seen, now, p)
 
 
 @kernel
-def _refresh_health(server, faults, row, n, now, ramp_ms):
+def _refresh_health(
+    server: Any, faults: np.ndarray, row: int, n: int, now: float, ramp_ms: float
+) -> None:
     """Find the fault in force or next to come, and when this must be looked at again."""
     last = faults.shape[2] - 1
     f = server.fault
@@ -185,8 +234,18 @@ def _refresh_health(server, faults, row, n, now, ramp_ms):
 
 @inlined
 def step_one(
-    action, episodes, servers, requests, arrivals, faults, metrics, constants, p, outcomes, b
-):
+    action: int,
+    episodes: np.ndarray,
+    servers: np.ndarray,
+    requests: np.ndarray,
+    arrivals: np.ndarray,
+    faults: np.ndarray,
+    metrics: np.ndarray,
+    constants: np.ndarray,
+    p: Any,
+    outcomes: np.ndarray,
+    b: int,
+) -> None:
     """Route the waiting request of environment b and move on to the next arrival."""
     episode = episodes[b]
     row = episode.trace_row
@@ -202,15 +261,15 @@ def step_one(
     episode.response_total_ms += response
     episode.errors += error
     server.routed += 1
-    if refused:  # seen at once, and tells nothing of latency
-        _observe_response(server, server.latency_ms, 1.0, now, p.metrics_weight)
-    elif p.dynamics == DECAYING_LOAD:
-        server.in_flight += 1
+    out.reward = reward_of(response, errors, queue_ms(server.in_flight + 1), p)
+    if p.dynamics == DECAYING_LOAD:
+        server.in_flight += not refused
+    elif refused:  # seen at once, and tells nothing of latency
+        _observe_error(server, 1.0, now, p.metrics_weight)
     else:
         requests[b, slot].response_ms = response
         requests[b, slot].error = error
         _enqueue(server, requests, b, slot, now, departure)
-    out.reward = reward_of(response, errors, queue_ms(server.in_flight), p)
     out.response_time_ms = response
     out.wait_ms = start - now
     out.error_probability = errors
@@ -220,22 +279,32 @@ def step_one(
     episode.step = slot + 1
     following = arrivals[row, slot + 1].arrival_ms
     episode.now_ms = following
-    until = np.inf if out.done and p.reward == PARK else following
     area = 0.0
     for n in range(servers.shape[1]):
         if p.dynamics == DECAYING_LOAD:
             servers[b, n].in_flight = int(servers[b, n].in_flight * constants[n].load_decay)
         else:
             area += _advance(
-                servers[b, n], requests, arrivals, b, row, now, until, p.metrics_weight
+                servers[b, n], requests, arrivals, b, row, now, following, p.metrics_weight
             )
+            if out.done and p.reward == PARK:
+                area += _area_left(servers[b, n], requests, b, following)
         refresh(servers[b, n], metrics[b, n], constants[n], faults, row, n, following, p)
     if p.reward == PARK:
         out.reward = -area
 
 
 @kernel
-def estimate_rewards(episodes, servers, arrivals, faults, constants, p, out, b):
+def estimate_rewards(
+    episodes: np.ndarray,
+    servers: np.ndarray,
+    arrivals: np.ndarray,
+    faults: np.ndarray,
+    constants: np.ndarray,
+    p: Any,
+    out: np.ndarray,
+    b: int,
+) -> None:
     """What the waiting request of environment b would meet at each server."""
     row = episodes[b].trace_row
     size = arrivals[row, episodes[b].step].size
@@ -248,7 +317,17 @@ def estimate_rewards(episodes, servers, arrivals, faults, constants, p, out, b):
 
 
 @kernel
-def start_one(episodes, servers, arrivals, faults, metrics, constants, p, seed, b):
+def start_one(
+    episodes: np.ndarray,
+    servers: np.ndarray,
+    arrivals: np.ndarray,
+    faults: np.ndarray,
+    metrics: np.ndarray,
+    constants: np.ndarray,
+    p: Any,
+    seed: np.uint64,
+    b: int,
+) -> None:
     """Empty environment b and take it to the first arrival of its trace."""
     episode = episodes[b]
     row = episode.trace_row

@@ -1,7 +1,8 @@
 """`LoadBalancer-v0` for one environment: the batch simulator with B = 1."""
 
+import operator
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -33,13 +34,14 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
     |-----|-----------------------------------------------|----------|-----|-----|
     | 0   | requests in flight, log-encoded               | requests | 0   | 1   |
     | 1   | moving average of observed latency, log-encoded | ms     | 0   | 1   |
-    | 2   | moving average of observed errors             | share    | 0   | 1   |
+    | 2   | moving average of observed errors, log-encoded | share   | 0   | 1   |
     | 3   | age of the last observation, log-encoded      | ms       | 0   | 1   |
     | 4   | age of the oldest request in flight, log-encoded | ms    | 0   | 1   |
 
     Times are encoded as log1p(10 x / mean service time) / log1p(10,000), counts as
-    log1p(x) / log1p(10,000), both clipped at 1. With `observe_size=True` the last entry is the
-    size of the waiting request, log1p(10 size / mean size) / log1p(1,000).
+    log1p(x) / log1p(10,000), shares as log1p(10,000 x) / log1p(10,000), all clipped at 1. With
+    `observe_size=True` the last entry is the size of the waiting request,
+    log1p(10 size / mean size) / log1p(10,000).
     `observation="aggregate"` has four entries, worst cases over servers clipped to [0, 1]: in
     flight / 100, latency / 300 ms, errors / 0.1, queueing delay / 500 ms.
 
@@ -49,10 +51,10 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
     - `demo`: -(response time + 1500 * error probability + 0.3 * queueing delay).
     - `park`: minus the time integral of the number of requests in the system until the next
       arrival, and at the end until the last one left; the return is minus the total response
-      time.
+      time (without base latencies and refusals, which keep no server busy).
 
     ## Starting State
-    Empty servers in good health, the first request waiting.
+    Empty servers, in good health unless the schedule says otherwise, the first request waiting.
 
     ## Episode End
     After `episode_length` requests: truncation, as traffic would go on; termination with
@@ -77,7 +79,10 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
     - v0: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 8}
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 8,
+    }
 
     def __init__(
         self,
@@ -100,6 +105,7 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
         self.simulator = LoadBalancerSimulator(self.config, num_envs=1)
         self.observation_space = observation_space(self.config)
         self.action_space = action_space(self.config)
+        self._seeded = False
         self._history: list[tuple[int, float, bool]] = []
 
     def reset(
@@ -111,10 +117,13 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
             ConfigError: If `options` is not empty.
         """
         check_options(options, known=())
-        first = self._np_random is None
         super().reset(seed=seed)
-        if first or seed is not None:
-            self.simulator.seed(np.array([fold_seed(self.np_random_seed)], np.uint64))
+        if seed is not None or not self._seeded:
+            own = self.np_random_seed
+            if own < 0:  # unknown: the generator was set from outside
+                own = int(self.np_random.integers(2**63))
+            self.simulator.seed(np.array([fold_seed(own)], np.uint64))
+            self._seeded = True
         self.simulator.reset()
         self._history.clear()
         return self.simulator.observe()[0], self._server_info()
@@ -124,13 +133,19 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
 
         Raises:
             gymnasium.error.InvalidAction: If there is no such server.
+            gymnasium.error.ResetNeeded: If called before the first reset.
         """
-        action = int(action)
-        if not 0 <= action < self.config.num_servers:
+        if not self._seeded:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        try:
+            server = operator.index(action)
+        except TypeError:
+            server = -1
+        if not 0 <= server < self.config.num_servers:
             raise gym.error.InvalidAction(
-                f"action must be a server from 0 to {self.config.num_servers - 1}, got {action}"
+                f"action must be a server from 0 to {self.config.num_servers - 1}, got {action!r}"
             )
-        observation = self.simulator.step(np.array([action], np.int64))[0]
+        observation = self.simulator.step(np.array([server], np.int64))[0]
         outcome = self.simulator.outcomes[0]
         done = bool(outcome["done"])
         ends = self.config.reward == "park"
@@ -142,9 +157,9 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
             best = int(estimates.argmax())
             info["estimated_rewards"] = estimates
             info["oracle_action"] = best
-            info["regret"] = float(estimates[best] - estimates[action])
+            info["regret"] = float(estimates[best] - estimates[server])
         if self.render_mode is not None:
-            self._history.append((action, info["response_time_ms"], info["error"]))
+            self._history.append((server, info["response_time_ms"], info["error"]))
         return observation, float(outcome["reward"]), done and ends, done and not ends, info
 
     def render(self) -> Any:
@@ -153,7 +168,7 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
         Raises:
             gymnasium.error.ResetNeeded: If called before the first reset.
         """
-        if self._np_random is None:
+        if not self._seeded:
             raise gym.error.ResetNeeded("call reset() before render()")
         if self.render_mode == "ansi":
             return render_ansi(self.simulator, self._history)
@@ -173,9 +188,10 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
             The observation there, shape (D,), float32.
 
         Raises:
-            ValueError: If the snapshot is of another configuration.
+            ValueError: If the snapshot does not fit this configuration.
         """
         self.simulator.set_state(state)
+        self._seeded = True
         return self.simulator.observe()[0]
 
     def _server_info(self) -> dict[str, Any]:

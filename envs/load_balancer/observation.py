@@ -6,6 +6,7 @@ per cent of errors, or tenths of a mean size.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -18,13 +19,13 @@ _ONE = np.float32(1.0)
 
 
 @inlined
-def queue_ms(in_flight):
+def queue_ms(in_flight: float) -> float:
     """Queueing delay as the tiny-grpo demonstration models it: 5 ms per request above ten."""
     return 5.0 * max(0.0, in_flight - 10.0)
 
 
 @inlined
-def publish(server, seen, now, p):
+def publish(server: Any, seen: Any, now: float, p: Any) -> None:
     """Copy a server's metrics to where the balancer sees them, when they are due."""
     if p.staleness_ms > 0.0:
         if now < server.next_refresh_ms:
@@ -41,7 +42,7 @@ def publish(server, seen, now, p):
 
 
 @inlined
-def _per_server(now, metrics, p, out, b):
+def _per_server(now: float, metrics: np.ndarray, p: Any, out: np.ndarray, b: int) -> None:
     to_feature = 1.0 / p.feature_time_ms
     for n in range(metrics.shape[1]):
         seen = metrics[b, n]
@@ -57,7 +58,7 @@ def _per_server(now, metrics, p, out, b):
 
 
 @inlined
-def _aggregate(metrics, out, b):
+def _aggregate(metrics: np.ndarray, out: np.ndarray, b: int) -> None:
     load, latency, errors, queue = 0.0, 0.0, 0.0, 0.0
     for n in range(metrics.shape[1]):
         seen = metrics[b, n]
@@ -72,7 +73,7 @@ def _aggregate(metrics, out, b):
 
 
 @inlined
-def encoded(x):
+def encoded(x: np.float32) -> np.float32:
     """log1p(x) / log1p(10,000), clipped to at most 1, for float32 x >= 0.
 
     The logarithm is written out so that the compiler can do many at once: with
@@ -92,7 +93,14 @@ def encoded(x):
 
 
 @kernel
-def observe_all(episodes, arrivals, metrics, p, observations, flat):
+def observe_all(
+    episodes: np.ndarray,
+    arrivals: np.ndarray,
+    metrics: np.ndarray,
+    p: Any,
+    observations: np.ndarray,
+    flat: np.ndarray,
+) -> None:
     """Write the observation of every environment, shape (B, D), of which `flat` is a view."""
     for b in range(observations.shape[0]):
         episode = episodes[b]

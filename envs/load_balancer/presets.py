@@ -52,7 +52,7 @@ class LoadBalancerConfig:
     size_mean: Positive = 20.0
     """Mean work of a request."""
     size_scv: NonNegative = 4.0
-    """Squared coefficient of variation, for lognormal (> 0) and hyperexponential (>= 1) sizes."""
+    """Squared coefficient of variation, for lognormal and hyperexponential (>= 1) sizes."""
     size_shape: Annotated[float, Range(1.0, exclusive_minimum=True)] = 1.5
     """Tail index of Pareto sizes; the variance is infinite up to 2."""
     integer_times: bool = False
@@ -85,15 +85,16 @@ class LoadBalancerConfig:
     fault_error_rate: Probability = 0.06
     """Error probability in an erroring or degraded fault."""
     recovery_ramp_ms: NonNegative = 0.0
-    """Time over which the effects of a fault fade out linearly after it ended."""
+    """Time over which the effects of a fault fade out linearly after it ended; a server that
+    was down is slow at first."""
     down_response_ms: NonNegative = 1.0
     """Time until a server that is down refuses a request."""
 
     metrics_weight: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] = 0.2
     """Weight of a new response in the moving averages of latency and errors."""
     staleness_ms: NonNegative = 0.0
-    """Period at which each server's metrics are published, each at a phase of its own; 0: always
-    current."""
+    """Period at which each server's metrics are published, each at a phase of its own, with the
+    first arrival after it; 0: always current."""
 
     observation: Literal["per_server", "aggregate"] = "per_server"
     """"per_server": features of every server. "aggregate": the worst case over servers of load,
@@ -269,6 +270,18 @@ PRESETS: dict[str, Callable[..., dict[str, Any]]] = {
 """Each makes the settings of a named task for any number of servers."""
 
 
+def check_count(name: str, value: Any) -> int:
+    """A number of things as an int.
+
+    Raises:
+        ConfigError: If it is not a whole number above 0.
+    """
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number or not 1 <= value < float("inf") or value != int(value):
+        raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
+    return int(value)
+
+
 def make_config(
     preset: str = "flaky", num_servers: int | None = None, **overrides: Any
 ) -> LoadBalancerConfig:
@@ -284,14 +297,14 @@ def make_config(
         ConfigError: If a name is unknown or a value makes no sense.
     """
     if not isinstance(preset, str) or preset not in PRESETS:
-        raise ConfigError(f"preset must be a known name, got {preset!r}.{suggest(preset, PRESETS)}")
+        hint = suggest(str(preset), PRESETS)
+        raise ConfigError(f"preset must be a known name, got {preset!r}.{hint}")
     rates = overrides.get("service_rates")
     if num_servers is None:
         settings = PRESETS[preset](*([len(rates)] if isinstance(rates, (tuple, list)) else []))
     else:
-        if isinstance(num_servers, bool) or num_servers != int(num_servers) or num_servers < 1:
-            raise ConfigError(f"num_servers must be an integer >= 1, got {num_servers!r}")
-        settings = PRESETS[preset](int(num_servers))
+        num_servers = check_count("num_servers", num_servers)
+        settings = PRESETS[preset](num_servers)
         if isinstance(rates, (tuple, list)) and len(rates) != num_servers:
             raise ConfigError(
                 f"service_rates must have num_servers = {num_servers} entries, got {len(rates)}: "

@@ -49,9 +49,7 @@ METRICS = np.dtype(
 )
 """What the balancer sees of a server: its own state, or the last published copy of it."""
 
-REQUEST = np.dtype(
-    [("departure_ms", "f8"), ("response_ms", "f8"), ("next", "i4"), ("error", "i4")]
-)
+REQUEST = np.dtype([("departure_ms", "f8"), ("response_ms", "f8"), ("next", "i4"), ("error", "i4")])
 """A routed request. `next` links the requests waiting at one server, oldest first."""
 
 SERVER_CONSTANTS = np.dtype(

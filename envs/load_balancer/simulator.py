@@ -7,7 +7,6 @@ Shapes: B environments, N servers, T requests an episode, R = B trace rows, D fe
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -96,6 +95,8 @@ class LoadBalancerSimulator:
             distinct, rows, self._trace_parameters, self.schedule, self.arrivals, self.faults
         )
         self.outcomes[members] = np.zeros((), OUTCOME)
+        if len(self.estimates):
+            self.estimates[members] = np.zeros((), ESTIMATE)
         start_kernel(
             members,
             self.episodes,
@@ -227,9 +228,13 @@ class LoadBalancerSimulator:
             "faults": self.faults,
         }
         for name, array in expected.items():
-            given = state.get(name)
+            given = state.get(name) if isinstance(state, Mapping) else None
             shape = (count, *array.shape[1:])
-            if given is None or given.shape != shape or given.dtype != array.dtype:
+            if (
+                not isinstance(given, np.ndarray)
+                or given.shape != shape
+                or given.dtype != array.dtype
+            ):
                 raise ValueError(
                     f"state[{name!r}] must be an array of shape {shape} as get_state gives it: "
                     "restore a state only into environments of the same configuration"
@@ -300,11 +305,23 @@ def _fault_slots(config: LoadBalancerConfig) -> int:
     """Slots for the faults of one server: six standard deviations above the expected number."""
     slots = 1 + max(np.bincount([entry[0] for entry in config.fault_schedule] or [0]))
     if config.mean_time_to_failure_ms is not None:
-        duration_ms = (config.episode_length + 1) * config.mean_gap_ms
+        requests = config.episode_length + 1
         cycle_ms = config.mean_time_to_failure_ms + config.mean_time_to_recovery_ms
-        expected = duration_ms / cycle_ms
-        slots = max(slots, int(expected + 6.0 * expected**0.5) + 4)
+        expected = _longest_duration_ms(config) / cycle_ms
+        variance = expected + expected**2 / requests
+        slots = max(slots, int(expected + 6.0 * variance**0.5) + 4)
     return int(slots)
+
+
+def _longest_duration_ms(config: LoadBalancerConfig) -> float:
+    """Mean length of an episode that falls into the least busy hours of its arrivals."""
+    duration_ms = (config.episode_length + 1) * config.mean_gap_ms
+    if config.arrival_process == "diurnal":
+        return duration_ms + config.diurnal_period_ms
+    if config.arrival_process == "markov_modulated":
+        cycle_ms = config.mean_burst_ms + config.mean_calm_ms
+        return duration_ms * (1.0 + config.mean_burst_ms / cycle_ms * (config.burst_ratio - 1.0))
+    return duration_ms
 
 
 def count_features(config: LoadBalancerConfig) -> int:
@@ -316,20 +333,20 @@ def count_features(config: LoadBalancerConfig) -> int:
 
 @kernel
 def step_kernel(
-    actions,
-    skip,
-    episodes,
-    servers,
-    requests,
-    arrivals,
-    faults,
-    metrics,
-    constants,
-    parameters,
-    outcomes,
-    estimates,
-    observations,
-):
+    actions: np.ndarray,
+    skip: np.ndarray,
+    episodes: np.ndarray,
+    servers: np.ndarray,
+    requests: np.ndarray,
+    arrivals: np.ndarray,
+    faults: np.ndarray,
+    metrics: np.ndarray,
+    constants: np.ndarray,
+    parameters: np.ndarray,
+    outcomes: np.ndarray,
+    estimates: np.ndarray,
+    observations: np.ndarray,
+) -> None:
     """One step of every environment that is neither skipped nor finished.
 
     `estimates`, shape (B, N) or empty, receives what each server would have given.
@@ -361,7 +378,15 @@ def step_kernel(
 
 
 @kernel
-def estimate_kernel(episodes, servers, arrivals, faults, constants, parameters, estimates):
+def estimate_kernel(
+    episodes: np.ndarray,
+    servers: np.ndarray,
+    arrivals: np.ndarray,
+    faults: np.ndarray,
+    constants: np.ndarray,
+    parameters: np.ndarray,
+    estimates: np.ndarray,
+) -> None:
     """What each server would give to the waiting requests, `ESTIMATE` records (B, N)."""
     for b in range(episodes.shape[0]):
         estimate_rewards(
@@ -371,8 +396,16 @@ def estimate_kernel(episodes, servers, arrivals, faults, constants, parameters, 
 
 @kernel
 def start_kernel(
-    members, episodes, servers, arrivals, faults, metrics, constants, parameters, seeds
-):
+    members: np.ndarray,
+    episodes: np.ndarray,
+    servers: np.ndarray,
+    arrivals: np.ndarray,
+    faults: np.ndarray,
+    metrics: np.ndarray,
+    constants: np.ndarray,
+    parameters: np.ndarray,
+    seeds: np.ndarray,
+) -> None:
     """Take the given environments to the first arrival of their traces."""
     for m in range(members.shape[0]):
         start_one(

@@ -28,4 +28,4 @@ def check_options(options: dict[str, Any] | None, known: tuple[str, ...]) -> Non
     """
     for name in options or {}:
         if name not in known:
-            raise ConfigError(f"reset has no option {name!r}.{suggest(name, known)}")
+            raise ConfigError(f"reset has no option {name!r}.{suggest(str(name), known)}")

@@ -9,6 +9,7 @@ Shapes: R traces, T requests an episode, N servers, F fault slots a server.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +123,7 @@ def draw_traces(
 
 
 @kernel
-def _draw_arrival_times(seed, p, arrivals):
+def _draw_arrival_times(seed: np.uint64, p: Any, arrivals: np.ndarray) -> None:
     key = stream_key(seed, _ARRIVALS)
     now = 0.0
     draws = 0
@@ -170,7 +171,7 @@ def _draw_arrival_times(seed, p, arrivals):
 
 
 @kernel
-def _draw_sizes(seed, p, arrivals):
+def _draw_sizes(seed: np.uint64, p: Any, arrivals: np.ndarray) -> None:
     key = stream_key(seed, _SIZES)
     error_key = stream_key(seed, _ERRORS)
     sigma_squared = math.log(1.0 + p.size_scv)
@@ -199,7 +200,14 @@ def _draw_sizes(seed, p, arrivals):
 
 
 @kernel
-def _draw_faults(seed, server, p, schedule, arrivals, faults):
+def _draw_faults(
+    seed: np.uint64,
+    server: int,
+    p: Any,
+    schedule: np.ndarray,
+    arrivals: np.ndarray,
+    faults: np.ndarray,
+) -> None:
     for f in range(faults.shape[0]):
         faults[f].start_ms = np.inf
         faults[f].end_ms = np.inf
@@ -208,9 +216,12 @@ def _draw_faults(seed, server, p, schedule, arrivals, faults):
     for s in range(schedule.shape[0]):
         if schedule[s].server == server:
             faults[count].start_ms = arrivals[schedule[s].first_request].arrival_ms
+            kind = schedule[s].kind
             end = schedule[s].last_request
+            if kind == DOWN:  # it comes back with the last arrival, or its queue would never end
+                end = min(end, len(arrivals) - 1)
             faults[count].end_ms = arrivals[end].arrival_ms if end < len(arrivals) else np.inf
-            faults[count].kind = schedule[s].kind
+            faults[count].kind = kind
             count += 1
     if count > 0 or not math.isfinite(p.mean_time_to_failure_ms):
         return
@@ -245,7 +256,7 @@ def episode_noise(episodes: np.ndarray, salt: np.uint64, out: np.ndarray) -> Non
 
 
 @kernel
-def _pick(probabilities, coin):
+def _pick(probabilities: np.ndarray, coin: float) -> int:
     total = 0.0
     for kind in range(probabilities.shape[0]):
         total += probabilities[kind]

@@ -12,9 +12,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from grpo_gym.config import ConfigError
+from grpo_gym.config import ConfigError, suggest
 from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
-from grpo_gym.envs.load_balancer.presets import make_config
+from grpo_gym.envs.load_balancer.presets import check_count, make_config
 from grpo_gym.envs.load_balancer.rendering import render_rgb
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator, fold_seed
 from grpo_gym.envs.load_balancer.spaces import action_space, check_options, observation_space
@@ -27,7 +27,7 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Gymnasium's three: NEXT_STEP (default), SAME_STEP, DISABLED (with `reset_mask`).
     """
 
-    metadata = {
+    metadata: dict[str, Any] = {  # noqa: RUF012
         **LoadBalancerEnv.metadata,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
         "shares_outside_world": True,
@@ -51,23 +51,31 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             num_servers: As for `LoadBalancerEnv`.
             render_mode: "rgb_array" renders each environment.
             autoreset_mode: What happens after an episode's end.
-            max_episode_steps: Shortens episodes, as `gym.make` would.
+            max_episode_steps: Shortens episodes, as `gym.make` would; None or -1: no limit.
             **overrides: Fields of `LoadBalancerConfig`; `infos` is "basic" unless given.
 
         Raises:
             ConfigError: If a setting is unknown or makes no sense.
         """
-        if isinstance(num_envs, bool) or int(num_envs) != num_envs or num_envs < 1:
-            raise ConfigError(f"num_envs must be an integer >= 1, got {num_envs!r}")
+        self.num_envs = check_count("num_envs", num_envs)
         if render_mode not in (None, "rgb_array"):
             raise gym.error.UnsupportedMode(
-                f'render_mode must be None or "rgb_array" for many environments, got {render_mode!r}'
+                f'render_mode must be None or "rgb_array" for many, got {render_mode!r}'
             )
+        try:
+            self.autoreset_mode = AutoresetMode(autoreset_mode)
+        except ValueError:
+            hint = suggest(str(autoreset_mode), [mode.value for mode in AutoresetMode])
+            raise ConfigError(
+                f"autoreset_mode must be a known one, got {autoreset_mode!r}.{hint}"
+            ) from None
         self.config = make_config(preset, num_servers, **{"infos": "basic", **overrides})
-        self.num_envs = int(num_envs)
         self.render_mode = render_mode
-        self.max_episode_steps = max_episode_steps
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.max_episode_steps = (
+            check_count("max_episode_steps", max_episode_steps)
+            if max_episode_steps not in (None, -1)
+            else None
+        )
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.simulator = LoadBalancerSimulator(self.config, self.num_envs)
         self.single_observation_space = observation_space(self.config)
@@ -75,7 +83,8 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._finished = np.zeros(self.num_envs, np.bool_)
-        self._seeded = False
+        self._seeded = np.zeros(self.num_envs, np.bool_)
+        self._ready = False
         self._history: list[list[tuple[int, float, bool]]] = [[] for _ in range(self.num_envs)]
 
     def reset(
@@ -88,7 +97,8 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Args:
             seed: s gives environment i the seed s + i; a sequence gives one seed each, where
-                equal seeds share one outside world. None goes on from the current seeds.
+                equal seeds share one outside world. None goes on from the current seed, or from
+                a random one at first.
             options: `reset_mask`, shape (B,), bool: which environments to reset (default: all).
 
         Raises:
@@ -96,12 +106,11 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         check_options(options, known=("reset_mask",))
         members = self._members((options or {}).get("reset_mask"))
-        if seed is None and not self._seeded:
-            seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> np.uint64(1))
-        if seed is not None:
-            self._seed(seed, members)
+        self._seed(seed, members)
         self._restart(members)
-        return self.simulator.observe(), self._server_infos()
+        present = np.zeros(self.num_envs, np.bool_)
+        present[members] = True
+        return self.simulator.observe(), self._server_infos(present)
 
     def step(
         self, actions: np.ndarray
@@ -117,8 +126,11 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Raises:
             gymnasium.error.InvalidAction: If there is no such server, or actions are not (B,).
-            gymnasium.error.ResetNeeded: With DISABLED, if a finished environment is stepped.
+            gymnasium.error.ResetNeeded: Before the first reset; with DISABLED, if a finished
+                environment is stepped.
         """
+        if not self._ready:
+            raise gym.error.ResetNeeded("call reset() before step()")
         actions = self._checked(actions)
         if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._finished.any():
             return self._step_with_resets(actions)
@@ -131,10 +143,10 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         outcomes = self.simulator.outcomes
         done = outcomes["done"].copy()
         if self.max_episode_steps is not None:
-            done |= self.simulator.episodes["step"] >= self.max_episode_steps
+            done |= self._past_limit()
         infos = self._step_infos(actions)
         rewards = outcomes["reward"].copy()
-        self._finished = done
+        self._finished = done.copy()
         terminated, truncated = self._ends(done)
         if self.autoreset_mode is AutoresetMode.SAME_STEP and done.any():
             observations, infos = self._reset_in_place(done, observations, infos)
@@ -145,8 +157,7 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self.render_mode is None:
             return None
         return tuple(
-            render_rgb(self.simulator, history, member=b)
-            for b, history in enumerate(self._history)
+            render_rgb(self.simulator, history, member=b) for b, history in enumerate(self._history)
         )
 
     def get_state(self, members: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -157,33 +168,40 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Put the given environments (default: all) where the snapshot was taken.
 
         Raises:
-            ValueError: If the snapshot is of another configuration or number of environments.
+            ValueError: If the snapshot does not fit this configuration, or is of another number
+                of environments.
         """
         self.simulator.set_state(state, members)
+        self._seeded[slice(None) if members is None else members] = True
+        self._ready = bool(self._seeded.all())
         self._finished = self._past_end()
-        self._seeded = True
 
     def copy_members(self, source: np.ndarray, target: np.ndarray) -> None:
         """Make environments `target` continue exactly as `source` would, both shape (M,), int."""
         self.simulator.copy_members(np.asarray(source), np.asarray(target))
+        self._seeded[target] = self._seeded[source]
         self._finished = self._past_end()
 
     def observe(self) -> np.ndarray:
         """Current observations of all environments, shape (B, D), float32."""
         return self.simulator.observe()
 
+    def _past_limit(self) -> np.ndarray:
+        if self.max_episode_steps is None:
+            return np.zeros(self.num_envs, np.bool_)
+        return self.simulator.episodes["step"] >= self.max_episode_steps
+
     def _past_end(self) -> np.ndarray:
-        limit = self.config.episode_length
-        if self.max_episode_steps is not None:
-            limit = min(limit, self.max_episode_steps)
-        return self.simulator.episodes["step"] >= limit
+        return self._past_limit() | (self.simulator.episodes["step"] >= self.config.episode_length)
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
-        actions = np.ascontiguousarray(actions, np.int64)
-        if actions.shape != (self.num_envs,):
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
             raise gym.error.InvalidAction(
-                f"actions must have shape ({self.num_envs},), got {actions.shape}"
+                f"actions must be integers of shape ({self.num_envs},), got {actions.dtype} of "
+                f"shape {actions.shape}"
             )
+        actions = np.ascontiguousarray(actions, np.int64)
         if actions.min() < 0 or actions.max() >= self.config.num_servers:
             raise gym.error.InvalidAction(
                 f"actions must be servers from 0 to {self.config.num_servers - 1}, got "
@@ -202,19 +220,19 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             )
         return np.flatnonzero(mask)
 
-    def _seed(self, seed: int | Sequence[int | None], members: np.ndarray) -> None:
-        if isinstance(seed, (int, np.integer)):
-            seeds: list[int | None] = [int(seed) + b for b in range(self.num_envs)]
-        else:
-            seeds = list(seed)
-            if len(seeds) != self.num_envs:
-                raise ConfigError(f"seed must be one number or {self.num_envs}, got {len(seeds)}")
-        if any(one is not None and one < 0 for one in seeds):
-            raise ConfigError(f"seed must be >= 0, got {seed}")
-        chosen = [b for b in members.tolist() if seeds[b] is not None]
-        folded = np.array([fold_seed(int(seeds[b] or 0)) for b in chosen], np.uint64)
-        self.simulator.seed(folded, np.array(chosen, np.int64))
-        self._seeded = True
+    def _seed(self, seed: int | Sequence[int | None] | None, members: np.ndarray) -> None:
+        seeds = _seed_list(seed, self.num_envs)
+        chosen = [b for b in members.tolist() if seeds[b] is not None or not self._seeded[b]]
+        if not chosen:
+            return
+        folded = np.random.SeedSequence().generate_state(self.num_envs, np.uint64)
+        for b in chosen:
+            one = seeds[b]
+            if one is not None:
+                folded[b] = fold_seed(one)
+        self.simulator.seed(folded[chosen], np.array(chosen, np.int64))
+        self._seeded[chosen] = True
+        self._ready = bool(self._seeded.all())
 
     def _restart(self, members: np.ndarray) -> None:
         self.simulator.reset(members)
@@ -233,7 +251,7 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rewards = np.where(started, 0.0, outcomes["reward"])
         done = outcomes["done"] & ~started
         if self.max_episode_steps is not None:
-            done |= self.simulator.episodes["step"] >= self.max_episode_steps
+            done |= self._past_limit()
         self._finished = done
         infos = self._step_infos(actions, present=~started)
         return self.simulator.observe(), rewards, *self._ends(done), infos
@@ -251,7 +269,7 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         }
         self._restart(np.flatnonzero(done))
         infos = {
-            **self._server_infos(),
+            **self._server_infos(np.ones(self.num_envs, np.bool_)),
             **{name: infos[name] for name in self._step_names()},
             **{f"_{name}": ~done for name in self._step_names()},
             "final_obs": final_observations,
@@ -262,20 +280,22 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self.simulator.observe(), infos
 
     def _ends(self, done: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        never = np.zeros(self.num_envs, np.bool_)
+        """Terminated and truncated, both shape (B,), as `gym.make` with its time limit says."""
         if self.config.reward != "park":
-            return never, done.copy()
+            return np.zeros(self.num_envs, np.bool_), done.copy()
         complete = self.simulator.episodes["step"] >= self.config.episode_length
-        return done & complete, done & ~complete
+        return done & complete, done & self._past_limit()
 
     def _step_names(self) -> tuple[str, ...]:
-        names = ("response_time_ms", "error")
+        names: tuple[str, ...] = ("response_time_ms", "error")
         if self.config.infos == "full":
             names += ("estimated_rewards", "oracle_action", "regret")
         return names
 
     def _step_infos(self, actions: np.ndarray, present: np.ndarray | None = None) -> dict[str, Any]:
-        infos = self._server_infos() if self.config.infos == "full" else {}
+        everyone = np.ones(self.num_envs, np.bool_)
+        infos = self._server_infos(everyone) if self.config.infos == "full" else {}
+        present = everyone if present is None else present
         outcomes = self.simulator.outcomes
         infos["response_time_ms"] = outcomes["response_time_ms"].copy()
         infos["error"] = outcomes["error"].copy()
@@ -287,15 +307,14 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             infos["oracle_action"] = best
             infos["regret"] = estimates[members, best] - estimates[members, actions]
         for name in self._step_names():
-            infos[f"_{name}"] = np.ones(self.num_envs, np.bool_) if present is None else present
-        if self.render_mode is not None:
-            for b, outcome in enumerate(outcomes):
-                if present is None or present[b]:
-                    event = (int(actions[b]), float(outcome["response_time_ms"]), bool(outcome["error"]))
-                    self._history[b].append(event)
+            infos[f"_{name}"] = present.copy()
+        for b in np.flatnonzero(present) if self.render_mode is not None else ():
+            outcome = outcomes[b]
+            event = (int(actions[b]), float(outcome["response_time_ms"]), bool(outcome["error"]))
+            self._history[b].append(event)
         return infos
 
-    def _server_infos(self) -> dict[str, Any]:
+    def _server_infos(self, present: np.ndarray) -> dict[str, Any]:
         seen = self.simulator.metrics
         now = self.simulator.episodes["now_ms"][:, None]
         infos: dict[str, Any] = {
@@ -305,4 +324,24 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "age_ms": np.where(seen["observed_at_ms"] < 0, np.inf, now - seen["observed_at_ms"]),
             "degraded": self.simulator.servers["degraded"].copy(),
         }
-        return {**infos, **{f"_{name}": np.ones(self.num_envs, np.bool_) for name in infos}}
+        return {**infos, **{f"_{name}": present.copy() for name in infos}}
+
+
+def _seed_list(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | None]:
+    """One seed or None for each environment.
+
+    Raises:
+        ConfigError: If they are not that many, or one of them is no integer >= 0.
+    """
+    if seed is None:
+        return [None] * num_envs
+    if isinstance(seed, (int, np.integer)):
+        seeds: list[int | None] = [int(seed) + b for b in range(num_envs)]
+    else:
+        seeds = list(seed) if isinstance(seed, (Sequence, np.ndarray)) else [-1]
+        if len(seeds) != num_envs:
+            raise ConfigError(f"seed must be one number or {num_envs}, got {seed!r}")
+    for one in seeds:
+        if one is not None and (not isinstance(one, (int, np.integer)) or one < 0):
+            raise ConfigError(f"seed must be an integer >= 0, got {seed!r}")
+    return [None if one is None else int(one) for one in seeds]

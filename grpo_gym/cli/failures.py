@@ -7,29 +7,50 @@ from gymnasium.error import Error as GymnasiumError
 from rich.console import Console
 
 from grpo_gym.checkpoint import CheckpointError
+from grpo_gym.cli.signals import Stopped
 from grpo_gym.config import ConfigError
 from grpo_gym.groups import GroupError
 
 Main = Callable[[Sequence[str] | None], int]
 
+USAGE = 2
+"""Exit status of what was asked for wrongly."""
+FAILURE = 1
+"""Exit status of what went wrong on the way."""
+
 
 def reported(main: Main) -> Callable[..., int]:
-    """Turn errors of use into one line on standard error and exit status 2 (or 1, 130)."""
+    """Turn errors of use and of the surroundings into one line on standard error.
+
+    Exit status: 2 for use, 1 for files, memory and numbers, 128 + n after signal n.
+    """
 
     @functools.wraps(main)
     def guarded(arguments: Sequence[str] | None = None) -> int:
-        console = Console(stderr=True)
         try:
             return main(arguments)
         except (ConfigError, GymnasiumError) as error:
-            status, message = 2, str(error)
-        except (CheckpointError, GroupError, FloatingPointError, OSError) as error:
-            status, message = 1, str(error)
+            return _report(str(error), USAGE)
+        except OSError as error:
+            return _report(_describe(error), FAILURE)
+        except (CheckpointError, GroupError, FloatingPointError) as error:
+            return _report(str(error), FAILURE)
+        except Stopped as stop:
+            return _report(str(stop), 128 + stop.number)
         except KeyboardInterrupt:
-            status, message = 130, "stopped"
-        console.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return status
+            return _report("stopped", 130)
 
     return guarded
 
 
+def _report(message: str, status: int) -> int:
+    line = " ".join(message.split())
+    console = Console(stderr=True)
+    console.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return status
+
+
+def _describe(error: OSError) -> str:
+    """What the system says, without its number, and about which file."""
+    text = error.strerror or str(error)
+    return f"{error.filename}: {text}" if error.filename else text

@@ -1,63 +1,27 @@
-"""A training run on disk: its folder, its checkpoints, its evaluations, its interruption.
+"""A training run on disk: its folder and what lies in it.
 
-    runs/<env id>/<name>/
-        config.yaml              every setting, resolved
-        events.out.tfevents.*    TensorBoard
-        checkpoints/latest.ckpt  to resume from
-        checkpoints/best.ckpt    the best policy of the evaluations
+`runs/<env id>/<name>/` holds `config.yaml` (every setting, resolved), TensorBoard's
+`events.out.tfevents.*`, `checkpoints/latest.ckpt` to resume from, and `checkpoints/best.ckpt`,
+the best policy of the evaluations.
 """
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import gymnasium as gym
-import numpy as np
-
-from grpo_gym.config import ConfigError, from_mapping, load_yaml, save_yaml
-from grpo_gym.evaluation import summarise
-from grpo_gym.randomness import Stream, derive_seed
-from grpo_gym.reporting import TensorBoardReporter
-from grpo_gym.trainers.grpo import GRPO, IterationStats
 from grpo_gym.cli.settings import TrainSettings
-
-
-class Interruption:
-    """Whether somebody asked to stop, and by which signal."""
-
-    def __init__(self) -> None:
-        """Nobody did yet."""
-        self.signal: int | None = None
-
-    def __call__(self, model: GRPO, stats: IterationStats) -> bool:
-        """As a callback: stop after this iteration once asked."""
-        return self.signal is None
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[Interruption]:
-    """Turn Ctrl-C and SIGTERM into a stop after the iteration; the second Ctrl-C stops at once."""
-    interruption = Interruption()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if interruption.signal is not None:
-            raise KeyboardInterrupt
-        interruption.signal = number
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interruption
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+from grpo_gym.config import ConfigError, from_mapping, load_yaml, save_yaml
+from grpo_gym.trainers.grpo import GRPO
 
 
 class Run:
-    """The folder of one training run."""
+    """The folder of one training run.
+
+    Attributes:
+        folder: Where it is.
+        settings: What `config.yaml` says.
+        latest: The checkpoint to resume from; it may not be there yet.
+        best: The best policy so far; it may not be there yet.
+    """
 
     def __init__(self, folder: Path, settings: TrainSettings) -> None:
         """Describe a run; `create` and `open` are the ways to get one."""
@@ -70,22 +34,21 @@ class Run:
     def create(cls, settings: TrainSettings, folder: Path | None) -> "Run":
         """Make a new folder; nothing of another run is ever overwritten.
 
+        Args:
+            settings: Written to `config.yaml`.
+            folder: Where; None for a new name under `runs/`.
+
         Raises:
-            ConfigError: If the given folder holds something already, or cannot be made.
+            ConfigError: If the given folder holds something already, or cannot be written.
         """
         try:
-            if folder is None:
-                folder = _new_folder(settings)
-            else:
-                folder.mkdir(parents=True, exist_ok=True)
-                if any(folder.iterdir()):
-                    raise ConfigError(
-                        f"--run-dir must be new or empty, got {folder}: go on with that run by "
-                        f"--resume {folder}, or choose another folder"
-                    )
-            save_yaml(settings, folder / "config.yaml")
+            folder = _new_folder(settings) if folder is None else _empty_folder(folder)
         except OSError as error:
-            raise ConfigError(f"cannot write the run's folder {folder}: {error}") from error
+            raise ConfigError(
+                f"cannot make the run's folder {error.filename or folder}: {error.strerror}: "
+                "choose another one with --run-dir"
+            ) from error
+        save_yaml(settings, folder / "config.yaml")
         return cls(folder, settings)
 
     @classmethod
@@ -97,7 +60,10 @@ class Run:
         """
         path = folder / "config.yaml"
         if not path.is_file():
-            raise ConfigError(f"--resume must name a run's folder, got {folder}: no config.yaml")
+            raise ConfigError(
+                f"--resume must be followed by a run's folder, got {folder}: there is no "
+                f"{path.name} in it"
+            )
         return cls(folder, from_mapping(TrainSettings, load_yaml(path), str(path)))
 
     def model(self) -> GRPO:
@@ -110,103 +76,45 @@ class Run:
         settings = self.settings
         if self.latest.is_file():
             return GRPO.load(self.latest, settings.env, env_kwargs=settings.env_kwargs)
-        return GRPO(
-            settings.policy, settings.env, env_kwargs=settings.env_kwargs, config=settings.grpo
-        )
+        return new_model(settings)
+
+    @property
+    def policy_to_show(self) -> Path:
+        """The checkpoint that stands for the run: the best, or the latest without evaluations."""
+        return self.best if self.best.is_file() else self.latest
 
 
-class Bookkeeper:
-    """A callback that evaluates, and keeps the latest and the best policy."""
+def new_model(settings: TrainSettings) -> GRPO:
+    """An untrained model of these settings.
 
-    def __init__(self, run: Run, board: TensorBoardReporter, model: GRPO) -> None:
-        """Start where the model is."""
-        settings = run.settings
-        self.run = run
-        self.board = board
-        self.every = settings.total_steps / max(settings.evaluations, 1)
-        self.best_return = -np.inf
-        self._evaluated = self._due(model.num_steps)
-        if run.best.is_file() and model.num_steps > 0:
-            self.best_return = GRPO.load(run.best, settings.env).notes.get("return", -np.inf)
-
-    def __call__(self, model: GRPO, stats: IterationStats) -> None:
-        """Evaluate and save when it is time."""
-        finished = stats.num_steps >= model.schedule.end
-        if self.run.settings.evaluations and self._due(stats.num_steps) > self._evaluated:
-            self._evaluated = self._due(stats.num_steps)
-            self._evaluate(model)
-        if finished or stats.iteration % self.run.settings.checkpoint_every == 0:
-            model.save(self.run.latest)
-
-    def _due(self, num_steps: int) -> int:
-        return int(num_steps / self.every)
-
-    def _evaluate(self, model: GRPO) -> None:
-        settings = self.run.settings
-        seed = derive_seed(settings.grpo.seed, Stream.EVALUATION) % 2**31
-        evaluation = model.evaluate(settings.evaluation_episodes, seed=seed)
-        summary = summarise(evaluation.returns)
-        values = {
-            "eval/return_mean": summary.mean,
-            "eval/return_iqm": summary.iqm,
-            "eval/length_mean": float(evaluation.lengths.mean()),
-        }
-        values |= {f"eval/{name}": float(np.nanmean(v)) for name, v in evaluation.metrics.items()}
-        self.board.add(values, model.num_steps)
-        frames = episode_frames(model, seed)
-        if frames is not None:
-            self.board.add_frames(frames, model.num_steps)
-        if summary.mean > self.best_return:
-            self.best_return = summary.mean
-            model.notes = {"return": summary.mean, "episodes": settings.evaluation_episodes}
-            model.save(self.run.best)
-
-
-def episode_frames(model: GRPO, seed: int, count: int = 4) -> np.ndarray | None:
-    """Pictures of one episode at even distances, shape (count, height, width, 3), uint8.
-
-    None where the environment cannot be drawn here.
+    Raises:
+        ConfigError: If they cannot be used.
     """
-    source = model.env_source
-    if not isinstance(source, str):
-        return None
-    try:
-        env = gym.make(source, render_mode="rgb_array", **model.env_kwargs)
-    except (gym.error.Error, TypeError, ImportError):
-        return None
-    frames: list[Any] = []
-    try:
-        observation, info = env.reset(seed=seed)
-        done = False
-        while not done:
-            mask = info.get("action_mask")
-            action, _ = model.predict(observation, deterministic=True, action_mask=mask)
-            observation, _, terminated, truncated, info = env.step(action)
-            done = terminated or truncated
-            frames.append(env.render() if _sampled(len(frames), done) else None)
-    except (gym.error.Error, ImportError):
-        return None
-    finally:
-        env.close()
-    shown = [frame for frame in frames if frame is not None]
-    picked = np.linspace(0, len(shown) - 1, min(count, len(shown))).round().astype(int)
-    return np.stack([shown[i] for i in picked])
+    return GRPO(settings.policy, settings.env, env_kwargs=settings.env_kwargs, config=settings.grpo)
 
 
-def _sampled(step: int, last: bool) -> bool:
-    """Whether to draw a step: more rarely the longer the episode, and always the last."""
-    return last or step % (1 << max(step.bit_length() - 3, 0)) == 0
+def _empty_folder(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise ConfigError(
+            f"--run-dir must be new or empty, got {folder}: go on with that run by --resume "
+            f"{folder}, or choose another folder"
+        )
+    return folder
 
 
 def _new_folder(settings: TrainSettings) -> Path:
+    """A folder that nobody else has, even if many runs start in the same second."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    parent = Path("runs") / settings.env.split(":")[-1]
-    for attempt in range(1000):
+    parent = Path("runs") / settings.env.replace(":", "-")
+    parent.mkdir(parents=True, exist_ok=True)
+    attempt = 0
+    while True:
         suffix = f"-{attempt}" if attempt else ""
         folder = parent / f"{settings.algo}-seed{settings.grpo.seed}-{stamp}{suffix}"
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
         except FileExistsError:
-            continue
-        return folder
-    raise ConfigError(f"cannot find a new name for a run under {parent}")
+            attempt += 1
+        else:
+            return folder

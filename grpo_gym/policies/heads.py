@@ -35,6 +35,8 @@ class CategoricalHead(nn.Module):
     """Discrete and MultiDiscrete actions: one categorical per component."""
 
     noise_kind: NoiseKind = "uniform"
+    index: Tensor
+    legal: Tensor
 
     def __init__(self, space: gym.spaces.Discrete | gym.spaces.MultiDiscrete) -> None:
         """Lay out one score per choice of each component."""

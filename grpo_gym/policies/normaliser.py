@@ -20,6 +20,8 @@ class RunningNormaliser(nn.Module):
     count: Tensor
     mean: Tensor
     sum_of_squares: Tensor
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self, size: int, clip: float = 10.0) -> None:
         """Start with nothing seen, which leaves observations as they are.
