@@ -10,7 +10,7 @@ import numpy as np
 
 from grpo_gym.config import ConfigError, suggest
 from grpo_gym.evaluation import Actor
-from grpo_gym.groups import EnvBatch, NativeBatch
+from grpo_gym.groups import EnvBatch, NativeBatch, make_batch
 from grpo_gym.registration import BASELINE_MODULES
 
 
@@ -44,41 +44,64 @@ def baseline_actor(name: str, env_id: str, batch: EnvBatch, seed: int = 0) -> Ac
     baseline = module.make_baseline(name, batch.env, seed)
 
     def act(
-        observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
+        observations: np.ndarray,
+        masks: np.ndarray | None,
+        state: Any,
+        episode_start: np.ndarray,
     ) -> tuple[np.ndarray, Any]:
-        actions: tuple[np.ndarray, Any] = baseline.predict(observations, state, start)
+        actions: tuple[np.ndarray, Any] = baseline.predict(observations, state, episode_start)
         return actions
 
     return act
 
 
-def find_checkpoint(text: str) -> Path | None:
-    """The checkpoint that a path to a file or to a run's folder means, or None if it is no path.
+def check_environment(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
+    """Make an environment once, before anything is paid for.
+
+    Raises:
+        ConfigError: If it cannot be made, or not with these arguments.
+    """
+    try:
+        make_batch(env_id, env_kwargs, 1).close()
+    except (ConfigError, gym.error.Error):
+        raise
+    except Exception as error:  # whatever a third party's constructor says to bad arguments
+        raise ConfigError(
+            f"{env_id} cannot be made with env_kwargs {dict(env_kwargs)}: {error!r}"
+        ) from error
+
+
+def find_checkpoint(policy: str, env_id: str | None) -> Path:
+    """The checkpoint that a path to a file or to a run's folder means.
 
     Of a run it is the best one, or the latest where none was evaluated.
 
+    Args:
+        policy: The path; baselines' names are not expected here.
+        env_id: For the error: the environment whose baselines there would have been.
+
     Raises:
-        ConfigError: If it is a folder without checkpoints.
+        ConfigError: If there is no such file, or the folder has no checkpoints.
     """
-    path = Path(text)
+    path = Path(policy)
     if path.is_dir():
         for name in ("best.ckpt", "latest.ckpt"):
             if (path / "checkpoints" / name).is_file():
                 return path / "checkpoints" / name
-        raise ConfigError(f"{path} is no run: it has no checkpoints/best.ckpt or latest.ckpt")
-    return path if path.exists() or path.suffix or len(path.parts) > 1 else None
-
-
-def unknown_policy(name: str, env_id: str) -> ConfigError:
-    """The error for a policy that is neither a baseline nor a file."""
-    names = baseline_names(env_id)
-    return ConfigError(
-        f"policy must be a baseline, a checkpoint or a run, got {name!r}.{suggest(name, names)}"
+        raise ConfigError(
+            f"policy must be a run's folder with a checkpoint, got {policy}: there is no "
+            "checkpoints/best.ckpt or latest.ckpt in it"
+        )
+    if path.exists():
+        return path
+    hint = " A baseline needs --env." if env_id is None else suggest(policy, baseline_names(env_id))
+    raise ConfigError(
+        f"policy must be a baseline, a checkpoint file or a run's folder, got {policy!r}.{hint}"
     )
 
 
 def _baselines(env_id: str) -> Any:
-    name = BASELINE_MODULES.get(env_id.split(":")[-1])
+    name = BASELINE_MODULES.get(env_id.removeprefix("grpo_gym:"))
     return None if name is None else import_module(name)
 
 
@@ -87,7 +110,10 @@ def _random_actor(space: gym.Space[Any], seed: int) -> Actor:
     space.seed(int(generator.integers(2**31)))
 
     def act(
-        observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
+        observations: np.ndarray,
+        masks: np.ndarray | None,
+        state: Any,
+        episode_start: np.ndarray,
     ) -> tuple[np.ndarray, Any]:
         if masks is None:
             return np.stack([space.sample() for _ in observations]), state

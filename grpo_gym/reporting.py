@@ -4,18 +4,21 @@ Reporters are callbacks of `GRPO.learn`; nothing in the training loop knows them
 is described in docs/metrics.md.
 """
 
+import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from grpo_gym.trainers.grpo import GRPO, IterationStats
 
 _PLAIN_SECONDS = 10.0
+_RATE_SMOOTHING = 0.9
 
 
 def scalars(stats: IterationStats) -> dict[str, float]:
@@ -24,10 +27,9 @@ def scalars(stats: IterationStats) -> dict[str, float]:
     values["train/uniform_groups"] = stats.uniform_groups
     if stats.update is not None:
         values |= {f"train/{name}": float(v) for name, v in asdict(stats.update).items()}
-    seconds = stats.collect_seconds + stats.update_seconds
     values["time/collect_seconds"] = stats.collect_seconds
     values["time/update_seconds"] = stats.update_seconds
-    values["time/steps_per_second"] = stats.rollout_steps / max(seconds, 1e-9)
+    values["time/steps_per_second"] = _steps_per_second(stats)
     values["time/iteration"] = float(stats.iteration)
     return values
 
@@ -37,64 +39,68 @@ class ProgressReporter:
 
     def __init__(self, console: Console | None = None) -> None:
         """Show on a console (default: standard error)."""
-        self.console = console or Console(stderr=True)
-        self._progress: Progress | None = None
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
         self._task: Any = None
-        self._last_line = -float("inf")
+        self._last_line = -math.inf
         self._rate = 0.0
+
+    def start(self, model: GRPO, total_steps: int) -> None:
+        """Show the bar already before the first iteration is done, which may have to compile."""
+        if not self.console.is_interactive or self.console.quiet:
+            return
+        self._bar = Progress(
+            TextColumn("{task.completed:,}/{task.total:,} steps"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[rate]:,.0f}/s"),
+            TextColumn("return {task.fields[mean_return]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=self.console,
+            expand=True,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(
+            "", total=total_steps, completed=model.num_steps, rate=0.0, mean_return="-"
+        )
 
     def __call__(self, model: GRPO, stats: IterationStats) -> None:
         """Show one iteration."""
-        seconds = stats.collect_seconds + stats.update_seconds
-        rate = stats.rollout_steps / max(seconds, 1e-9)
-        self._rate = rate if self._rate == 0.0 else 0.9 * self._rate + 0.1 * rate
-        if self.console.is_terminal:
+        rate = _steps_per_second(stats)
+        smoothed = _RATE_SMOOTHING * self._rate + (1.0 - _RATE_SMOOTHING) * rate
+        self._rate = smoothed if self._rate else rate
+        finished = stats.num_steps >= model.schedule.end
+        if self.console.is_interactive:
             self._show_bar(model, stats)
-        else:
-            self._print_line(model, stats)
-        if stats.num_steps >= model.schedule.end:
+        elif finished or time.monotonic() - self._last_line >= _PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            self.console.print(self._line(model, stats))
+        if finished:
             self.close()
 
     def close(self) -> None:
         """Leave the terminal as it should be."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def _show_bar(self, model: GRPO, stats: IterationStats) -> None:
-        if self._progress is None:
-            self._progress = Progress(
-                TextColumn("[bold]training"),
-                BarColumn(),
-                TextColumn("{task.completed:,}/{task.total:,} steps"),
-                TextColumn("{task.fields[rate]:,.0f}/s"),
-                TextColumn("return {task.fields[mean_return]:.1f}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=self.console,
+        if self._bar is None:
+            self.start(model, model.schedule.end)
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                completed=min(stats.num_steps, model.schedule.end),
+                rate=self._rate,
+                mean_return=f"{stats.rollout['return_mean']:.5g}",
             )
-            self._progress.start()
-            self._task = self._progress.add_task("", total=model.schedule.end, rate=0, mean_return=0)
-        self._progress.update(
-            self._task,
-            completed=min(stats.num_steps, model.schedule.end),
-            rate=self._rate,
-            mean_return=stats.rollout["return_mean"],
-        )
 
-    def _print_line(self, model: GRPO, stats: IterationStats) -> None:
-        now = time.monotonic()
-        finished = stats.num_steps >= model.schedule.end
-        if now - self._last_line < _PLAIN_SECONDS and not finished:
-            return
-        self._last_line = now
-        left = max(model.schedule.end - stats.num_steps, 0) / max(self._rate, 1e-9)
-        self.console.print(
-            f"{stats.num_steps:,}/{model.schedule.end:,} steps, {self._rate:,.0f} steps/s, "
-            f"return {stats.rollout['return_mean']:.1f}, {left:.0f} s left",
-            highlight=False,
-            soft_wrap=True,
+    def _line(self, model: GRPO, stats: IterationStats) -> str:
+        end = model.schedule.end
+        left = max(end - stats.num_steps, 0) / max(self._rate, 1e-9)
+        return (
+            f"{min(stats.num_steps, end):,}/{end:,} steps, {self._rate:,.0f} steps/s, "
+            f"return {stats.rollout['return_mean']:.5g}, {left:.0f} s left"
         )
 
 
@@ -106,32 +112,32 @@ class TensorBoardReporter:
 
         Args:
             folder: Where it goes.
-            first_step: Steps that were taken before; later ones of an earlier, interrupted
-                session are hidden.
+            first_step: Steps taken before. What an earlier session, killed after its last
+                checkpoint, recorded beyond them is hidden: it is about to be recorded again.
         """
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 -- takes a second
+        from torch.utils.tensorboard import SummaryWriter  # takes a second
 
-        self.writer = SummaryWriter(  # type: ignore[no-untyped-call]
-            str(folder), purge_step=first_step + 1 if first_step else None
-        )
+        again = any(folder.glob("events.out.tfevents.*"))
+        self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if again else None)
 
     def __call__(self, model: GRPO, stats: IterationStats) -> None:
         """Record one iteration."""
         self.add(scalars(stats), stats.num_steps)
 
-    def add(self, values: dict[str, float], num_steps: int) -> None:
-        """Record scalars by tag."""
+    def add(self, values: Mapping[str, float], num_steps: int) -> None:
+        """Record scalars by tag; what has no value is left out."""
         for tag, value in values.items():
-            self.writer.add_scalar(tag, value, num_steps)  # type: ignore[no-untyped-call]
+            if math.isfinite(value):
+                self.writer.add_scalar(tag, value, num_steps)
 
     def add_frames(self, frames: np.ndarray, num_steps: int) -> None:
         """Record pictures of an episode, shape (frames, height, width, 3), uint8."""
-        self.writer.add_images(  # type: ignore[no-untyped-call]
-            "eval/episode", frames, num_steps, dataformats="NHWC"
-        )
+        self.writer.add_images("eval/episode", frames, num_steps, dataformats="NHWC")
 
     def close(self) -> None:
         """Write what is pending."""
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()
 
 
+def _steps_per_second(stats: IterationStats) -> float:
+    return stats.rollout_steps / max(stats.collect_seconds + stats.update_seconds, 1e-9)

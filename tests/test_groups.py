@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import NormalizeReward, RescaleAction, TimeLimit
-from probe_envs import BestAction, Context, Countdown, IgnoresSeed, OneStep, Search, Temptation
 
 from grpo_gym.config import ConfigError
 from grpo_gym.groups import GroupedVectorEnv, GroupError, LoopBatch, NativeBatch, make_batch
+from probe_envs import BestAction, Context, Countdown, IgnoresSeed, OneStep, Search, Temptation
 
 
 def grouped(env: Any, group_size: int, num_envs: int, **kwargs: Any) -> GroupedVectorEnv:

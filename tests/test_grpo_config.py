@@ -1,10 +1,13 @@
 import dataclasses
 from typing import Any
 
+import gymnasium as gym
 import pytest
 
+from grpo_gym import GRPO
 from grpo_gym.config import ConfigError, from_mapping, to_mapping
 from grpo_gym.trainers.config import PRESETS, GRPOConfig, make_config
+from probe_envs import BestAction
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -73,9 +76,44 @@ def test_nonsense_is_refused(overrides: dict[str, Any], message: str) -> None:
 
 
 def test_unknown_presets_are_refused_with_a_suggestion() -> None:
-    with pytest.raises(ConfigError, match="preset must be a known name, got 'drgrpo'.*dr_grpo"):
+    with pytest.raises(ConfigError, match=r"preset must be a known name, got 'drgrpo'.*dr_grpo"):
         make_config("drgrpo")
 
 
 def test_a_loss_constant_goes_with_its_normalisation() -> None:
     assert make_config("dr_grpo", loss_constant=100).loss_constant == 100.0
+
+
+# The trainer's arguments
+
+
+def test_bad_arguments_are_refused_before_anything_is_made() -> None:
+    made: list[int] = []
+
+    def env() -> gym.Env[Any, Any]:
+        made.append(1)
+        return BestAction()
+
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"policy": "mpl"}, "policy must be a known name, got 'mpl'.*mlp"),
+        ({"preset": "gpro"}, "preset must be a known name, got 'gpro'"),
+        ({"group_size": 1}, "group_size"),
+        ({"lr": 0.1}, "lr"),
+        ({"config": GRPOConfig(), "preset": "loop"}, "preset must be None when config is given"),
+        ({"env_kwargs": {"a": 1}}, "env_kwargs must be empty"),
+    ]
+    for arguments, message in bad:
+        with pytest.raises(ConfigError, match=message):
+            GRPO(env=env, **arguments)
+    assert not made
+
+
+def test_a_config_of_ones_own() -> None:
+    config = GRPOConfig(num_groups=3, group_size=2, hidden_sizes=(5,))
+    model = GRPO("mlp", BestAction, config=config)
+    assert model.config is config or model.config == config
+    assert GRPO("mlp", BestAction, config=config, seed=4).config.seed == 4
+    assert config.seed == 0
+    assert model.train_iteration().rollout_steps == 6
+    linear = GRPO("linear", BestAction, config=config)
+    assert sum(p.numel() for p in linear.policy.parameters()) == 3 + 3

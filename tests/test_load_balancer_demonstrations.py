@@ -119,4 +119,4 @@ def test_park_has_the_published_system() -> None:
     np.testing.assert_allclose(env.config.service_rates, np.arange(0.15, 1.06, 0.1))
     assert env.config.mean_gap_ms == pytest.approx(55.0)
     assert env.config.utilisation == pytest.approx(0.909, abs=1e-3)
-    assert env.single_observation_space.shape == (51,)
+    assert env.single_observation_space.shape == (81,)

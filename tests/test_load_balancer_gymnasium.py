@@ -47,7 +47,7 @@ def test_other_ways_to_make_it() -> None:
     vector = gym.make_vec("grpo_gym:LoadBalancer-v0", num_envs=3, preset="park", num_servers=5)
     assert isinstance(vector.unwrapped, LoadBalancerVectorEnv)
     assert vector.single_action_space == gym.spaces.Discrete(5)
-    assert vector.observation_space.shape == (3, 26)
+    assert vector.observation_space.shape == (3, 41)
     assert env.spec is not None
     again = gym.make(env.spec).unwrapped
     assert isinstance(again, LoadBalancerEnv)
@@ -163,6 +163,7 @@ def all_modes() -> Iterator[dict[str, Any]]:
 EXTREMES: list[dict[str, Any]] = [
     {},
     {"utilisation": 5.0, "episode_length": 2_000},
+    {"utilisation": 1e-4},
     {"staleness_ms": 500.0},
     FAULTY,
 ]

@@ -27,6 +27,9 @@ class Seen:
     consecutive_errors: int = 0
     observed_at_ms: float = -1.0
     oldest_arrival_ms: float = 0.0
+    service_ms: float = 0.0
+    pace: float = 0.0
+    work: float = 0.0
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Job:
     departure: float
     response: float
     error: bool
+    size: float = 1.0
 
 
 @dataclass
@@ -49,6 +53,9 @@ class Server:
     everything: list[Job] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     errors: list[bool] = field(default_factory=list)
+    services: list[float] = field(default_factory=list)
+    paces: list[float] = field(default_factory=list)
+    departures: list[float] = field(default_factory=list)
     observed_at: float = -1.0
     active: int = 0
     seen: Seen = field(default_factory=Seen)
@@ -101,6 +108,10 @@ class Server:
             job = self.jobs.pop(0)
             self.latencies.append(job.response)
             self.errors.append(job.error)
+            began = max(job.arrival, self.departures[-1]) if self.departures else job.arrival
+            self.services.append(job.departure - began)
+            self.paces.append((job.departure - began) / job.size)
+            self.departures.append(job.departure)
             self.observed_at = job.departure
 
     def publish(self, now: float) -> None:
@@ -132,6 +143,9 @@ class Server:
             trailing,
             self.observed_at,
             self.jobs[0].arrival if self.jobs else self.seen.oldest_arrival_ms,
+            self.average(self.services),
+            self.average(self.paces),
+            math.fsum(job.size for job in self.jobs),
         )
 
     def average(self, values: Any) -> float:
@@ -201,7 +215,7 @@ class Reference:
             server.errors.append(True)
             server.observed_at = now
         else:
-            server.jobs.append(Job(now, departure, response, error))
+            server.jobs.append(Job(now, departure, response, error, float(request["size"])))
             server.everything.append(server.jobs[-1])
         self.step_index += 1
         done = self.step_index == self.config.episode_length
@@ -253,7 +267,11 @@ class Reference:
                 log_feature(1e4 * one.error_rate),
                 1.0 if unknown else log_feature((self.now - one.observed_at_ms) / unit),
                 log_feature((self.now - one.oldest_arrival_ms) / unit) if one.in_flight else 0.0,
+                log_feature(one.service_ms / unit),
             ]
+            if config.observe_size:
+                work = log_feature(10.0 * one.work / config.size_mean)
+                features += [work, log_feature(10.0 * one.pace)]
         return features + size
 
 

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from probe_envs import Context, ManyChoices, Recall, Search, Target
 
 from grpo_gym import GRPO
+from grpo_gym.config import ConfigError
 from grpo_gym.policies.network import Policy
 from grpo_gym.trainers.update import compute_advantages, training_batch
+from probe_envs import BestAction, Context, ManyChoices, Recall, Search, Target
 
+SMALL: dict[str, Any] = {"num_groups": 2, "group_size": 4, "hidden_sizes": (8,)}
 ENVS: dict[str, Any] = {
     "masks of unequal episodes": Search,
     "box actions": Target,
@@ -84,8 +86,65 @@ def test_act_takes_the_most_probable_or_the_drawn_action() -> None:
     assert network.act(observations, None, noise).tolist() == [0, 3]
 
 
-def test_recurrent_rewards_reach_the_network_unchanged() -> None:
-    """Observations of a rollout are the environment's own, not the normalised ones."""
+def test_rollouts_hold_what_the_environment_gave() -> None:
+    """Not the normalised observations, whose statistics will move on."""
     model = GRPO("mlp", Recall, num_groups=2, group_size=2).learn(20)
     observations = model._collect().observations
     assert set(observations.unique().tolist()) <= {0.0, 1.0}
+
+
+# Predict
+
+PREDICTED: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "Discrete": (BestAction, ()),
+    "MultiDiscrete": (ManyChoices, (3,)),
+    "Box": (Target, (2,)),
+    "Dict observation": (lambda: Context("dict"), ()),
+    "Discrete observation": (lambda: Context("discrete"), ()),
+}
+
+
+@pytest.mark.parametrize("case", PREDICTED)
+def test_predict_takes_one_observation_or_many(case: str) -> None:
+    env, shape = PREDICTED[case]
+    model = GRPO("mlp", env, **SMALL)
+    space = model.observation_space
+    one = space.sample()
+    many = gym.vector.utils.batch_space(space, 6).sample()
+    for deterministic in (True, False):
+        action, state = model.predict(one, "kept", np.array([True]), deterministic)
+        assert state == "kept"
+        assert np.shape(action) == shape
+        assert model.action_space.contains(action)
+        actions, state = model.predict(many, deterministic=deterministic)
+        assert state is None
+        assert actions.shape == (6, *shape)
+        assert all(model.action_space.contains(each) for each in actions)
+    best = [model.predict(one, deterministic=True)[0] for _ in range(2)]
+    np.testing.assert_array_equal(*best)
+
+
+def test_predict_samples_and_obeys_masks() -> None:
+    model = GRPO("mlp", Search)
+    observation = np.array([1, 1, 1, 0], np.int8)
+    drawn = {int(model.predict(observation)[0]) for _ in range(60)}
+    assert drawn == {0, 1, 2, 3}
+    legal = np.array([1, 0, 1, 0], np.int8)
+    masked = {int(model.predict(observation, action_mask=legal)[0]) for _ in range(60)}
+    assert masked == {0, 2}
+    rows = np.array([[0, 0, 0, 1], [1, 0, 0, 0]], bool)
+    batch = model.predict(np.stack([observation] * 2), action_mask=rows, deterministic=True)[0]
+    assert batch.tolist() == [3, 0]
+
+
+def test_predict_refuses_observations_of_another_shape() -> None:
+    with pytest.raises(ConfigError, match=r"observation must have shape \(4,\)"):
+        GRPO("mlp", "CartPole-v1").predict(np.zeros(5, np.float32))
+
+
+def test_models_work_with_what_expects_stable_baselines3() -> None:
+    evaluation = pytest.importorskip("stable_baselines3.common.evaluation")
+    mean, _ = evaluation.evaluate_policy(
+        GRPO("mlp", "CartPole-v1"), gym.make("CartPole-v1"), 3, warn=False
+    )
+    assert mean > 0.0

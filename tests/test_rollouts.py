@@ -4,12 +4,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from probe_envs import BestAction, Countdown, OneStep, Search
 
 from grpo_gym.groups import GroupedVectorEnv, make_batch
 from grpo_gym.policies.network import Policy
 from grpo_gym.randomness import ActionNoise, world_seeds
 from grpo_gym.rollouts import GroupedRollout, collect
+from probe_envs import BestAction, Countdown, OneStep, Search
 
 GROUPS, MEMBERS = 3, 4
 
@@ -86,7 +86,7 @@ class Junk(Countdown):
     """Rewards are not numbers, and infos not finite, at the end."""
 
     def step(self, action: Any) -> Any:
-        observation, reward, over, cut, info = super().step(action)
+        observation, reward, over, cut, _ = super().step(action)
         return observation, reward, over, cut, {"time": np.inf if over else 1.0}
 
 

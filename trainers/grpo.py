@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -446,16 +446,12 @@ def _describe(rollout: GroupedRollout) -> dict[str, float]:
     }
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Environment arguments as a checkpoint can hold them; others become their text."""
-    simple = (str, int, float, bool, type(None))
-    return {
-        name: cast(Any, value)
-        if isinstance(value, simple)
-        else [item if isinstance(item, simple) else list(item) for item in value]
-        if isinstance(value, (list, tuple))
-        else dict(value)
-        if isinstance(value, Mapping)
-        else str(value)
-        for name, value in values.items()
-    }
+def _plain(value: Any) -> Any:
+    """Environment arguments as a checkpoint can hold them; what is no plain value becomes text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

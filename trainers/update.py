@@ -58,7 +58,7 @@ class UpdateStats:
 
     Attributes:
         loss: What was minimised.
-        kl: Exact KL(old, new), nats a step.
+        kl: Exact KL(old, new), nats a step; this and the next two before each minibatch's step.
         reference_kl: Exact KL(new, reference), nats a step; 0 without a reference.
         entropy: Of the policy, nats a step.
         clip_low_share: Share of steps cut off by the lower bound, over all passes.

@@ -15,7 +15,7 @@ import numpy as np
 
 from grpo_gym.envs.kernels import inlined, kernel
 from grpo_gym.envs.load_balancer import trace as world
-from grpo_gym.envs.load_balancer.observation import publish, queue_ms
+from grpo_gym.envs.load_balancer.observation import copy_metrics, publish, queue_ms
 from grpo_gym.envs.load_balancer.records import DECAYING_LOAD, DEMO, LATENCY, NO_REQUEST, PARK
 
 
@@ -109,10 +109,13 @@ def reward_of(response_ms: float, errors: float, queueing_ms: float, p: Any) -> 
 
 @inlined
 def _enqueue(
-    server: Any, requests: np.ndarray, b: int, slot: int, now: float, departure: float
+    server: Any, requests: np.ndarray, b: int, slot: int, now: float, departure: float, size: float
 ) -> None:
-    requests[b, slot].departure_ms = departure
-    requests[b, slot].next = NO_REQUEST
+    request = requests[b, slot]
+    request.arrival_ms = now
+    request.departure_ms = departure
+    request.size = size
+    request.next = NO_REQUEST
     if server.in_flight == 0:
         server.head = slot
         server.next_departure_ms = departure
@@ -121,6 +124,7 @@ def _enqueue(
         requests[b, server.tail].next = slot
     server.tail = slot
     server.in_flight += 1
+    server.work += size
     server.free_at_ms = departure
 
 
@@ -135,6 +139,18 @@ def _observe_latency(server: Any, response_ms: float, weight: float) -> None:
 
 
 @inlined
+def _observe_service(server: Any, request: Any, weight: float) -> None:
+    """What the balancer infers of one service: it lasted since the one before, or the arrival."""
+    service_ms = request.departure_ms - max(request.arrival_ms, server.last_departure_ms)
+    pace = service_ms / max(request.size, 1e-9)
+    if server.last_departure_ms < 0.0:  # the first service is the average so far
+        weight = 1.0
+    server.service_ms += weight * (service_ms - server.service_ms)
+    server.pace += weight * (pace - server.pace)
+    server.last_departure_ms = request.departure_ms
+
+
+@inlined
 def _observe_error(server: Any, error: float, time_ms: float, weight: float) -> None:
     if server.observed_at_ms < 0.0:
         server.error_rate = error
@@ -146,14 +162,7 @@ def _observe_error(server: Any, error: float, time_ms: float, weight: float) -> 
 
 @inlined
 def _advance(
-    server: Any,
-    requests: np.ndarray,
-    arrivals: np.ndarray,
-    b: int,
-    row: int,
-    now: float,
-    until: float,
-    weight: float,
+    server: Any, requests: np.ndarray, b: int, now: float, until: float, weight: float
 ) -> float:
     """Let every request leave a server whose service ends by `until`.
 
@@ -165,12 +174,16 @@ def _advance(
         request = requests[b, server.head]
         area += request.departure_ms - now
         _observe_latency(server, request.response_ms, weight)
+        _observe_service(server, request, weight)
         _observe_error(server, np.float64(request.error), request.departure_ms, weight)
         server.in_flight -= 1
+        server.work -= request.size
         if server.in_flight > 0:
             server.head = request.next
             server.next_departure_ms = requests[b, request.next].departure_ms
-            server.oldest_arrival_ms = arrivals[row, request.next].arrival_ms
+            server.oldest_arrival_ms = requests[b, request.next].arrival_ms
+        else:
+            server.work = 0.0  # exactly, whatever rounding left
     if server.in_flight > 0:
         area += server.in_flight * (until - now)
     return area
@@ -254,8 +267,9 @@ def step_one(
     server = servers[b, action]
     out = outcomes[b]
     out.degraded = server.degraded
+    size = arrivals[row, slot].size
     start, departure, response, errors, refused = route(
-        now, arrivals[row, slot].size, server, constants[action], faults, row, action, p
+        now, size, server, constants[action], faults, row, action, p
     )
     error = arrivals[row, slot].error_coin <= errors
     episode.response_total_ms += response
@@ -269,7 +283,7 @@ def step_one(
     else:
         requests[b, slot].response_ms = response
         requests[b, slot].error = error
-        _enqueue(server, requests, b, slot, now, departure)
+        _enqueue(server, requests, b, slot, now, departure, size)
     out.response_time_ms = response
     out.wait_ms = start - now
     out.error_probability = errors
@@ -284,9 +298,7 @@ def step_one(
         if p.dynamics == DECAYING_LOAD:
             servers[b, n].in_flight = int(servers[b, n].in_flight * constants[n].load_decay)
         else:
-            area += _advance(
-                servers[b, n], requests, arrivals, b, row, now, following, p.metrics_weight
-            )
+            area += _advance(servers[b, n], requests, b, now, following, p.metrics_weight)
             if out.done and p.reward == PARK:
                 area += _area_left(servers[b, n], requests, b, following)
         refresh(servers[b, n], metrics[b, n], constants[n], faults, row, n, following, p)
@@ -343,6 +355,10 @@ def start_one(
         server.latency_ms = 0.0
         server.error_rate = 0.0
         server.peak_latency_ms = 0.0
+        server.service_ms = 0.0
+        server.pace = 0.0
+        server.work = 0.0
+        server.last_departure_ms = -1.0
         server.consecutive_errors = 0
         server.observed_at_ms = -1.0
         server.in_flight = 0
@@ -353,11 +369,5 @@ def start_one(
         server.next_change_ms = -np.inf
         server.next_refresh_ms = world.refresh_phase(seed, n) * p.staleness_ms
         seen = metrics[b, n]
-        seen.in_flight = 0
-        seen.latency_ms = 0.0
-        seen.error_rate = 0.0
-        seen.peak_latency_ms = 0.0
-        seen.consecutive_errors = 0
-        seen.observed_at_ms = -1.0
-        seen.oldest_arrival_ms = 0.0
+        copy_metrics(server, seen)
         refresh(server, seen, constants[n], faults, row, n, episode.now_ms, p)

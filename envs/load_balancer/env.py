@@ -28,20 +28,24 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
     `Discrete(N)`: the server that serves the waiting request.
 
     ## Observation Space
-    `Box(0, 1, (5 N,), float32)` with `observation="per_server"`; for each server in turn:
+    `Box(0, 1, (6 N,), float32)`, or `(8 N + 1,)` with `observe_size=True` (as in `flaky` and
+    `park`). For each server in turn, all encoded as log1p(x) / log1p(10,000) and clipped at 1:
 
-    | Num | Meaning                                       | Unit     | Min | Max |
-    |-----|-----------------------------------------------|----------|-----|-----|
-    | 0   | requests in flight, log-encoded               | requests | 0   | 1   |
-    | 1   | moving average of observed latency, log-encoded | ms     | 0   | 1   |
-    | 2   | moving average of observed errors, log-encoded | share   | 0   | 1   |
-    | 3   | age of the last observation, log-encoded      | ms       | 0   | 1   |
-    | 4   | age of the oldest request in flight, log-encoded | ms    | 0   | 1   |
+    | Num | Meaning                                     | Unit of x                 | Min | Max |
+    |-----|---------------------------------------------|---------------------------|-----|-----|
+    | 0   | requests in flight                          | 1                         | 0   | 1   |
+    | 1   | moving average of observed latency          | mean service time / 10    | 0   | 1   |
+    | 2   | moving average of observed errors           | 0.01 %                    | 0   | 1   |
+    | 3   | time since the last response (1 before any) | mean service time / 10    | 0   | 1   |
+    | 4   | age of the oldest request in flight         | mean service time / 10    | 0   | 1   |
+    | 5   | moving average of service time              | mean service time / 10    | 0   | 1   |
+    | 6   | size of the requests in flight              | mean size / 10            | 0   | 1   |
+    | 7   | moving average of service time per size     | 1/10 of a rate-1 server's | 0   | 1   |
 
-    Times are encoded as log1p(10 x / mean service time) / log1p(10,000), counts as
-    log1p(x) / log1p(10,000), shares as log1p(10,000 x) / log1p(10,000), all clipped at 1. With
-    `observe_size=True` the last entry is the size of the waiting request,
-    log1p(10 size / mean size) / log1p(10,000).
+    Rows 6 and 7, and at the end the size of the waiting request (mean size / 10), only with
+    `observe_size=True`: they are what a balancer can keep that knows the sizes of requests. It
+    infers a service time from responses: since the one before, or since the request's arrival.
+
     `observation="aggregate"` has four entries, worst cases over servers clipped to [0, 1]: in
     flight / 100, latency / 300 ms, errors / 0.1, queueing delay / 500 ms.
 

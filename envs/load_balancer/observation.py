@@ -2,7 +2,7 @@
 
 Every quantity x is encoded as log1p(x) / log1p(10,000), so that a small network can form
 products and quotients: x counts requests, tenths of a mean service time, hundredths of a
-per cent of errors, or tenths of a mean size.
+per cent of errors, tenths of a mean size, or tenths of the pace of a server of rate 1.
 """
 
 import math
@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from grpo_gym.envs.kernels import inlined, kernel
-from grpo_gym.envs.load_balancer.records import PER_SERVER
+from grpo_gym.envs.load_balancer.records import PER_SERVER, SERVER_FEATURES, SIZE_FEATURES
 
 _LARGEST = 10_000.0
 _SCALE = np.float32(1.0 / math.log1p(_LARGEST))
 _ONE = np.float32(1.0)
+_WITHOUT_SIZE = len(SERVER_FEATURES)
+_WITH_SIZE = len(SERVER_FEATURES) + len(SIZE_FEATURES)
 
 
 @inlined
@@ -26,16 +28,26 @@ def queue_ms(in_flight: float) -> float:
 
 @inlined
 def publish(server: Any, seen: Any, now: float, p: Any) -> None:
-    """Copy a server's metrics to where the balancer sees them, when they are due."""
-    if p.staleness_ms > 0.0:
-        if now < server.next_refresh_ms:
-            return
+    """Copy a server's metrics to where the balancer sees them, when that is due.
+
+    Without staleness the balancer sees the server itself.
+    """
+    if p.staleness_ms > 0.0 and now >= server.next_refresh_ms:
         periods = math.floor((now - server.next_refresh_ms) / p.staleness_ms) + 1.0
         server.next_refresh_ms += periods * p.staleness_ms
+        copy_metrics(server, seen)
+
+
+@kernel
+def copy_metrics(server: Any, seen: Any) -> None:
+    """Make the balancer see a server as it is now."""
     seen.in_flight = server.in_flight
     seen.latency_ms = server.latency_ms
     seen.error_rate = server.error_rate
     seen.peak_latency_ms = server.peak_latency_ms
+    seen.service_ms = server.service_ms
+    seen.pace = server.pace
+    seen.work = server.work
     seen.consecutive_errors = server.consecutive_errors
     seen.observed_at_ms = server.observed_at_ms
     seen.oldest_arrival_ms = server.oldest_arrival_ms
@@ -44,9 +56,11 @@ def publish(server: Any, seen: Any, now: float, p: Any) -> None:
 @inlined
 def _per_server(now: float, metrics: np.ndarray, p: Any, out: np.ndarray, b: int) -> None:
     to_feature = 1.0 / p.feature_time_ms
+    features = _WITH_SIZE if p.observe_size else _WITHOUT_SIZE
+    size_to_feature = 10.0 / p.size_mean
     for n in range(metrics.shape[1]):
         seen = metrics[b, n]
-        i = 5 * n
+        i = features * n
         out[b, i] = seen.in_flight
         out[b, i + 1] = seen.latency_ms * to_feature
         out[b, i + 2] = seen.error_rate * _LARGEST
@@ -55,6 +69,10 @@ def _per_server(now: float, metrics: np.ndarray, p: Any, out: np.ndarray, b: int
         out[b, i + 3] = _LARGEST if seen.observed_at_ms < 0.0 else age
         waiting = (now - seen.oldest_arrival_ms) * to_feature
         out[b, i + 4] = waiting if seen.in_flight > 0 else 0.0
+        out[b, i + 5] = seen.service_ms * to_feature
+        if p.observe_size:
+            out[b, i + 6] = seen.work * size_to_feature
+            out[b, i + 7] = seen.pace * 10.0
 
 
 @inlined

@@ -100,7 +100,9 @@ class LoadBalancerConfig:
     """"per_server": features of every server. "aggregate": the worst case over servers of load,
     latency, errors and queue (tiny-grpo)."""
     observe_size: bool = False
-    """Whether the observation ends with the size of the waiting request."""
+    """Whether the balancer knows the sizes of requests: of the waiting one, of those in flight at
+    each server, and so the service time per size. In queueing practice they are known where
+    requests are of known kinds or lengths, such as tokens of a prompt."""
     reward: Literal["latency", "demo", "park"] = "latency"
     """"latency": -response / `latency_scale_ms` - `error_penalty` * error probability. "demo":
     -(response + 1500 * error probability + 0.3 * queue). "park": minus the time integral of the
@@ -202,6 +204,7 @@ def _flaky(num_servers: int = 4) -> dict[str, Any]:
         "error_rates": 0.001,
         "mean_time_to_failure_ms": 4_000.0,
         "mean_time_to_recovery_ms": 500.0,
+        "observe_size": True,
     }
 
 

@@ -24,6 +24,10 @@ SERVER = np.dtype(
         ("latency_ms", "f8"),
         ("error_rate", "f8"),
         ("peak_latency_ms", "f8"),
+        ("service_ms", "f8"),
+        ("pace", "f8"),
+        ("work", "f8"),
+        ("last_departure_ms", "f8"),
         ("consecutive_errors", "i8"),
         ("observed_at_ms", "f8"),
         ("next_refresh_ms", "f8"),
@@ -36,20 +40,16 @@ SERVER = np.dtype(
         ("degraded", "?"),
     ]
 )
-METRICS = np.dtype(
+REQUEST = np.dtype(
     [
-        ("in_flight", "i8"),
-        ("latency_ms", "f8"),
-        ("error_rate", "f8"),
-        ("peak_latency_ms", "f8"),
-        ("consecutive_errors", "i8"),
-        ("observed_at_ms", "f8"),
-        ("oldest_arrival_ms", "f8"),
+        ("arrival_ms", "f8"),
+        ("departure_ms", "f8"),
+        ("response_ms", "f8"),
+        ("size", "f4"),
+        ("next", "i4"),
+        ("error", "i4"),
     ]
 )
-"""What the balancer sees of a server: its own state, or the last published copy of it."""
-
-REQUEST = np.dtype([("departure_ms", "f8"), ("response_ms", "f8"), ("next", "i4"), ("error", "i4")])
 """A routed request. `next` links the requests waiting at one server, oldest first."""
 
 SERVER_CONSTANTS = np.dtype(
@@ -104,7 +104,8 @@ PER_SERVER, AGGREGATE = range(2)
 REWARDS = ("latency", "demo", "park")
 LATENCY, DEMO, PARK = range(3)
 
-SERVER_FEATURES = ("in_flight", "latency", "error_rate", "age", "oldest_age")
+SERVER_FEATURES = ("in_flight", "latency", "error_rate", "age", "oldest_age", "service")
+SIZE_FEATURES = ("work", "pace")
 AGGREGATE_FEATURES = ("load", "latency", "error_rate", "queue")
 
 NO_REQUEST = -1

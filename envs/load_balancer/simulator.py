@@ -20,7 +20,6 @@ from grpo_gym.envs.load_balancer.records import (
     DYNAMICS,
     EPISODE,
     ESTIMATE,
-    METRICS,
     OBSERVATIONS,
     OUTCOME,
     PARAMETERS,
@@ -29,6 +28,7 @@ from grpo_gym.envs.load_balancer.records import (
     SERVER,
     SERVER_CONSTANTS,
     SERVER_FEATURES,
+    SIZE_FEATURES,
 )
 
 
@@ -41,7 +41,8 @@ class LoadBalancerSimulator:
         config: The settings.
         episodes: `EPISODE` records, shape (B,).
         servers: `SERVER` records, shape (B, N).
-        metrics: What the balancer sees, `METRICS` records, shape (B, N).
+        metrics: What the balancer sees of them: the servers themselves, or with staleness a
+            copy of `SERVER` records, shape (B, N), that is brought up to date now and then.
         outcomes: What came of the last step, `OUTCOME` records, shape (B,).
         estimates: With `infos="full"`, what each server would have given in the last step,
             `ESTIMATE` records, shape (B, N); else empty.
@@ -55,7 +56,7 @@ class LoadBalancerSimulator:
         rows = config.episode_length + 1
         self.episodes = np.zeros(num_envs, EPISODE)
         self.servers = np.zeros((num_envs, servers), SERVER)
-        self.metrics = np.zeros((num_envs, servers), METRICS)
+        self.metrics = self.servers if config.staleness_ms == 0.0 else self.servers.copy()
         self.requests = np.zeros((num_envs, rows), REQUEST)
         self.arrivals = np.zeros((num_envs, rows), world.ARRIVAL)
         self.schedule = _schedule(config)
@@ -327,7 +328,8 @@ def _longest_duration_ms(config: LoadBalancerConfig) -> float:
 def count_features(config: LoadBalancerConfig) -> int:
     """Length of an observation, D."""
     if config.observation == "per_server":
-        return len(SERVER_FEATURES) * config.num_servers + config.observe_size
+        features = len(SERVER_FEATURES) + config.observe_size * len(SIZE_FEATURES)
+        return features * config.num_servers + config.observe_size
     return len(AGGREGATE_FEATURES) + config.observe_size
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from grpo_gym.envs.kernels import inlined, kernel
 
-ARRIVAL = np.dtype([("arrival_ms", "f8"), ("size", "f8"), ("error_coin", "f8")])
+ARRIVAL = np.dtype([("arrival_ms", "f8"), ("size", "f4"), ("error_coin", "f4")])
 """One request: when it arrives, its work (ms on a server of rate 1), and a uniform in (0, 1]."""
 
 FAULT = np.dtype([("start_ms", "f8"), ("end_ms", "f8"), ("kind", "i8")])

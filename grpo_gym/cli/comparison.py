@@ -1,10 +1,13 @@
 """The closing table: a trained policy beside the baselines, on the same episodes."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from grpo_gym.actors import baseline_actor, baseline_names, privileged_names
@@ -13,48 +16,94 @@ from grpo_gym.groups import make_batch
 from grpo_gym.trainers.grpo import GRPO
 
 SEED = 1_000_000
-"""First seed of the closing comparison; training never sees these episodes."""
+"""First seed of the closing comparison."""
+TRAINED = "trained policy"
 _MAX_ENVS = 128
+_METRICS = {"response_time_ms": ("ms", 1.0), "error": ("errors %", 100.0)}
+"""Reported quantities that get a column: its title and the factor to its unit."""
 
 
-def compare_with_baselines(checkpoint: Path, episodes: int, console: Console) -> None:
-    """Evaluate a checkpoint and every baseline of its environment, and print a table."""
+def compare_with_baselines(
+    checkpoint: Path, episodes: int, console: Console, progress_console: Console
+) -> None:
+    """Evaluate a checkpoint and every baseline of its environment, and print a table.
+
+    Args:
+        checkpoint: The trained policy.
+        episodes: Episodes of each policy; episode i has seed `SEED` + i.
+        console: For the table.
+        progress_console: For what happens until then.
+    """
     model = GRPO.load(checkpoint)
     env_id = str(model.env_source)
+    names = [TRAINED, *baseline_names(env_id)]
+    progress_console.print(f"comparing with the baselines on {episodes:,} episodes each")
     results = {}
-    for name in ["trained policy", *baseline_names(env_id)]:
-        batch = make_batch(env_id, model.env_kwargs, min(episodes, _MAX_ENVS))
-        trained = name == "trained policy"
-        actor = model.actor() if trained else baseline_actor(name, env_id, batch)
-        results[name] = evaluate(actor, batch, episodes, SEED)
+    with Progress(
+        console=progress_console, transient=True, disable=not progress_console.is_interactive
+    ) as progress:
+        for name in progress.track(names, description="comparing"):
+            results[name] = _play(name, model, env_id, episodes)
+    privileged = privileged_names(env_id)
+    console.print(f"\n{env_id}: {episodes:,} episodes from seed {SEED}", highlight=False)
+    console.print(comparison_table(results, privileged))
+    console.print(f"> {checkpoint.parent.name}/{checkpoint.name}, most probable actions")
+    if privileged:
+        console.print("* sees what no policy in production can")
+
+
+def _play(name: str, model: GRPO, env_id: str, episodes: int) -> Evaluation:
+    batch = make_batch(env_id, model.env_kwargs, min(episodes, _MAX_ENVS))
+    try:
+        actor = model.actor() if name == TRAINED else baseline_actor(name, env_id, batch)
+        return evaluate(actor, batch, episodes, SEED)
+    finally:
         batch.close()
-    console.print(_table(env_id, results, privileged_names(env_id), episodes))
 
 
-def _table(
-    env_id: str, results: dict[str, Evaluation], privileged: set[str], episodes: int
-) -> Table:
-    metrics = [name for name in ("response_time_ms", "error") if _has(results, name)]
-    note = "; * sees what no policy in production could" if privileged else ""
-    table = Table(
-        title=f"{env_id}: {episodes} episodes from seed {SEED}{note}", title_justify="left"
-    )
-    table.add_column("policy")
-    for name in ("return", "95 % interval", "length", *metrics):
-        table.add_column(name, justify="right")
-    ordered = sorted(results.items(), key=lambda item: -item[1].mean_return)
-    for name, evaluation in ordered:
-        summary = summarise(evaluation.returns)
-        cells = [
-            name + (" *" if name in privileged else ""),
-            f"{summary.mean:.2f}",
-            f"{summary.ci95[0]:.2f} to {summary.ci95[1]:.2f}",
-            f"{evaluation.lengths.mean():.1f}",
-            *(f"{np.nanmean(evaluation.metrics[metric]):.4g}" for metric in metrics),
-        ]
-        table.add_row(*cells, style="bold green" if name == "trained policy" else None)
+def comparison_table(results: dict[str, Evaluation], privileged: set[str]) -> Table:
+    """Policies by mean return, best first; columns that say nothing are left out.
+
+    Args:
+        results: Evaluations by name, on the same episodes.
+        privileged: Names to mark.
+    """
+    ordered = sorted(results, key=lambda name: -results[name].mean_return)
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("policy", no_wrap=True)
+    columns = _columns([results[name] for name in ordered])
+    for title in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    for row, name in enumerate(ordered):
+        cells = [column[row] for column in columns.values()]
+        if name == TRAINED:
+            table.add_row(f"> {name}", *cells, style="bold green")
+        else:
+            table.add_row(f"  {name}{' *' if name in privileged else ''}", *cells)
     return table
 
 
-def _has(results: dict[str, Evaluation], name: str) -> Any:
-    return all(name in evaluation.metrics for evaluation in results.values())
+def aligned(values: Sequence[float], digits: int) -> list[str]:
+    """Numbers with equally many decimals, so that the smallest has at least so many digits."""
+    sizes = [abs(value) for value in values if math.isfinite(value) and value != 0.0]
+    leading = math.floor(math.log10(min(sizes))) if sizes else 0
+    decimals = min(max(digits - 1 - leading, 0), 6)
+    return [f"{value:.{decimals}f}" if math.isfinite(value) else "-" for value in values]
+
+
+def _columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
+    """Cells by title."""
+    summaries = [summarise(evaluation.returns) for evaluation in evaluations]
+    margins = aligned([(s.ci95[1] - s.ci95[0]) / 2 for s in summaries], 2)
+    decimals = len(margins[0].partition(".")[2])
+    columns = {
+        "return": [f"{summary.mean:.{decimals}f}" for summary in summaries],
+        "± 95 %": margins,
+    }
+    if np.ptp(np.concatenate([evaluation.lengths for evaluation in evaluations])) > 0:
+        columns["length"] = aligned([float(e.lengths.mean()) for e in evaluations], 3)
+    for name, (title, factor) in _METRICS.items():
+        if all(name in evaluation.metrics for evaluation in evaluations):
+            means = [summarise(evaluation.metrics[name]).mean for evaluation in evaluations]
+            columns[title] = aligned([factor * mean for mean in means], 3)
+    return columns

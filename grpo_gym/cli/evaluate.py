@@ -1,99 +1,134 @@
 """`evaluate`: play whole episodes with a trained policy or a baseline, and report statistics."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import tyro
+from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from grpo_gym.actors import baseline_actor, baseline_names, find_checkpoint, unknown_policy
+from grpo_gym.actors import baseline_actor, baseline_names, check_environment, find_checkpoint
 from grpo_gym.cli.failures import reported
-from grpo_gym.cli.settings import parse_pairs
-from grpo_gym.config import ConfigError, write_atomic
+from grpo_gym.cli.options import SOURCE, CommandLine
+from grpo_gym.cli.signals import StopSignals
+from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, write_atomic
 from grpo_gym.evaluation import Actor, Evaluation, evaluate
 from grpo_gym.groups import EnvBatch, make_batch
 from grpo_gym.trainers.grpo import GRPO
 
 _MAX_ENVS = 128
+_LONG_EPISODE = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """The command line of `evaluate`."""
+class EvaluateOptions:
+    """Who plays, where, and how often."""
 
-    policy: str
-    """A baseline's name, a checkpoint, or a run's folder."""
+    policy: str | None = None
+    """A baseline's name, a checkpoint file, or a run's folder."""
     env: str | None = None
     """Id of the environment; by default the one the policy was trained in."""
-    env_kwargs: tuple[str, ...] = ()
-    """Arguments of the environment: NAME=VALUE ...; by default those of training."""
-    episodes: int = 1000
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the environment; by default those of training."""
+    episodes: Annotated[int, Range(1)] = 1000
     """How many episodes to play."""
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     """Seed of the first episode; episode i has seed + i."""
-    warmup: int = 0
+    warmup: Annotated[int, Range(0)] = 0
     """First steps of each episode that are left out of the metrics (not of the return)."""
     stochastic: bool = False
     """Sample a trained policy's actions instead of taking the most probable."""
-    json: Path | None = None
+    json: str | None = None
     """Write the statistics to this file."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.env is not None:
+            object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
+
+
+_LINE = CommandLine(
+    "evaluate",
+    "Play whole episodes with a policy and report statistics.\n\n"
+    "For example:  --env LoadBalancer-v0 --policy least_connections --episodes 1000 --seed 7\n"
+    "              --policy runs/LoadBalancer-v0/grpo-seed0-... --json result.json",
+    {"evaluation": EvaluateOptions},
+)
 
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    given = sys.argv[1:] if arguments is None else arguments
-    options = tyro.cli(
-        Options, args=list(given), description="Play episodes with a policy and report statistics."
-    )
-    env_id, kwargs, model = _resolve(options)
-    batch = make_batch(env_id, kwargs, max(1, min(options.episodes, _batch_limit(kwargs))))
-    actor = _actor(options, env_id, batch, model)
-    evaluation = _play(options, actor, batch)
-    result = {
-        "env": env_id,
-        "env_kwargs": kwargs,
-        "policy": options.policy,
-        "episodes": options.episodes,
-        "seed": options.seed,
-        "warmup": options.warmup,
-        **evaluation.summary(),
-    }
-    if options.json is not None:
-        write_atomic(options.json, json.dumps(result, indent=2).encode() + b"\n")
+    options = _parse(sys.argv[1:] if arguments is None else arguments)
+    with StopSignals().installed():
+        env_id, kwargs, model = _resolve(options)
+        batch = make_batch(env_id, kwargs, min(options.episodes, _batch_limit(kwargs)))
+        actor = _actor(options, env_id, batch, model)
+        evaluation = _play(options, actor, batch)
+        result = {
+            "env": env_id,
+            "env_kwargs": kwargs,
+            "policy": options.policy,
+            "episodes": options.episodes,
+            "seed": options.seed,
+            "warmup": options.warmup,
+            **evaluation.summary(),
+        }
+        if options.json is not None:
+            write_atomic(options.json, json.dumps(result, indent=2, default=str).encode() + b"\n")
     Console().print(_table(result))
     return 0
 
 
-def _resolve(options: Options) -> tuple[str, dict[str, Any], GRPO | None]:
-    kwargs = parse_pairs(options.env_kwargs, "--env-kwargs")
-    env_id = options.env
-    if env_id is not None and options.policy in baseline_names(env_id):
-        return env_id, kwargs, None
-    checkpoint = find_checkpoint(options.policy)
-    if checkpoint is None:
-        if env_id is None:
-            raise ConfigError(f"--env must be given with a baseline, got only {options.policy!r}")
-        raise unknown_policy(options.policy, env_id)
+def _parse(arguments: Sequence[str]) -> EvaluateOptions:
+    given = _LINE.parse(arguments)
+    options = from_mapping(EvaluateOptions, given.values["evaluation"], SOURCE)
+    if given.help:
+        _LINE.show_help({"evaluation": options})
+    if options.policy is None:
+        raise ConfigError(
+            "--policy must be given: a baseline's name with --env, a checkpoint file, or a run's "
+            "folder"
+        )
+    if options.json is not None:
+        _check_writable(Path(options.json))
+    return options
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written before the episodes are played."""
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(f"--json must be a file in a folder that can be written, got {path}")
+
+
+def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], GRPO | None]:
+    """The environment, its arguments, and the model unless a baseline plays."""
+    policy, env_id, kwargs = str(options.policy), options.env, options.env_kwargs
+    if env_id is not None:
+        check_environment(env_id, kwargs)
+        if policy in baseline_names(env_id):
+            return env_id, kwargs, None
+    checkpoint = find_checkpoint(policy, env_id)
     model = GRPO.load(checkpoint, env_id, env_kwargs=kwargs or None)
     return str(model.env_source), model.env_kwargs, model
 
 
-def _actor(options: Options, env_id: str, batch: EnvBatch, model: GRPO | None) -> Actor:
+def _actor(options: EvaluateOptions, env_id: str, batch: EnvBatch, model: GRPO | None) -> Actor:
     if model is None:
-        return baseline_actor(options.policy, env_id, batch, options.seed)
+        return baseline_actor(str(options.policy), env_id, batch, options.seed)
     return model.actor(deterministic=not options.stochastic, seed=options.seed)
 
 
-def _play(options: Options, actor: Actor, batch: EnvBatch) -> Evaluation:
+def _play(options: EvaluateOptions, actor: Actor, batch: EnvBatch) -> Evaluation:
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("episodes", total=options.episodes)
         return evaluate(
             actor,
@@ -108,25 +143,24 @@ def _play(options: Options, actor: Actor, batch: EnvBatch) -> Evaluation:
 def _batch_limit(kwargs: dict[str, Any]) -> int:
     """Environments side by side: fewer where an episode's trace is long."""
     length = kwargs.get("episode_length", 0)
-    long = isinstance(length, (int, float)) and length > 10_000
+    long = isinstance(length, (int, float)) and length > _LONG_EPISODE
     return _MAX_ENVS // 4 if long else _MAX_ENVS
 
 
 def _table(result: dict[str, Any]) -> Table:
     rows = {"return": result["return"], "length": result["length"], **result["metrics"]}
-    table = Table(
-        title=f"{result['policy']} on {result['env']}: {result['episodes']} episodes from seed "
-        f"{result['seed']}",
-        title_justify="left",
-    )
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left")
+    table.title = f"{result['policy']} on {result['env']}: {result['episodes']:,} episodes"
+    table.title += f" from seed {result['seed']}"
     table.add_column("")
     for name in ("mean", "s.e.", "median", "IQM", "95 % interval"):
         table.add_column(name, justify="right")
     for name, summary in rows.items():
-        mean, sem, median, iqm, (low, high) = summary.values()
-        table.add_row(name, *map(_cell, (mean, sem, median, iqm)), f"{_cell(low)} to {_cell(high)}")
+        low, high = map(_cell, summary["ci95"])
+        cells = [_cell(summary[key]) for key in ("mean", "sem", "median", "iqm")]
+        table.add_row(name, *cells, f"{low} to {high}")
     return table
 
 
 def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6g}"
+    return "-" if value is None else f"{value:.5g}"

@@ -98,10 +98,10 @@ class CommandLine:
     def _target(self, defaults: Mapping[str, Any]) -> Any:
         """The type that tyro fills: for each group, a mapping of the options that are there."""
         groups = {
-            title: tyro.conf.OmitArgPrefixes[_group(config, defaults.get(title))]  # type: ignore[misc]
+            title: Annotated[_group(config, defaults.get(title)), tyro.conf.OmitArgPrefixes]
             for title, config in self.groups.items()
         }
-        return TypedDict("Options", groups)  # type: ignore[misc]
+        return TypedDict("Options", groups)  # type: ignore[operator]
 
     def _refuse_unknown(self, words: Sequence[str]) -> None:
         for word in words:
@@ -148,7 +148,9 @@ def field_docs(config: type) -> dict[str, str]:
     docs = {}
     for field, text in pairwise(definition.body):
         match field, text:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                value=ast.Constant(value=str(doc))
+            ):
                 docs[name] = " ".join(doc.split())
     return docs
 

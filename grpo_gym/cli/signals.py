@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Stopped(KeyboardInterrupt):  # noqa: N818 -- a request, not an error
+class Stopped(KeyboardInterrupt):
     """Somebody asked to stop.
 
     Attributes:

@@ -1,71 +1,88 @@
 """`train`: train a policy, keep its checkpoints, and compare it with the baselines."""
 
+import os
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
+from grpo_gym.actors import check_environment
+from grpo_gym.cli.bookkeeping import Bookkeeper
 from grpo_gym.cli.comparison import compare_with_baselines
 from grpo_gym.cli.failures import reported
-from grpo_gym.cli.run import Bookkeeper, Run, stop_on_signals
+from grpo_gym.cli.options import invocation
+from grpo_gym.cli.run import Run, new_model
 from grpo_gym.cli.settings import RunOptions, TrainSettings, parse_train
-from grpo_gym.config import ConfigError
+from grpo_gym.cli.signals import Stopped, StopSignals
 from grpo_gym.reporting import ProgressReporter, TensorBoardReporter
-from grpo_gym.trainers.grpo import GRPO
+from grpo_gym.trainers.grpo import GRPO, Callback
 
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console(stderr=True)
-    settings, options = parse_train(given)
-    run = _open_run(settings, options, given)
-    model = run.model()
-    console.print(f"run: {run.folder}", highlight=False, soft_wrap=True)
-    number = _train(run, model, None if options.quiet else ProgressReporter(console))
-    if number is not None:
-        console.print(
-            f"stopped by a signal after {model.num_steps:,} steps; go on with: "
-            f"train --resume {run.folder}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        return 128 + number
-    best = run.best if run.best.is_file() else run.latest
-    compare_with_baselines(best, run.settings.final_episodes, Console())
-    console.print(f"weights sha256: {model.weights_sha256()}", highlight=False, soft_wrap=True)
+    settings, options = parse_train(sys.argv[1:] if arguments is None else arguments)
+    _silence_pygame()
+    console = Console(stderr=True, quiet=options.quiet, highlight=False, soft_wrap=True)
+    with StopSignals().installed() as signals:
+        run, model = _open(settings, options)
+        console.print(f"run: {run.folder}", markup=False)
+        try:
+            _train(run, model, signals, console)
+            console.print(f"weights sha256: {model.weights_sha256()}")
+            if run.settings.final_episodes:
+                compare_with_baselines(
+                    run.policy_to_show, run.settings.final_episodes, Console(), console
+                )
+        except Stopped as stop:
+            command = f"{invocation('train')} --resume {shlex.quote(str(run.folder))}"
+            console.print(f"stopped; go on with: {command}", markup=False)
+            return 128 + stop.number
     return 0
 
 
-def _open_run(settings: TrainSettings, options: RunOptions, given: Sequence[str]) -> Run:
-    if options.resume is None:
-        return Run.create(settings, options.run_dir)
-    others = [word for word in given if word.startswith("--")]
-    others = [word for word in others if word.split("=")[0] not in ("--resume", "--quiet")]
-    if others:
-        raise ConfigError(
-            f"--resume must come alone, got {others[0]}: a run goes on with its own settings"
-        )
-    return Run.open(options.resume)
+def _silence_pygame() -> None:
+    """Pictures of third-party environments need no display; without one pygame and SDL talk."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
 
-def _train(run: Run, model: GRPO, progress: ProgressReporter | None) -> int | None:
-    """Train to the end or to a signal, whose number is returned."""
+def _open(settings: TrainSettings, options: RunOptions) -> tuple[Run, GRPO]:
+    """The run to go on with, or a new one; a model comes first, as it refuses what cannot be."""
+    if options.resume is not None:
+        run = Run.open(Path(options.resume))
+        check_environment(run.settings.env, run.settings.env_kwargs)
+        return run, run.model()
+    check_environment(settings.env, settings.env_kwargs)
+    model = new_model(settings)
+    folder = None if options.run_dir is None else Path(options.run_dir)
+    return Run.create(settings, folder), model
+
+
+def _train(run: Run, model: GRPO, signals: StopSignals, console: Console) -> None:
+    """Train to the end, from wherever the run was left.
+
+    Raises:
+        Stopped: After the iteration, and its checkpoint, in which somebody asked for it.
+    """
+    started = model.schedule.end > 0
+    if started and model.num_steps >= model.schedule.end:
+        return
+    progress = ProgressReporter(console)
     board = TensorBoardReporter(run.folder, model.num_steps)
-    with stop_on_signals() as interruption:
-        try:
-            callbacks = [board, Bookkeeper(run, board, model), interruption]
-            callbacks += [] if progress is None else [progress]
-            if model.schedule.end == 0:
-                model.learn(run.settings.total_steps, callback=callbacks)
-            else:
+    callbacks: list[Callback] = [board, progress, Bookkeeper(run, board, signals)]
+    try:
+        with signals.deferred():
+            progress.start(model, model.schedule.end or run.settings.total_steps)
+            if started:
                 model.resume(callback=callbacks)
-            model.save(run.latest)
-        finally:
-            board.close()
-            if progress is not None:
-                progress.close()
-    return interruption.signal if model.num_steps < model.schedule.end else None
-
-
+            else:
+                model.learn(run.settings.total_steps, callback=callbacks)
+    finally:
+        progress.close()
+        board.close()
+    if signals.number is not None:
+        raise Stopped(signals.number)
