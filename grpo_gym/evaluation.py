@@ -28,6 +28,7 @@ class Actor(Protocol):
         masks: np.ndarray | None,
         state: Any,
         episode_start: np.ndarray,
+        /,
     ) -> tuple[np.ndarray, Any]:
         """Actions, first axis B, and the state for the next call.
 

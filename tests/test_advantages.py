@@ -67,7 +67,7 @@ def test_outcome_each_member_counts_once_however_long() -> None:
 
 
 def test_reward_to_go_at_each_time_step_counts_the_ended_as_zero() -> None:
-    options = {"returns": "reward_to_go", "baseline": "time_step"}
+    options: dict[str, Any] = {"returns": "reward_to_go", "baseline": "time_step"}
     close(advantages(A, B, **options), [2.0, 2.5, 1.5], [-2.0])
     # Averaging over the living alone would give [2, 0, 0]: no credit to the last survivor.
     alone = advantages(A, B, **options)[0][1:]
@@ -84,7 +84,7 @@ def test_reward_to_go_at_each_time_step_counts_the_ended_as_zero() -> None:
 
 def test_reward_to_go_with_one_baseline_for_all_steps() -> None:
     # Means of the members' own steps: 14/3 and 2; their mean 10/3.
-    options = {"returns": "reward_to_go", "baseline": "trajectory"}
+    options: dict[str, Any] = {"returns": "reward_to_go", "baseline": "trajectory"}
     close(advantages(A, B, **options), [8 / 3, 5 / 3, -1 / 3], [-4 / 3])
     left_out = advantages(A, B, center="leave_one_out", **options)
     close(left_out, [4.0, 3.0, 1.0], [2.0 - 14 / 3])

@@ -83,7 +83,7 @@ def test_no_environment_is_stepped_beyond_its_episode() -> None:
         ({"episodes": 5, "warmup": -1}, "warmup must be >= 0, got -1"),
     ],
 )
-def test_nonsense_is_refused(arguments: dict[str, int], message: str) -> None:
+def test_nonsense_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         evaluate(zeros, make_batch(Countdown, None, 2), **{"seed": 0, **arguments})
     with pytest.raises(ConfigError, match=message):

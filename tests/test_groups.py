@@ -132,14 +132,13 @@ def test_infos_and_masks_of_other_forms() -> None:
 
 
 def test_made_environments_are_made_again_with_their_wrappers() -> None:
-    made = RescaleAction(
-        gym.make("Pendulum-v1", max_episode_steps=7, g=1.5, render_mode="human"), -1.0, 1.0
-    )
+    pendulum = gym.make("Pendulum-v1", max_episode_steps=7, g=1.5, render_mode="human")
+    made = RescaleAction(pendulum, np.float32(-1.0), np.float32(1.0))
     env = grouped(made, 2, 4)
     for one in env.batch.envs:  # type: ignore[attr-defined]
         assert isinstance(one, RescaleAction)
         assert isinstance(one.env, TimeLimit)
-        assert one.unwrapped.g == 1.5
+        assert one.get_wrapper_attr("g") == 1.5
         assert one.render_mode is None
     assert env.batch.single_action_space == made.action_space
     env.reset(np.array([1, 2]))

@@ -1,3 +1,4 @@
+import inspect
 from typing import Any
 
 import gymnasium as gym
@@ -77,7 +78,8 @@ def test_layers_are_as_asked() -> None:
 def test_act_takes_the_most_probable_or_the_drawn_action() -> None:
     network = policy(normalise_observations=False)
     with torch.no_grad():
-        network.network[-1].bias.copy_(torch.tensor([0.0, 2.0, 3.0, 0.0]))  # type: ignore[operator, union-attr]
+        last: Any = network.network[-1]
+        last.bias.copy_(torch.tensor([0.0, 2.0, 3.0, 0.0]))
     observations = np.zeros((2, 3), np.float32)
     assert network.act(observations, None, None).tolist() == [2, 2]
     masks = np.array([[True, True, False, True], [False, False, False, True]])
@@ -140,6 +142,16 @@ def test_predict_samples_and_obeys_masks() -> None:
 def test_predict_refuses_observations_of_another_shape() -> None:
     with pytest.raises(ConfigError, match=r"observation must have shape \(4,\)"):
         GRPO("mlp", "CartPole-v1").predict(np.zeros(5, np.float32))
+
+
+def test_predict_has_the_signature_of_stable_baselines3() -> None:
+    parameters = list(inspect.signature(GRPO.predict).parameters.values())[1:5]
+    assert [(p.name, p.default) for p in parameters] == [
+        ("observation", inspect.Parameter.empty),
+        ("state", None),
+        ("episode_start", None),
+        ("deterministic", False),
+    ]
 
 
 def test_models_work_with_what_expects_stable_baselines3() -> None:

@@ -128,7 +128,7 @@ def test_legal_actions_only() -> None:
 
 @pytest.mark.parametrize("preset", ["flaky", "park"])
 def test_native_and_loop_batches_play_the_same(preset: str) -> None:
-    kwargs = {"preset": preset, "episode_length": 60}
+    kwargs: dict[str, Any] = {"preset": preset, "episode_length": 60}
     native = play("LoadBalancer-v0", **kwargs)
     loop = play(lambda: gym.make("LoadBalancer-v0", **kwargs))
     for name in ("observations", "actions", "rewards", "alive", "truncated", "log_probs"):

@@ -37,9 +37,11 @@ def test_batches_are_flattened_as_gymnasium_flattens_each(space: gym.Space[Any])
     space.seed(0)
     samples = [space.sample() for _ in range(20)]
     # As vector environments give them.
-    batch = concatenate(space, samples, create_empty_array(space, n=20))
+    empty: Any = create_empty_array(space, n=20)
+    batch = concatenate(space, samples, empty)
     flat = flatten_batch(space, batch)
-    wanted = np.stack([spaces.flatten(space, sample) for sample in samples]).astype(np.float32)
+    rows: list[Any] = [spaces.flatten(space, sample) for sample in samples]
+    wanted = np.stack(rows).astype(np.float32)
     assert flat.dtype == np.float32
     assert flat.shape == (20, flat_size(space))
     np.testing.assert_array_equal(flat, wanted)

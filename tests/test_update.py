@@ -162,7 +162,7 @@ def pulled(reference: Any, coefficient: float) -> tuple[float, GRPO]:
     )  # fmt: skip
     origin = copy.deepcopy(model.policy)
     with torch.no_grad():
-        model.policy.network[-1].bias.add_(torch.tensor([2.0, 0.0, -2.0]))  # type: ignore[operator, union-attr]
+        model.policy.network[-1].bias.add_(torch.tensor([2.0, 0.0, -2.0]))
     for _ in range(30):
         rollout, advantages = prepared(model)
         batch = training_batch(rollout, torch.zeros_like(advantages), model.config)

@@ -18,6 +18,8 @@ from grpo_gym.envs.load_balancer import trace as world
 from grpo_gym.envs.load_balancer.observation import copy_metrics, publish, queue_ms
 from grpo_gym.envs.load_balancer.records import DECAYING_LOAD, DEMO, LATENCY, NO_REQUEST, PARK
 
+_MANY = 1_000
+
 
 @inlined
 def fault_at(
@@ -156,7 +158,8 @@ def _observe_error(server: Any, error: float, time_ms: float, weight: float) -> 
         server.error_rate = error
     else:
         server.error_rate += weight * (error - server.error_rate)
-    server.consecutive_errors = server.consecutive_errors + 1 if error > 0.0 else 0
+    in_a_row = min(server.consecutive_errors + 1, _MANY)
+    server.consecutive_errors = in_a_row if error > 0.0 else 0
     server.observed_at_ms = time_ms
 
 

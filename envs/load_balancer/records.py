@@ -21,25 +21,28 @@ SERVER = np.dtype(
         ("free_at_ms", "f8"),
         ("next_departure_ms", "f8"),
         ("oldest_arrival_ms", "f8"),
+        ("last_departure_ms", "f8"),
         ("latency_ms", "f8"),
-        ("error_rate", "f8"),
         ("peak_latency_ms", "f8"),
         ("service_ms", "f8"),
         ("pace", "f8"),
         ("work", "f8"),
-        ("last_departure_ms", "f8"),
-        ("consecutive_errors", "i8"),
+        ("error_rate", "f8"),
         ("observed_at_ms", "f8"),
         ("next_refresh_ms", "f8"),
         ("next_change_ms", "f8"),
-        ("in_flight", "i8"),
-        ("routed", "i8"),
+        ("in_flight", "i4"),
+        ("routed", "i4"),
         ("head", "i4"),
         ("tail", "i4"),
-        ("fault", "i8"),
+        ("fault", "i2"),
+        ("consecutive_errors", "i2"),
         ("degraded", "?"),
-    ]
+    ],
+    align=True,
 )
+"""A server: its queue, what the balancer could observe of it, and its health; two cache lines."""
+
 REQUEST = np.dtype(
     [
         ("arrival_ms", "f8"),

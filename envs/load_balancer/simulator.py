@@ -334,6 +334,15 @@ def count_features(config: LoadBalancerConfig) -> int:
 
 
 @kernel
+def are_servers(actions: np.ndarray, num_servers: int) -> bool:
+    """Whether every action, shape (B,), int64, is a server."""
+    for b in range(actions.shape[0]):
+        if actions[b] < 0 or actions[b] >= num_servers:
+            return False
+    return True
+
+
+@kernel
 def step_kernel(
     actions: np.ndarray,
     skip: np.ndarray,

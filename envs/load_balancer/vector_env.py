@@ -16,7 +16,7 @@ from grpo_gym.config import ConfigError, suggest
 from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
 from grpo_gym.envs.load_balancer.presets import check_count, make_config
 from grpo_gym.envs.load_balancer.rendering import render_rgb
-from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator, fold_seed
+from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator, are_servers, fold_seed
 from grpo_gym.envs.load_balancer.spaces import action_space, check_options, observation_space
 
 
@@ -202,7 +202,7 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 f"shape {actions.shape}"
             )
         actions = np.ascontiguousarray(actions, np.int64)
-        if actions.min() < 0 or actions.max() >= self.config.num_servers:
+        if not are_servers(actions, self.config.num_servers):
             raise gym.error.InvalidAction(
                 f"actions must be servers from 0 to {self.config.num_servers - 1}, got "
                 f"{actions.min()} to {actions.max()}"
