@@ -4,9 +4,11 @@ Reporters are callbacks of `GRPO.learn`; nothing in the training loop knows them
 is described in docs/metrics.md.
 """
 
+import contextlib
 import math
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,14 @@ class ProgressReporter:
             self._bar.stop()
             self._bar = None
 
+    def __enter__(self) -> "ProgressReporter":
+        """Nothing is shown yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the terminal as it should be, whatever happened."""
+        self.close()
+
     def _show_bar(self, model: GRPO, stats: IterationStats) -> None:
         if self._bar is None:
             self.start(model, model.schedule.end)
@@ -105,7 +115,10 @@ class ProgressReporter:
 
 
 class TensorBoardReporter:
-    """Scalars of every iteration, and what evaluations add, as TensorBoard events."""
+    """Scalars of every iteration, and what evaluations add, as TensorBoard events.
+
+    Use it in a `with` statement. Every method raises OSError where events cannot be written.
+    """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         """Open an event file.
@@ -117,8 +130,12 @@ class TensorBoardReporter:
         """
         from torch.utils.tensorboard import SummaryWriter  # takes a second
 
+        self.folder = folder
         again = any(folder.glob("events.out.tfevents.*"))
-        self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if again else None)
+        self._thread_hook = threading.excepthook
+        threading.excepthook = self._on_thread_error
+        with self._writing():
+            self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if again else None)
 
     def __call__(self, model: GRPO, stats: IterationStats) -> None:
         """Record one iteration."""
@@ -126,17 +143,45 @@ class TensorBoardReporter:
 
     def add(self, values: Mapping[str, float], num_steps: int) -> None:
         """Record scalars by tag; what has no value is left out."""
-        for tag, value in values.items():
-            if math.isfinite(value):
-                self.writer.add_scalar(tag, value, num_steps)
+        with self._writing():
+            for tag, value in values.items():
+                if math.isfinite(value):
+                    self.writer.add_scalar(tag, value, num_steps)
 
     def add_frames(self, frames: np.ndarray, num_steps: int) -> None:
         """Record pictures of an episode, shape (frames, height, width, 3), uint8."""
-        self.writer.add_images("eval/episode", frames, num_steps, dataformats="NHWC")
+        with self._writing():
+            self.writer.add_images("eval/episode", frames, num_steps, dataformats="NHWC")
 
     def close(self) -> None:
         """Write what is pending."""
-        self.writer.close()
+        try:
+            with self._writing():
+                self.writer.close()
+        finally:
+            threading.excepthook = self._thread_hook
+
+    def __enter__(self) -> "TensorBoardReporter":
+        """Nothing more to open."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close; what went wrong before is what counts."""
+        with contextlib.suppress(*([] if kind is None else [OSError])):
+            self.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = f"cannot write events: {error.strerror or error}: free space, then resume"
+            raise OSError(error.errno, reason, str(self.folder)) from error
+
+    def _on_thread_error(self, details: threading.ExceptHookArgs) -> None:
+        """The writer's thread hands its error on to us, so it need not print it as well."""
+        if type(details.thread).__name__ != "_AsyncWriterThread":
+            self._thread_hook(details)
 
 
 def _steps_per_second(stats: IterationStats) -> float:

@@ -101,7 +101,7 @@ def is_legal(mask: torch.Tensor, actions: torch.Tensor) -> bool:
     return bool(mask.expand(*actions.shape, -1).gather(-1, actions.unsqueeze(-1)).all())
 
 
-@pytest.mark.parametrize("noise", [0.0, LAST_BELOW_ONE])
+@pytest.mark.parametrize("noise", [0.0, LAST_BELOW_ONE, 1.0])  # 1.0 is out of bounds, but safe
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0, 1000.0])
 def test_edges_of_the_noise_give_legal_actions(noise: float, scale: float) -> None:
     logits = scale * random_logits(5, 2_000, 3, 7)

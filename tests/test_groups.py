@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -155,6 +156,17 @@ def test_factories_and_classes_make_environments() -> None:
 
 def test_an_id_may_name_its_module() -> None:
     assert isinstance(make_batch("grpo_gym:LoadBalancer-v0", None, 2), NativeBatch)
+
+
+def test_the_named_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "registers_a_probe.py").write_text(
+        "import gymnasium\ngymnasium.register('Probe-v0', 'probe_envs:BestAction')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(gym.registry, "Probe-v0", raising=False)
+    batch = make_batch("registers_a_probe:Probe-v0", None, 2)
+    assert batch.single_action_space == BestAction.action_space
+    del gym.registry["Probe-v0"]
 
 
 class NotRecorded(gym.Wrapper[Any, Any, Any, Any]):

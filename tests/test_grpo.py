@@ -8,8 +8,7 @@ import torch
 
 from grpo_gym import GRPO, checkpoint
 from grpo_gym.checkpoint import CheckpointError
-from grpo_gym.config import ConfigError
-from grpo_gym.trainers import update
+from grpo_gym.trainers import grpo, update
 from grpo_gym.trainers.grpo import IterationStats
 from probe_envs import (
     BestAction,
@@ -46,6 +45,19 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     before = torch.get_rng_state()
     assert make(seed=1).learn(300).weights_sha256() == first.weights_sha256()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_minibatches_differ_between_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    real = grpo.update_policy
+
+    def spy(*arguments: Any) -> Any:
+        seeds.append(arguments[-1].initial_seed())
+        return real(*arguments)
+
+    monkeypatch.setattr(grpo, "update_policy", spy)
+    make().learn(120)
+    assert len(set(seeds)) == 3
 
 
 def test_the_first_weights_depend_on_the_seed_only() -> None:
@@ -128,6 +140,20 @@ def test_environment_arguments_are_saved_and_can_be_replaced(tmp_path: Path) -> 
     np.testing.assert_array_equal(other.evaluate(3).lengths, [30] * 3)
 
 
+def test_the_reference_is_saved_not_made_again(tmp_path: Path) -> None:
+    model = make(BestAction, preset="grpo")
+    assert model.reference is not None
+    with torch.no_grad():
+        for parameter in model.reference.parameters():
+            parameter.add_(1.0)
+    model.save(tmp_path / "m.grpo")
+    loaded = GRPO.load(tmp_path / "m.grpo", BestAction).reference
+    assert loaded is not None
+    assert checkpoint.weights_sha256(loaded.state_dict()) == checkpoint.weights_sha256(
+        model.reference.state_dict()
+    )
+
+
 def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
     make(Recall).save(tmp_path / "probe.grpo")
     make("CartPole-v1").save(tmp_path / "cartpole.grpo")
@@ -152,32 +178,6 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
 
 
 # Learn
-
-
-def test_learn_rounds_up_to_whole_iterations() -> None:
-    assert make(Recall).learn(1).num_steps == 40
-    assert make(Recall).learn(81).num_steps == 120
-    assert make(Recall).learn(8e1).num_steps == 80
-
-
-@pytest.mark.parametrize("total", [0, -5, 0.5, 10.5, float("nan"), float("inf")])
-def test_steps_must_be_a_whole_number(total: float) -> None:
-    with pytest.raises(ConfigError, match="total_steps must be a whole number >= 1"):
-        make().learn(total)
-
-
-def test_learning_twice_goes_on() -> None:
-    rates: list[float] = []
-
-    def watch(model: GRPO, stats: IterationStats) -> None:
-        rates.append(model.optimizer.param_groups[0]["lr"])
-
-    model = make(learning_rate=0.1, final_learning_rate=0.5).learn(80, callback=watch)
-    before = model.weights_sha256()
-    model.learn(80, callback=watch)
-    assert (model.iteration, model.num_steps) == (4, 160)
-    assert model.weights_sha256() != before
-    assert rates == pytest.approx([0.1, 0.075, 0.1, 0.075])  # each call has a schedule of its own
 
 
 def test_callbacks_are_all_called_and_any_may_stop() -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -117,3 +118,22 @@ def test_a_config_of_ones_own() -> None:
     assert model.train_iteration().rollout_steps == 6
     linear = GRPO("linear", BestAction, config=config)
     assert sum(p.numel() for p in linear.policy.parameters()) == 3 + 3
+
+
+def test_arguments_for_training_only(tmp_path: Path) -> None:
+    model = GRPO(
+        "linear",
+        "LoadBalancer-v0",
+        env_kwargs={"episode_length": 30},
+        training_env_kwargs={"episode_length": 20},
+        num_groups=2,
+        group_size=2,
+    )
+    assert model.train_iteration().rollout["length_mean"] == 20.0
+    assert model.evaluate(2).lengths.tolist() == [30, 30]
+    model.save(tmp_path / "m.grpo")
+    loaded = GRPO.load(tmp_path / "m.grpo")
+    assert loaded.train_iteration().rollout["length_mean"] == 20.0
+    assert loaded.evaluate(2).lengths.tolist() == [30, 30]
+    with pytest.raises(ConfigError, match="training_env_kwargs must leave the spaces as they are"):
+        GRPO("linear", "LoadBalancer-v0", training_env_kwargs={"num_servers": 7})

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from grpo_gym.groups import GroupedVectorEnv, make_batch
+from grpo_gym.groups import BatchStep, GroupedVectorEnv, LoopBatch, make_batch
 from grpo_gym.policies.network import Policy
 from grpo_gym.randomness import ActionNoise, world_seeds
 from grpo_gym.rollouts import GroupedRollout, collect
@@ -17,7 +18,7 @@ GROUPS, MEMBERS = 3, 4
 def play(
     env: Any, max_steps: int | None = None, iteration: int = 0, **kwargs: Any
 ) -> GroupedRollout:
-    batch = make_batch(env, kwargs, GROUPS * MEMBERS)
+    batch = env if isinstance(env, LoopBatch) else make_batch(env, kwargs, GROUPS * MEMBERS)
     torch.manual_seed(1)
     policy = Policy(batch.single_observation_space, batch.single_action_space, hidden_sizes=(8,))
     head = policy.head
@@ -38,6 +39,19 @@ def test_lengths_rewards_and_alive_follow_the_first_action() -> None:
     assert rollout.num_steps == int(lengths.sum())
     assert len(rollout.alive) == int(lengths.max())
     assert not rollout.truncated.any()
+
+
+class PaysTheDead(LoopBatch):
+    """Goes on rewarding members that have ended, as a vector environment may."""
+
+    def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
+        step = super().step(actions, alive)
+        return replace(step, rewards=np.where(alive, step.rewards, 7.0))
+
+
+def test_rewards_after_the_end_are_zero() -> None:
+    batch = PaysTheDead([Countdown() for _ in range(GROUPS * MEMBERS)])
+    assert torch.equal(play(batch).returns, play(Countdown).returns)
 
 
 def test_shapes_and_types() -> None:

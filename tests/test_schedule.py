@@ -3,7 +3,11 @@ from typing import Any
 
 import pytest
 
+from grpo_gym import GRPO
+from grpo_gym.config import ConfigError
+from grpo_gym.trainers.grpo import IterationStats
 from grpo_gym.trainers.schedule import Schedule
+from probe_envs import Recall
 
 
 @pytest.mark.parametrize(
@@ -21,3 +25,36 @@ def test_progress_is_the_share_of_steps() -> None:
     schedule = Schedule(start=100, end=300)
     assert [schedule.progress(n) for n in (0, 100, 150, 300, 900)] == [0.0, 0.0, 0.25, 1.0, 1.0]
     assert Schedule(start=0, end=0).progress(0) == 0.0
+
+
+# What `learn` makes of it; an iteration of these is 2 groups of 4 episodes of 5 steps
+
+
+def make(**config: Any) -> GRPO:
+    return GRPO("linear", Recall, num_groups=2, group_size=4, **config)
+
+
+def test_learn_rounds_up_to_whole_iterations() -> None:
+    assert make().learn(1).num_steps == 40
+    assert make().learn(81).num_steps == 120
+    assert make().learn(8e1).num_steps == 80
+
+
+@pytest.mark.parametrize("total", [0, -5, 0.5, 10.5, float("nan"), float("inf")])
+def test_steps_must_be_a_whole_number(total: float) -> None:
+    with pytest.raises(ConfigError, match="total_steps must be a whole number >= 1"):
+        make().learn(total)
+
+
+def test_learning_twice_goes_on() -> None:
+    rates: list[float] = []
+
+    def watch(model: GRPO, stats: IterationStats) -> None:
+        rates.append(model.optimizer.param_groups[0]["lr"])
+
+    model = make(learning_rate=0.1, final_learning_rate=0.5).learn(80, callback=watch)
+    before = model.weights_sha256()
+    model.learn(80, callback=watch)
+    assert (model.iteration, model.num_steps) == (4, 160)
+    assert model.weights_sha256() != before
+    assert rates == pytest.approx([0.1, 0.075, 0.1, 0.075])  # each call has a schedule of its own

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal
 
+import gymnasium as gym
 import numpy as np
 import torch
 
@@ -90,6 +91,7 @@ class GRPO:
         env: EnvSource = "LoadBalancer-v0",
         *,
         env_kwargs: Mapping[str, Any] | None = None,
+        training_env_kwargs: Mapping[str, Any] | None = None,
         preset: str | None = None,
         config: GRPOConfig | None = None,
         **overrides: Any,
@@ -100,6 +102,8 @@ class GRPO:
             policy: "mlp", or "linear" for no hidden layer.
             env: A registered id, a made environment, or a function that makes one.
             env_kwargs: Passed to the environment; only with an id.
+            training_env_kwargs: Arguments that replace or join them in training only, such as
+                a reward that gives credit sooner.
             preset: A named variant from `trainers.config.PRESETS`; default: "default".
             config: All settings at once, instead of a preset.
             **overrides: Fields of `GRPOConfig` to replace.
@@ -119,11 +123,16 @@ class GRPO:
         self.policy_kind = policy
         self.env_source = env
         self.env_kwargs = dict(env_kwargs or {})
+        self.training_env_kwargs = dict(training_env_kwargs or {})
         # One environment tells the spaces, and refuses bad arguments before anything is paid for.
-        sample = make_batch(env, self.env_kwargs, 1)
-        self.observation_space = sample.single_observation_space
-        self.action_space = sample.single_action_space
-        sample.close()
+        self.observation_space, self.action_space = _spaces(env, self.env_kwargs)
+        if self.training_env_kwargs:
+            training = _spaces(env, {**self.env_kwargs, **self.training_env_kwargs})
+            if training != (self.observation_space, self.action_space):
+                raise ConfigError(
+                    "training_env_kwargs must leave the spaces as they are, got "
+                    f"{training[0]} and {training[1]}: put what changes them into env_kwargs"
+                )
         self._env: GroupedVectorEnv | None = None
         self.policy = self._make_policy()
         self.reference: Policy | None = None
@@ -325,10 +334,17 @@ class GRPO:
             raise CheckpointError(
                 f"{path} was trained in an environment without an id: pass it as env="
             )
-        kwargs = saved["kwargs"] if env_kwargs is None and source == saved["id"] else env_kwargs
+        same = source == saved["id"]
+        kwargs = saved["kwargs"] if env_kwargs is None and same else env_kwargs
         try:
             config = from_mapping(GRPOConfig, payload["config"], str(path))
-            model = cls(payload["policy_kind"], source, env_kwargs=kwargs, config=config)
+            model = cls(
+                payload["policy_kind"],
+                source,
+                env_kwargs=kwargs,
+                training_env_kwargs=saved["training_kwargs"] if same else None,
+                config=config,
+            )
         except ConfigError as error:
             raise CheckpointError(f"{path} cannot be used here: {error}") from error
         model._restore(payload, str(path))
@@ -341,7 +357,8 @@ class GRPO:
     def _collect(self) -> GroupedRollout:
         config = self.config
         if self._env is None:
-            batch = make_batch(self.env_source, self.env_kwargs, config.num_envs)
+            kwargs = {**self.env_kwargs, **self.training_env_kwargs}
+            batch = make_batch(self.env_source, kwargs, config.num_envs)
             self._env = GroupedVectorEnv(batch, config.group_size)
         head = self.policy.head
         members = None if config.grouping == "shared" else config.group_size
@@ -410,6 +427,7 @@ class GRPO:
         return {
             "id": env if isinstance(env, str) else None,
             "kwargs": _plain(self.env_kwargs),
+            "training_kwargs": _plain(self.training_env_kwargs),
             "observation_space": str(self.observation_space),
             "action_space": str(self.action_space),
         }
@@ -432,6 +450,13 @@ class GRPO:
         self.notes = payload["notes"]
         self.schedule = Schedule(*payload["schedule"])
         torch.set_rng_state(payload["torch_random_state"])
+
+
+def _spaces(env: EnvSource, kwargs: Mapping[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """Observation and action space of an environment."""
+    sample = make_batch(env, kwargs, 1)
+    sample.close()
+    return sample.single_observation_space, sample.single_action_space
 
 
 def _describe(rollout: GroupedRollout) -> dict[str, float]:

@@ -214,7 +214,7 @@ def _draw_faults(
         faults[f].kind = DEGRADED
     count = 0
     for s in range(schedule.shape[0]):
-        if schedule[s].server == server:
+        if schedule[s].server == server and schedule[s].first_request < len(arrivals):
             faults[count].start_ms = arrivals[schedule[s].first_request].arrival_ms
             kind = schedule[s].kind
             end = schedule[s].last_request

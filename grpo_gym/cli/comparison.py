@@ -1,16 +1,15 @@
 """The closing table: a trained policy beside the baselines, on the same episodes."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from grpo_gym.actors import baseline_actor, baseline_names, privileged_names
+from grpo_gym.cli.tables import decimals, fixed, plain_table
 from grpo_gym.evaluation import Evaluation, evaluate, summarise
 from grpo_gym.groups import make_batch
 from grpo_gym.trainers.grpo import GRPO
@@ -69,11 +68,8 @@ def comparison_table(results: dict[str, Evaluation], privileged: set[str]) -> Ta
         privileged: Names to mark.
     """
     ordered = sorted(results, key=lambda name: -results[name].mean_return)
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("policy", no_wrap=True)
     columns = _columns([results[name] for name in ordered])
-    for title in columns:
-        table.add_column(title, justify="right", no_wrap=True)
+    table = plain_table("policy", *columns)
     for row, name in enumerate(ordered):
         cells = [column[row] for column in columns.values()]
         if name == TRAINED:
@@ -83,27 +79,19 @@ def comparison_table(results: dict[str, Evaluation], privileged: set[str]) -> Ta
     return table
 
 
-def aligned(values: Sequence[float], digits: int) -> list[str]:
-    """Numbers with equally many decimals, so that the smallest has at least so many digits."""
-    sizes = [abs(value) for value in values if math.isfinite(value) and value != 0.0]
-    leading = math.floor(math.log10(min(sizes))) if sizes else 0
-    decimals = min(max(digits - 1 - leading, 0), 6)
-    return [f"{value:.{decimals}f}" if math.isfinite(value) else "-" for value in values]
-
-
 def _columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
     """Cells by title."""
     summaries = [summarise(evaluation.returns) for evaluation in evaluations]
-    margins = aligned([(s.ci95[1] - s.ci95[0]) / 2 for s in summaries], 2)
-    decimals = len(margins[0].partition(".")[2])
+    margins = [(summary.ci95[1] - summary.ci95[0]) / 2 for summary in summaries]
+    places = decimals(margins, 2)
     columns = {
-        "return": [f"{summary.mean:.{decimals}f}" for summary in summaries],
-        "± 95 %": margins,
+        "return": [fixed(summary.mean, places) for summary in summaries],
+        "± 95 %": [fixed(margin, places) for margin in margins],
     }
     if np.ptp(np.concatenate([evaluation.lengths for evaluation in evaluations])) > 0:
-        columns["length"] = aligned([float(e.lengths.mean()) for e in evaluations], 3)
+        columns["length"] = [fixed(float(e.lengths.mean()), 1) for e in evaluations]
     for name, (title, factor) in _METRICS.items():
         if all(name in evaluation.metrics for evaluation in evaluations):
-            means = [summarise(evaluation.metrics[name]).mean for evaluation in evaluations]
-            columns[title] = aligned([factor * mean for mean in means], 3)
+            means = [factor * summarise(e.metrics[name]).mean for e in evaluations]
+            columns[title] = [fixed(mean, decimals(means, 3)) for mean in means]
     return columns

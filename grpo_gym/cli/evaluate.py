@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -17,6 +16,7 @@ from grpo_gym.actors import baseline_actor, baseline_names, check_environment, f
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import SOURCE, CommandLine
 from grpo_gym.cli.signals import StopSignals
+from grpo_gym.cli.tables import decimals, fixed, plain_table
 from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, write_atomic
 from grpo_gym.evaluation import Actor, Evaluation, evaluate
 from grpo_gym.groups import EnvBatch, make_batch
@@ -82,7 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         if options.json is not None:
             write_atomic(options.json, json.dumps(result, indent=2, default=str).encode() + b"\n")
-    Console().print(_table(result))
+    console = Console()
+    title = f"{options.policy} on {env_id}: {options.episodes:,} episodes from seed {options.seed}"
+    console.print(f"\n{title}", markup=False, highlight=False, soft_wrap=True)
+    console.print(_table(result))
     return 0
 
 
@@ -103,9 +106,12 @@ def _parse(arguments: Sequence[str]) -> EvaluateOptions:
 
 def _check_writable(path: Path) -> None:
     """Refuse a file that cannot be written before the episodes are played."""
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ConfigError(f"--json must be a file in a folder that can be written, got {path}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--json cannot be written, got {path}: {error.strerror}") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--json must be a file that can be written, got {path}")
 
 
 def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], GRPO | None]:
@@ -149,18 +155,9 @@ def _batch_limit(kwargs: dict[str, Any]) -> int:
 
 def _table(result: dict[str, Any]) -> Table:
     rows = {"return": result["return"], "length": result["length"], **result["metrics"]}
-    table = Table(box=box.SIMPLE_HEAD, title_justify="left")
-    table.title = f"{result['policy']} on {result['env']}: {result['episodes']:,} episodes"
-    table.title += f" from seed {result['seed']}"
-    table.add_column("")
-    for name in ("mean", "s.e.", "median", "IQM", "95 % interval"):
-        table.add_column(name, justify="right")
+    table = plain_table("", "mean", "s.e.", "median", "IQM", "95 % low", "high")
     for name, summary in rows.items():
-        low, high = map(_cell, summary["ci95"])
-        cells = [_cell(summary[key]) for key in ("mean", "sem", "median", "iqm")]
-        table.add_row(name, *cells, f"{low} to {high}")
+        places = decimals([summary["sem"]], 2)
+        numbers = [summary[key] for key in ("mean", "sem", "median", "iqm")]
+        table.add_row(name, *(fixed(number, places) for number in [*numbers, *summary["ci95"]]))
     return table
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.5g}"

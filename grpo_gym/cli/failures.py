@@ -35,10 +35,8 @@ def reported(main: Main) -> Callable[..., int]:
             return _report(_describe(error), FAILURE)
         except (CheckpointError, GroupError, FloatingPointError) as error:
             return _report(str(error), FAILURE)
-        except Stopped as stop:
-            return _report(str(stop), 128 + stop.number)
-        except KeyboardInterrupt:
-            return _report("stopped", 130)
+        except KeyboardInterrupt as stop:
+            return _report("stopped", 128 + (stop.number if isinstance(stop, Stopped) else 2))
 
     return guarded
 
@@ -46,7 +44,8 @@ def reported(main: Main) -> Callable[..., int]:
 def _report(message: str, status: int) -> int:
     line = " ".join(message.split())
     console = Console(stderr=True)
-    console.print(f"error: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+    prefix = "" if status > 128 else "error: "
+    console.print(f"{prefix}{line}", style="red", markup=False, highlight=False, soft_wrap=True)
     return status
 
 

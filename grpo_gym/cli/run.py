@@ -90,7 +90,13 @@ def new_model(settings: TrainSettings) -> GRPO:
     Raises:
         ConfigError: If they cannot be used.
     """
-    return GRPO(settings.policy, settings.env, env_kwargs=settings.env_kwargs, config=settings.grpo)
+    return GRPO(
+        settings.policy,
+        settings.env,
+        env_kwargs=settings.env_kwargs,
+        training_env_kwargs=settings.training_env_kwargs,
+        config=settings.grpo,
+    )
 
 
 def _empty_folder(folder: Path) -> Path:

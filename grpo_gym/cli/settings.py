@@ -28,6 +28,8 @@ class TrainSettings:
     """Id of the environment, such as LoadBalancer-v0 or CartPole-v1."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, such as preset=park num_servers=10."""
+    training_env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments that replace or join them in training only, such as reward=latency."""
     algo: Literal["grpo"] = "grpo"
     """The algorithm."""
     policy: Literal["mlp", "linear"] = "mlp"
@@ -127,8 +129,7 @@ def _settings(run: RunOptions, given: Given) -> TrainSettings:
             source,
         )
     grpo = from_mapping(GRPOConfig, {**to_mapping(base.grpo), **grpo_options}, SOURCE)
-    kwargs = _merge_env_kwargs(base, options)
-    changed = {**to_mapping(base), **options, "env_kwargs": kwargs, "grpo": grpo}
+    changed = {**to_mapping(base), **options, **_env_kwargs(base, options), "grpo": grpo}
     return from_mapping(TrainSettings, changed, SOURCE)
 
 
@@ -142,14 +143,16 @@ def _file_settings(run: RunOptions, options: Mapping[str, Any]) -> tuple[TrainSe
     return from_mapping(TrainSettings, values, source), source
 
 
-def _merge_env_kwargs(base: TrainSettings, options: Mapping[str, Any]) -> dict[str, Any]:
+def _env_kwargs(base: TrainSettings, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Arguments one by one over the file's, which count for its own environment and preset."""
-    given: dict[str, Any] = options.get("env_kwargs", {})
+    preset = base.env_kwargs.get("preset")
     same_env = options.get("env", base.env).removeprefix("grpo_gym:") == base.env
-    same_preset = given.get("preset", base.env_kwargs.get("preset")) == base.env_kwargs.get(
-        "preset"
-    )
-    return {**base.env_kwargs, **given} if same_env and same_preset else given
+    same_preset = options.get("env_kwargs", {}).get("preset", preset) == preset
+    from_file = to_mapping(base) if same_env and same_preset else {}
+    return {
+        name: {**from_file.get(name, {}), **options.get(name, {})}
+        for name in ("env_kwargs", "training_env_kwargs")
+    }
 
 
 def _refuse_other_options(given: Given) -> None:

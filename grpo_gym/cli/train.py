@@ -71,18 +71,16 @@ def _train(run: Run, model: GRPO, signals: StopSignals, console: Console) -> Non
     started = model.schedule.end > 0
     if started and model.num_steps >= model.schedule.end:
         return
-    progress = ProgressReporter(console)
-    board = TensorBoardReporter(run.folder, model.num_steps)
-    callbacks: list[Callback] = [board, progress, Bookkeeper(run, board, signals)]
-    try:
-        with signals.deferred():
-            progress.start(model, model.schedule.end or run.settings.total_steps)
-            if started:
-                model.resume(callback=callbacks)
-            else:
-                model.learn(run.settings.total_steps, callback=callbacks)
-    finally:
-        progress.close()
-        board.close()
+    with (
+        signals.deferred(),
+        TensorBoardReporter(run.folder, model.num_steps) as board,
+        ProgressReporter(console) as progress,
+    ):
+        callbacks: list[Callback] = [board, progress, Bookkeeper(run, board, signals)]
+        progress.start(model, model.schedule.end or run.settings.total_steps)
+        if started:
+            model.resume(callback=callbacks)
+        else:
+            model.learn(run.settings.total_steps, callback=callbacks)
     if signals.number is not None:
         raise Stopped(signals.number)
