@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grpo_gym.config import write_atomic
+from grpo_gym.files import write_atomic
 
 FORMAT_VERSION = 1
 _MAGIC = b"grpo-gym-checkpoint "

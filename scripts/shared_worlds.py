@@ -23,7 +23,8 @@ from rich.console import Console
 from grpo_gym import GRPO
 from grpo_gym.advantages import compute_returns, group_advantages
 from grpo_gym.cli.settings import TrainSettings, default_config
-from grpo_gym.config import from_mapping, replace, write_atomic
+from grpo_gym.config import from_mapping, replace
+from grpo_gym.files import write_atomic
 from grpo_gym.groups import GroupedVectorEnv, make_batch
 from grpo_gym.randomness import ActionNoise, world_seeds
 from grpo_gym.rollouts import collect
@@ -187,10 +188,10 @@ def learning_curve(
 
 def draw(results: dict[str, Any], options: Options) -> None:
     """Learning curves with the range over seeds, one panel per preset."""
-    import matplotlib  # noqa: PLC0415 -- optional
+    import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415
+    from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(
         1, len(options.presets), figsize=(5.5 * len(options.presets), 4), squeeze=False

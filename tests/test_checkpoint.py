@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_gym import checkpoint
-from grpo_gym import config as config_module
+from grpo_gym import files as files_module
 from grpo_gym.checkpoint import CheckpointError, load, save, weights_sha256
 
 PAYLOAD = {"weights": {"w": torch.arange(6.0).reshape(2, 3)}, "step": 7, "name": "run"}
@@ -290,7 +290,7 @@ def test_a_failed_save_keeps_the_old_file_and_leaves_nothing(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(config_module.os, failing, full)
+    monkeypatch.setattr(files_module.os, failing, full)
     with pytest.raises(CheckpointError, match="No space left on device: free space"):
         save(saved, {"step": 8}, kind="model")
     assert same(load(saved, kind="model"), PAYLOAD)
@@ -301,7 +301,7 @@ def test_an_interrupted_save_leaves_nothing(saved: Path, monkeypatch: pytest.Mon
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(config_module.os, "fsync", interrupt)
+    monkeypatch.setattr(files_module.os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save(saved, {"step": 8}, kind="model")
     assert same(load(saved, kind="model"), PAYLOAD)
@@ -345,13 +345,15 @@ from grpo_gym.checkpoint import load, save
 path = pathlib.Path(sys.argv[1])
 save(path, {"value": torch.zeros(1)}, kind="x")
 interrupted = 0
-for trial in range(20):
+trial = 0
+while trial < 20 or (interrupted == 0 and trial < 200):
+    trial += 1
     child = os.fork()
     if child == 0:
         while True:
             trial += 1
             save(path, {"value": torch.full((500_000,), trial)}, kind="x")
-    time.sleep(0.02 + 0.0037 * trial)
+    time.sleep(0.02 + 0.0037 * (trial % 20))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     value = load(path, kind="x")["value"]

@@ -1,4 +1,4 @@
-"""`train` as its users call it. Runs are tiny and in-process, except where a process is the point."""
+"""`train` as its users call it: tiny runs, in-process except where the process is the point."""
 
 import errno
 import os
@@ -27,11 +27,14 @@ from grpo_gym.config import load_yaml
 from grpo_gym.evaluation import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = (
-    "--num-groups 2 --group-size 4 --evaluation-episodes 4 --final-episodes 4 "
-    "--checkpoint-every 2 --seed 3"
-).split()
-TINY = [*SMALL, *"--env-kwargs episode_length=25 --total-steps 1600 --evaluations 4".split()]
+SMALL = [
+    *("--num-groups", "2", "--group-size", "4", "--checkpoint-every", "2", "--seed", "3"),
+    *("--evaluation-episodes", "4", "--final-episodes", "4"),
+]
+TINY = [
+    *SMALL,
+    *("--env-kwargs", "episode_length=25", "--total-steps", "1600", "--evaluations", "4"),
+]
 """8 iterations of 200 steps, an evaluation after every other one."""
 
 

@@ -16,7 +16,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from grpo_gym import config as config_module
+from grpo_gym import files as files_module
 from grpo_gym.config import (
     ConfigError,
     Range,
@@ -28,8 +28,8 @@ from grpo_gym.config import (
     save_yaml,
     suggest,
     to_mapping,
-    write_atomic,
 )
+from grpo_gym.files import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -405,7 +405,7 @@ def test_failed_write_keeps_the_old_file_and_leaves_nothing(
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(config_module.os, "fsync", full)
+    monkeypatch.setattr(files_module.os, "fsync", full)
     with pytest.raises(ConfigError, match="No space left"):
         save_yaml({"a": 2}, path)
     assert load_yaml(path) == {"a": 1}

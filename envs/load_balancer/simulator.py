@@ -336,7 +336,7 @@ def count_features(config: LoadBalancerConfig) -> int:
 @kernel
 def are_servers(actions: np.ndarray, num_servers: int) -> bool:
     """Whether every action, shape (B,), int64, is a server."""
-    for b in range(actions.shape[0]):
+    for b in range(actions.shape[0]):  # noqa: SIM110 -- kernels have no generators
         if actions[b] < 0 or actions[b] >= num_servers:
             return False
     return True

@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo_gym.cli.failures import reported
-from grpo_gym.config import ConfigError, write_atomic
+from grpo_gym.config import ConfigError
+from grpo_gym.files import write_atomic
 from grpo_gym.trainers.grpo import GRPO
 
 Measurement = Callable[[], tuple[int, float]]

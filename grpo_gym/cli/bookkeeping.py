@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 
 from grpo_gym.cli.run import Run
+from grpo_gym.cli.settings import TrainSettings
 from grpo_gym.cli.signals import Stopped, StopSignals
 from grpo_gym.evaluation import Evaluation, summarise
 from grpo_gym.randomness import Stream, derive_seed
@@ -38,16 +39,15 @@ class Bookkeeper:
             model.save(self.run.latest)
         return not stopping
 
-    def is_due(self, model: GRPO) -> bool:
-        """Whether a new stretch of training has been completed since the last evaluation."""
-        evaluations = self.run.settings.evaluations
-        if evaluations == 0:
-            return False
-        return self._stretch(model) > model.notes.get("evaluated_stretches", 0)
+    def make_up(self, model: GRPO) -> None:
+        """Make the evaluation that a signal interrupted before the run was resumed."""
+        if evaluation_is_due(self.run.settings, model):
+            self.evaluate_if_due(model)
+            model.save(self.run.latest)
 
     def evaluate_if_due(self, model: GRPO) -> None:
         """Evaluate after each stretch of training, unless somebody asks to stop meanwhile."""
-        if not self.is_due(model):
+        if not evaluation_is_due(self.run.settings, model):
             return
         seed = derive_seed(model.config.seed, Stream.EVALUATION) % 2**31
         try:
@@ -66,15 +66,20 @@ class Bookkeeper:
         model.notes = {
             "return": evaluation.mean_return,
             "best_return": max(best, evaluation.mean_return),
-            "evaluated_stretches": self._stretch(model),
+            "evaluated_stretches": _stretches(self.run.settings, model),
         }
         if evaluation.mean_return > best or not self.run.best.is_file():
             model.save(self.run.best)
 
-    def _stretch(self, model: GRPO) -> int:
-        """How many of the evenly spaced evaluations should have been made."""
-        settings = self.run.settings
-        return model.num_steps * settings.evaluations // settings.total_steps
+
+def evaluation_is_due(settings: TrainSettings, model: GRPO) -> bool:
+    """Whether a stretch of training has been completed since the last evaluation."""
+    return _stretches(settings, model) > model.notes.get("evaluated_stretches", 0)
+
+
+def _stretches(settings: TrainSettings, model: GRPO) -> int:
+    """How many stretches, each ending with an evaluation, have been completed."""
+    return model.num_steps * settings.evaluations // settings.total_steps
 
 
 def evaluation_scalars(evaluation: Evaluation) -> dict[str, float]:

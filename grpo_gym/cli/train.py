@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from grpo_gym.actors import check_environment
-from grpo_gym.cli.bookkeeping import Bookkeeper
+from grpo_gym.cli.bookkeeping import Bookkeeper, evaluation_is_due
 from grpo_gym.cli.comparison import compare_with_baselines
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import invocation
@@ -69,18 +69,22 @@ def _train(run: Run, model: GRPO, signals: StopSignals, console: Console) -> Non
         Stopped: After the iteration, and its checkpoint, in which somebody asked for it.
     """
     started = model.schedule.end > 0
-    if started and model.num_steps >= model.schedule.end:
+    trained = started and model.num_steps >= model.schedule.end
+    if trained and not evaluation_is_due(run.settings, model):
         return
     with (
         signals.deferred(),
         TensorBoardReporter(run.folder, model.num_steps) as board,
         ProgressReporter(console) as progress,
     ):
-        callbacks: list[Callback] = [board, progress, Bookkeeper(run, board, signals)]
-        progress.start(model, model.schedule.end or run.settings.total_steps)
-        if started:
-            model.resume(callback=callbacks)
-        else:
-            model.learn(run.settings.total_steps, callback=callbacks)
+        bookkeeper = Bookkeeper(run, board, signals)
+        bookkeeper.make_up(model)
+        callbacks: list[Callback] = [board, progress, bookkeeper]
+        if signals.number is None and not trained:
+            progress.start(model, model.schedule.end or run.settings.total_steps)
+            if started:
+                model.resume(callback=callbacks)
+            else:
+                model.learn(run.settings.total_steps, callback=callbacks)
     if signals.number is not None:
         raise Stopped(signals.number)

@@ -1,0 +1,78 @@
+"""Writing files that survive a kill or a full disk."""
+
+import contextlib
+import glob
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
+
+
+def write_atomic(path: str | os.PathLike[str], *chunks: bytes | memoryview) -> None:
+    """Replace a file as a whole: at every moment a reader finds the old content or the new.
+
+    Parent folders are created. What a killed writer left behind for this file is removed.
+
+    Args:
+        path: The file.
+        chunks: Its content, written one after the other.
+
+    Raises:
+        OSError: If it cannot be written; the old file is then intact and nothing is left behind.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is a folder or a device, not a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(f"{path.parent} is not a folder") from error
+    _remove_stale_temporaries(path)
+    temporary, file = _open_temporary(path)
+    try:
+        with file:
+            file.writelines(chunks)
+            file.flush()
+            os.fsync(file.fileno())
+            if sys.platform == "win32":
+                file.close()
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    # Some file systems cannot flush a folder; the content itself is already safe.
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """Open a new hidden file beside the target; its lock, which dies with us, says we live."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        file = temporary.open("xb")
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        # Another writer may have taken it for stale before it was locked.
+        if temporary.exists():
+            return temporary, file
+        file.close()
+
+
+def _remove_stale_temporaries(path: Path) -> None:
+    """Remove temporary files of this target that no living writer holds."""
+    pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"
+    for temporary in path.parent.glob(pattern):
+        with contextlib.suppress(OSError), temporary.open("rb") as file:
+            if sys.platform == "win32":
+                file.close()
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.unlink()
