@@ -31,6 +31,13 @@ def privileged_names(env_id: str) -> set[str]:
 def baseline_actor(name: str, env_id: str, batch: EnvBatch, seed: int = 0) -> Actor:
     """A baseline bound to the environments that it will play in.
 
+    Args:
+        name: Its name.
+        env_id: The environment's id.
+        batch: Environments of that id.
+        seed: Decides random actions in environments of others; baselines of ours draw from each
+            episode's own seed.
+
     Raises:
         ConfigError: If there is none of that name.
     """
@@ -41,7 +48,7 @@ def baseline_actor(name: str, env_id: str, batch: EnvBatch, seed: int = 0) -> Ac
                 f"policy must be 'random', a checkpoint or a run for {env_id}, got {name!r}"
             )
         return _random_actor(batch.single_action_space, seed)
-    baseline = module.make_baseline(name, batch.env, seed)
+    baseline = module.make_baseline(name, batch.env)
 
     def act(
         observations: np.ndarray,

@@ -134,8 +134,13 @@ class TensorBoardReporter:
         again = any(folder.glob("events.out.tfevents.*"))
         self._thread_hook = threading.excepthook
         threading.excepthook = self._on_thread_error
-        with self._writing():
-            self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if again else None)
+        try:
+            with self._writing():
+                purge_step = first_step + 1 if again else None
+                self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+        except OSError:
+            threading.excepthook = self._thread_hook
+            raise
 
     def __call__(self, model: GRPO, stats: IterationStats) -> None:
         """Record one iteration."""

@@ -8,10 +8,10 @@ written to a JSON file at once, so an interrupted run goes on where it stopped.
     python scripts/shared_worlds.py --out docs/results/shared_worlds.json
 """
 
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from grpo_gym import GRPO
 from grpo_gym.advantages import compute_returns, group_advantages
 from grpo_gym.cli.settings import TrainSettings, default_config
 from grpo_gym.config import from_mapping, replace
-from grpo_gym.files import write_atomic
 from grpo_gym.groups import GroupedVectorEnv, make_batch
 from grpo_gym.randomness import ActionNoise, world_seeds
+from grpo_gym.results import Results
 from grpo_gym.rollouts import collect
 from grpo_gym.trainers.grpo import IterationStats
 
@@ -56,38 +56,19 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing, then draw."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
-    results = Results(options.out)
+    results = Results(options.out, Console(stderr=True, highlight=False).print)
     for preset in options.presets:
         settings = load_settings(preset)
         for share in (0.0, 0.2, 1.0):
             key = f"variance/{preset}/after {share:.0%} of training"
-            results.measure(key, lambda s=settings, f=share: gradient_variance(s, f, options))
+            results.measure(key, partial(gradient_variance, settings, share, options))
         for seed in range(100, 100 + options.seeds):
             for grouping in GROUPINGS:
                 key = f"learning/{preset}/{grouping}/seed {seed}"
-                results.measure(
-                    key, lambda s=settings, g=grouping, n=seed: learning_curve(s, g, n, options)
-                )
+                results.measure(key, partial(learning_curve, settings, grouping, seed, options))
     if options.figure is not None:
         draw(results.values, options)
     return 0
-
-
-class Results:
-    """A JSON file of finished measurements."""
-
-    def __init__(self, path: Path) -> None:
-        """Read what is there."""
-        self.path = path
-        self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        self.console = Console(stderr=True)
-
-    def measure(self, key: str, measurement: Callable[[], Any]) -> None:
-        """Add a measurement unless it is there."""
-        if key not in self.values:
-            self.values[key] = measurement()
-            write_atomic(self.path, json.dumps(self.values, indent=1).encode() + b"\n")
-        self.console.print(f"{key}: done", highlight=False)
 
 
 def load_settings(preset: str) -> TrainSettings:

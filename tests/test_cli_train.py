@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 
 from grpo_gym import GRPO, checkpoint
 from grpo_gym.actors import baseline_names
@@ -24,7 +26,6 @@ from grpo_gym.cli.run import Run
 from grpo_gym.cli.settings import TrainSettings
 from grpo_gym.cli.train import main
 from grpo_gym.config import load_yaml
-from grpo_gym.evaluation import evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
@@ -248,7 +249,6 @@ def test_a_process_killed_again_and_again_goes_on_to_the_same_end(finished: Fini
 
 def kill_and_resume(moments: Sequence[str], reference: Finished) -> None:
     """Kill -9 a process as soon as each file is there and newer than the process, then go on."""
-    command = [sys.executable, "-m", "grpo_gym.cli.main"]
     command = [sys.executable, str(ROOT / "scripts" / "train.py")]
     arguments = [*TINY, "--run-dir", "run", "--quiet"]
     for moment in moments:
@@ -349,7 +349,6 @@ def test_a_signal_in_the_closing_table_says_how_to_see_it(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines()[-1].endswith(f"--resume {finished.folder}")
-    assert evaluate is not interrupted
 
 
 # Disks
@@ -359,7 +358,7 @@ def test_a_full_disk_gives_one_error_and_leaves_the_last_checkpoint(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write = checkpoint.write_atomic
-    saved = []
+    saved: list[Any] = []
 
     def full(path: Any, *chunks: Any) -> None:
         if len(saved) == 2:
@@ -368,10 +367,7 @@ def test_a_full_disk_gives_one_error_and_leaves_the_last_checkpoint(
         write(path, *chunks)
 
     monkeypatch.setattr(checkpoint, "write_atomic", full)
-    assert main([*TINY, "--run-dir", "run", "--evaluations", "0", "--quiet"][2:]) == 2
-    capsys.readouterr()
-    arguments = [word.replace("1600", "1601") for word in TINY]
-    assert main([*arguments, "--run-dir", "run", "--quiet"]) == 1
+    assert main([*TINY, "--run-dir", "run", "--quiet"]) == 1
     assert_one_line(capsys.readouterr().err, "No space left on device")
     assert GRPO.load("run/checkpoints/latest.ckpt").iteration == 2
 

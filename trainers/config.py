@@ -55,7 +55,7 @@ class GRPOConfig:
     entropy_coefficient: NonNegative = 0.0
     """Weight of the entropy bonus."""
 
-    learning_rate: Positive = 2.0e-3
+    learning_rate: Positive = 3.0e-3
     """Step size of AdamW."""
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate falls, by environment steps."""
@@ -67,7 +67,7 @@ class GRPOConfig:
     """The gradient's norm is clipped here."""
     epochs: Count = 3
     """Passes over each iteration's steps."""
-    num_minibatches: Count = 4
+    num_minibatches: Count = 8
     """Minibatches a pass."""
     target_kl: Positive | None = None
     """Stop an iteration's passes when the exact KL(old, new), in nats a step, exceeds this."""
