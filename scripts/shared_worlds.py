@@ -56,6 +56,7 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing, then draw."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
+    torch.set_num_threads(1)
     results = Results(options.out, Console(stderr=True, highlight=False).print)
     for preset in options.presets:
         settings = load_settings(preset)

@@ -3,6 +3,7 @@
 Shapes: T steps, G groups, K members of a group, B = G*K environments.
 """
 
+import contextlib
 import copy
 import itertools
 import math
@@ -180,14 +181,15 @@ class GRPO:
         """Go on to where the interrupted `learn` was to end; arguments as there."""
         torch.set_num_threads(self.config.torch_threads)
         callbacks = [callback] if callable(callback) else list(callback)
-        if progress_bar:
-            from grpo_gym.reporting import ProgressReporter
+        with contextlib.ExitStack() as stack:
+            if progress_bar:
+                from grpo_gym.reporting import ProgressReporter
 
-            callbacks.append(ProgressReporter())
-        going_on = True
-        while going_on and self.num_steps < self.schedule.end:
-            stats = self.train_iteration()
-            going_on = all([report(self, stats) is not False for report in callbacks])
+                callbacks.append(stack.enter_context(ProgressReporter()))
+            going_on = True
+            while going_on and self.num_steps < self.schedule.end:
+                stats = self.train_iteration()
+                going_on = all([report(self, stats) is not False for report in callbacks])
         return self
 
     def train_iteration(self) -> IterationStats:
