@@ -280,27 +280,42 @@ def assert_same_run(folder: Path, reference: Path) -> None:
 # Signals
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status", "iteration"), [(signal.SIGINT, 130, 4), (signal.SIGTERM, 143, 5)]
+)
 def test_a_signal_stops_after_the_iteration_and_the_run_can_go_on(
     number: int,
     status: int,
+    iteration: int,
     finished: Finished,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        # An evaluation is due after this iteration, and checkpoints come after every other one.
-        after_iteration(patch, 4, send(number))
+        # After every other iteration an evaluation and a checkpoint are due, not after the fifth.
+        after_iteration(patch, iteration, send(number))
         assert main([*TINY, "--run-dir", "run"]) == status
     out, err = capsys.readouterr()
     assert "--resume run" in err.splitlines()[-1]
     assert out == ""
-    assert GRPO.load("run/checkpoints/latest.ckpt").iteration == 4
-    assert steps_of(Path("run"), "eval/return_mean") == [400], "stopping is prompt"
+    assert GRPO.load("run/checkpoints/latest.ckpt").iteration == iteration
+    evaluated = [400] if iteration == 4 else [400, 800]
+    assert steps_of(Path("run"), "eval/return_mean") == evaluated, "stopping is prompt"
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert main(["--resume", "run", "--quiet"]) == 0
     assert_same_run(Path("run"), finished.folder)
+
+
+def test_an_evaluation_that_was_missed_at_the_end_is_made_up_for_once(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        after_iteration(patch, 8, send(signal.SIGTERM))
+        assert main([*TINY, "--run-dir", "run", "--quiet"]) == 143
+    for _ in range(2):
+        assert main(["--resume", "run", "--quiet"]) == 0
+        assert_same_run(Path("run"), finished.folder)
 
 
 def test_the_second_signal_stops_at_once_and_leaves_the_last_checkpoint(

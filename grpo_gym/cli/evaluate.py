@@ -57,8 +57,9 @@ class EvaluateOptions:
 _LINE = CommandLine(
     "evaluate",
     "Play whole episodes with a policy and report statistics.\n\n"
-    "For example:  --env LoadBalancer-v0 --policy least_connections --episodes 1000 --seed 7\n"
-    "              --policy runs/LoadBalancer-v0/grpo-seed0-... --json result.json",
+    "For example:\n"
+    "  --env LoadBalancer-v0 --policy least_connections --episodes 1000 --seed 7\n"
+    "  --policy runs/LoadBalancer-v0/grpo-seed0-... --json result.json",
     {"evaluation": EvaluateOptions},
 )
 

@@ -78,9 +78,10 @@ class RunOptions:
 
 _LINE = CommandLine(
     "train",
-    "Train a policy with GRPO in any Gymnasium environment, and compare it with the baselines.\n\n"
-    "For example:  --env LoadBalancer-v0 --env-kwargs preset=park num_servers=10 --seed 1\n"
-    "              --env CartPole-v1 --total-steps 1e5 --preset loop --learning-rate 1e-3",
+    "Train a policy with GRPO for a Gymnasium environment; compare it with baselines.\n\n"
+    "For example:\n"
+    "  --env LoadBalancer-v0 --env-kwargs preset=park num_servers=10 --seed 1\n"
+    "  --env CartPole-v1 --total-steps 1e5 --preset loop --learning-rate 1e-3",
     {"run": RunOptions, "training": TrainSettings, "grpo": GRPOConfig},
 )
 
