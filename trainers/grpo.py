@@ -135,6 +135,8 @@ class GRPO:
                     f"{training[0]} and {training[1]}: put what changes them into env_kwargs"
                 )
         self._env: GroupedVectorEnv | None = None
+        # Orthogonal weights differ in their last bits with the number of threads.
+        torch.set_num_threads(self.config.torch_threads)
         self.policy = self._make_policy()
         self.reference: Policy | None = None
         if self.config.kl_coefficient > 0.0 and self.config.kl_reference == "initial":

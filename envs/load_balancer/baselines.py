@@ -227,7 +227,8 @@ class OutlierEjection(Baseline):
     A server is ejected after five errors in a row, or when its error rate exceeds the mean by
     1.9 standard deviations and 1 %; for 60 mean service times, times the number of its
     ejections; at most 10 % of servers at once, but one at least. Back again, it stays until a
-    new response of it says otherwise.
+    new response of it says otherwise. As in Envoy, fewer than five servers are too few for the
+    deviation to single one out.
     """
 
     name = "outlier_ejection"

@@ -176,9 +176,7 @@ def _check_fault_mix(mix: dict[str, Any]) -> None:
         raise ConfigError(f"fault_mix must have a finite weight above 0, got {mix!r}")
 
 
-def _check_fault_schedule(
-    schedule: tuple[tuple[int, str, int, int], ...], servers: int
-) -> None:
+def _check_fault_schedule(schedule: tuple[tuple[int, str, int, int], ...], servers: int) -> None:
     busy_until = dict.fromkeys(range(servers), 0)
     for server, kind, first, last in schedule:
         entry = f"fault_schedule entry {(server, kind, first, last)}"

@@ -8,7 +8,6 @@ the best policy of the evaluations.
 from datetime import datetime
 from pathlib import Path
 
-import torch
 
 from grpo_gym.cli.settings import TrainSettings
 from grpo_gym.config import ConfigError, from_mapping, load_yaml, save_yaml
@@ -92,8 +91,6 @@ def new_model(settings: TrainSettings) -> GRPO:
     Raises:
         ConfigError: If they cannot be used.
     """
-    # The orthogonal initial weights differ in their last bits with the number of threads.
-    torch.set_num_threads(settings.grpo.torch_threads)
     return GRPO(
         settings.policy,
         settings.env,
