@@ -40,10 +40,13 @@ class Range:
 
     def __str__(self) -> str:
         """The rule in an error message, such as `> 0 and <= 1`."""
-        lower = f"{'>' if self.exclusive_minimum else '>='} {self.minimum}"
-        upper = f"{'<' if self.exclusive_maximum else '<='} {self.maximum}"
-        sides = [(self.minimum, lower), (self.maximum, upper)]
-        return " and ".join(text for bound, text in sides if bound is not None)
+        sides = []
+        # 0 and 0.0 are the same rule, and typing keeps only one of two equal annotations.
+        if self.minimum is not None:
+            sides.append(f"{'>' if self.exclusive_minimum else '>='} {self.minimum:g}")
+        if self.maximum is not None:
+            sides.append(f"{'<' if self.exclusive_maximum else '<='} {self.maximum:g}")
+        return " and ".join(sides)
 
 
 class MismatchError(Exception):

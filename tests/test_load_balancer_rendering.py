@@ -355,7 +355,7 @@ def test_text_is_at_most_100_columns_wide_and_not_cut(settings: dict[str, Any]) 
 
 def test_text_never_exceeds_its_width() -> None:
     simulator, history = extreme(num_servers=4, base_latency_ms=123_456.0)
-    simulator.servers["in_flight"][:] = 10**12
+    simulator.servers["in_flight"][:] = 2**31 - 1
     lines = render_ansi(simulator, history).splitlines()
     assert max(map(len, lines)) == COLUMNS
 
