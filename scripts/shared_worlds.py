@@ -183,16 +183,15 @@ def draw(results: dict[str, Any], options: Options) -> None:
             prefix = f"learning/{preset}/{grouping}/"
             runs = [value for key, value in results.items() if key.startswith(prefix)]
             steps = np.mean([run["steps"] for run in runs], axis=0) / 1e6
-            returns = np.array([run["returns"] for run in runs])
-            axis.plot(steps, returns.mean(axis=0), color=colour, marker="o", label=grouping)
-            axis.fill_between(
-                steps, returns.min(axis=0), returns.max(axis=0), color=colour, alpha=0.2
-            )
+            costs = -np.array([run["returns"] for run in runs])
+            axis.plot(steps, costs.mean(axis=0), color=colour, marker="o", label=grouping)
+            axis.fill_between(steps, costs.min(axis=0), costs.max(axis=0), color=colour, alpha=0.2)
+        axis.set_yscale("log")
         axis.set_title(f"LoadBalancer-v0, {preset}")
         axis.set_xlabel("environment steps (millions)")
-        axis.set_ylabel(f"mean return, {options.evaluation_episodes} episodes")
+        axis.set_ylabel("cost of an episode (minus return), lower is better")
         axis.legend(title=f"groups ({options.seeds} seeds, mean and range)")
-        axis.grid(alpha=0.3)
+        axis.grid(alpha=0.3, which="both")
     figure.tight_layout()
     figure.savefig(options.figure, dpi=130)
 

@@ -19,14 +19,14 @@ import torch
 
 from grpo_gym import checkpoint
 from grpo_gym.advantages import informative_groups
-from grpo_gym.checkpoint import CheckpointError
-from grpo_gym.config import ConfigError, from_mapping, replace, suggest, to_mapping
+from grpo_gym.config import ConfigError, replace, suggest
 from grpo_gym.evaluation import Evaluation, evaluate
 from grpo_gym.groups import EnvSource, GroupedVectorEnv, make_batch
 from grpo_gym.policies.network import Policy
 from grpo_gym.randomness import ActionNoise, Stream, derive_seed, world_seeds
 from grpo_gym.rollouts import GroupedRollout, collect
 from grpo_gym.spaces import flatten_batch, flatten_one, is_batch
+from grpo_gym.trainers import persistence
 from grpo_gym.trainers.config import GRPOConfig, make_config
 from grpo_gym.trainers.schedule import Schedule
 from grpo_gym.trainers.update import (
@@ -38,7 +38,6 @@ from grpo_gym.trainers.update import (
 
 PolicyKind = Literal["linear", "mlp"]
 POLICIES: tuple[str, ...] = ("linear", "mlp")
-_KIND = "grpo"
 
 
 @dataclass(frozen=True)
@@ -293,24 +292,7 @@ class GRPO:
         Raises:
             CheckpointError: If the file cannot be written.
         """
-        checkpoint.save(
-            path,
-            {
-                "config": to_mapping(self.config),
-                "policy_kind": self.policy_kind,
-                "environment": self._describe_environment(),
-                "model": self.policy.state_dict(),
-                "reference": None if self.reference is None else self.reference.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "iteration": self.iteration,
-                "num_steps": self.num_steps,
-                "notes": self.notes,
-                "schedule": [self.schedule.start, self.schedule.end],
-                # Every other random number follows from the seed and the iteration.
-                "torch_random_state": torch.get_rng_state(),
-            },
-            kind=_KIND,
-        )
+        persistence.save(self, path)
         return self.weights_sha256()
 
     @classmethod
@@ -331,28 +313,7 @@ class GRPO:
         Raises:
             CheckpointError: If the file is damaged, not ours, or of another environment.
         """
-        payload = checkpoint.load(path, kind=_KIND)
-        saved = payload["environment"]
-        source = saved["id"] if env is None else env
-        if source is None:
-            raise CheckpointError(
-                f"{path} was trained in an environment without an id: pass it as env="
-            )
-        same = source == saved["id"]
-        kwargs = saved["kwargs"] if env_kwargs is None and same else env_kwargs
-        try:
-            config = from_mapping(GRPOConfig, payload["config"], str(path))
-            model = cls(
-                payload["policy_kind"],
-                source,
-                env_kwargs=kwargs,
-                training_env_kwargs=saved["training_kwargs"] if same else None,
-                config=config,
-            )
-        except ConfigError as error:
-            raise CheckpointError(f"{path} cannot be used here: {error}") from error
-        model._restore(payload, str(path))
-        return model
+        return persistence.load(cls, path, env, env_kwargs)
 
     def weights_sha256(self) -> str:
         """A hash of the policy's weights and statistics, equal exactly when they are."""
@@ -426,35 +387,6 @@ class GRPO:
     def _prediction_noise(self, rows: int) -> np.ndarray:
         return self._noise(rows, Stream.PREDICTION, next(self._predictions))
 
-    def _describe_environment(self) -> dict[str, Any]:
-        env = self.env_source
-        return {
-            "id": env if isinstance(env, str) else None,
-            "kwargs": _plain(self.env_kwargs),
-            "training_kwargs": _plain(self.training_env_kwargs),
-            "observation_space": str(self.observation_space),
-            "action_space": str(self.action_space),
-        }
-
-    def _restore(self, payload: dict[str, Any], path: str) -> None:
-        saved, here = payload["environment"], self._describe_environment()
-        for name in ("observation_space", "action_space"):
-            if saved[name] != here[name]:
-                raise CheckpointError(
-                    f"{path} was trained with {name.replace('_', ' ')} {saved[name]}, but the "
-                    f"environment here has {here[name]}: pass the env and env_kwargs it was "
-                    "trained with"
-                )
-        self.policy.load_state_dict(payload["model"])
-        if self.reference is not None:
-            self.reference.load_state_dict(payload["reference"])
-        self.optimizer.load_state_dict(payload["optimizer"])
-        self.iteration = payload["iteration"]
-        self.num_steps = payload["num_steps"]
-        self.notes = payload["notes"]
-        self.schedule = Schedule(*payload["schedule"])
-        torch.set_rng_state(payload["torch_random_state"])
-
 
 def _spaces(env: EnvSource, kwargs: Mapping[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:
     """Observation and action space of an environment."""
@@ -473,14 +405,3 @@ def _describe(rollout: GroupedRollout) -> dict[str, float]:
         "truncated_share": float(rollout.truncated.to(torch.float64).mean()),
         **rollout.infos,
     }
-
-
-def _plain(value: Any) -> Any:
-    """Environment arguments as a checkpoint can hold them; what is no plain value becomes text."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -10,26 +10,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from grpo_gym.envs.kernels import kernel
 from grpo_gym.envs.load_balancer import trace as world
-from grpo_gym.envs.load_balancer.dynamics import estimate_rewards, start_one, step_one
+from grpo_gym.envs.load_balancer.batch_kernels import estimate_kernel, start_kernel, step_kernel
 from grpo_gym.envs.load_balancer.observation import observe_all
-from grpo_gym.envs.load_balancer.presets import FAULT_KINDS, LoadBalancerConfig
-from grpo_gym.envs.load_balancer.records import (
-    AGGREGATE_FEATURES,
-    DYNAMICS,
-    EPISODE,
-    ESTIMATE,
-    OBSERVATIONS,
-    OUTCOME,
-    PARAMETERS,
-    REQUEST,
-    REWARDS,
-    SERVER,
-    SERVER_CONSTANTS,
-    SERVER_FEATURES,
-    SIZE_FEATURES,
+from grpo_gym.envs.load_balancer.parameters import (
+    count_features,
+    fault_slots,
+    scheduled_faults,
+    server_constants,
+    step_parameters,
+    trace_parameters,
 )
+from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig
+from grpo_gym.envs.load_balancer.records import EPISODE, ESTIMATE, OUTCOME, REQUEST, SERVER
 
 
 class LoadBalancerSimulator:
@@ -59,13 +52,13 @@ class LoadBalancerSimulator:
         self.metrics = self.servers if config.staleness_ms == 0.0 else self.servers.copy()
         self.requests = np.zeros((num_envs, rows), REQUEST)
         self.arrivals = np.zeros((num_envs, rows), world.ARRIVAL)
-        self.schedule = _schedule(config)
-        self.faults = np.zeros((num_envs, servers, _fault_slots(config)), world.FAULT)
+        self.schedule = scheduled_faults(config)
+        self.faults = np.zeros((num_envs, servers, fault_slots(config)), world.FAULT)
         self.outcomes = np.zeros(num_envs, OUTCOME)
         self.estimates = np.zeros((num_envs if config.infos == "full" else 0, servers), ESTIMATE)
-        self.constants = _server_constants(config)
-        self.parameters = _parameters(config)
-        self._trace_parameters = _trace_parameters(config)
+        self.constants = server_constants(config)
+        self.parameters = step_parameters(config)
+        self._trace_parameters = trace_parameters(config)
         self.num_features = count_features(config)
         self._all = np.arange(num_envs)
         self._no_skip = np.zeros(0, np.bool_)
@@ -252,181 +245,3 @@ def fold_seed(seed: int) -> int:
 
 
 _STATE = ("episodes", "servers", "metrics", "requests", "outcomes")
-
-
-def _server_constants(config: LoadBalancerConfig) -> np.ndarray:
-    constants = np.zeros(config.num_servers, SERVER_CONSTANTS)
-    constants["rate"] = config.per_server("service_rates")
-    constants["base_latency_ms"] = config.per_server("base_latency_ms")
-    constants["latency_per_request_ms"] = config.per_server("latency_per_request_ms")
-    constants["error_rate"] = config.per_server("error_rates")
-    constants["load_decay"] = config.per_server("load_decay")
-    return constants
-
-
-def _parameters(config: LoadBalancerConfig) -> np.ndarray:
-    parameters = np.zeros(1, PARAMETERS)
-    for name in PARAMETERS.names or ():
-        value = getattr(config, name, None)
-        if isinstance(value, (bool, int, float)):
-            parameters[name] = value
-    parameters["dynamics"] = DYNAMICS.index(config.dynamics)
-    parameters["observation"] = OBSERVATIONS.index(config.observation)
-    parameters["reward"] = REWARDS.index(config.reward)
-    # A tenth of a mean service time: what is shorter need not be told apart.
-    mean_service_ms = config.size_mean * config.num_servers / sum(config.service_rates)
-    parameters["feature_time_ms"] = 0.1 * mean_service_ms
-    return parameters
-
-
-def _trace_parameters(config: LoadBalancerConfig) -> np.ndarray:
-    parameters = np.zeros(1, world.TRACE_PARAMETERS)
-    for name in world.TRACE_PARAMETERS.names or ():
-        value = getattr(config, name)
-        if isinstance(value, (bool, int, float)):
-            parameters[name] = value
-    parameters["arrival_process"] = world.ARRIVAL_PROCESSES.index(config.arrival_process)
-    parameters["size_distribution"] = world.SIZE_DISTRIBUTIONS.index(config.size_distribution)
-    if config.mean_time_to_failure_ms is None:
-        parameters["mean_time_to_failure_ms"] = np.inf
-    weights = np.array([float(config.fault_mix.get(kind, 0.0)) for kind in FAULT_KINDS])
-    parameters["fault_mix"] = weights / weights.sum()
-    return parameters
-
-
-def _schedule(config: LoadBalancerConfig) -> np.ndarray:
-    entries = [
-        (server, FAULT_KINDS.index(kind), first, last)
-        for server, kind, first, last in config.fault_schedule
-    ]
-    return np.array(entries, world.SCHEDULED_FAULT)
-
-
-def _fault_slots(config: LoadBalancerConfig) -> int:
-    """Slots for the faults of one server: six standard deviations above the expected number."""
-    slots = 1 + max(np.bincount([entry[0] for entry in config.fault_schedule] or [0]))
-    if config.mean_time_to_failure_ms is not None:
-        requests = config.episode_length + 1
-        cycle_ms = config.mean_time_to_failure_ms + config.mean_time_to_recovery_ms
-        expected = _longest_duration_ms(config) / cycle_ms
-        variance = expected + expected**2 / requests
-        slots = max(slots, int(expected + 6.0 * variance**0.5) + 4)
-    return int(slots)
-
-
-def _longest_duration_ms(config: LoadBalancerConfig) -> float:
-    """Mean length of an episode that falls into the least busy hours of its arrivals."""
-    duration_ms = (config.episode_length + 1) * config.mean_gap_ms
-    if config.arrival_process == "diurnal":
-        return duration_ms + config.diurnal_period_ms
-    if config.arrival_process == "markov_modulated":
-        cycle_ms = config.mean_burst_ms + config.mean_calm_ms
-        return duration_ms * (1.0 + config.mean_burst_ms / cycle_ms * (config.burst_ratio - 1.0))
-    return duration_ms
-
-
-def count_features(config: LoadBalancerConfig) -> int:
-    """Length of an observation, D."""
-    if config.observation == "per_server":
-        features = len(SERVER_FEATURES) + config.observe_size * len(SIZE_FEATURES)
-        return features * config.num_servers + config.observe_size
-    return len(AGGREGATE_FEATURES) + config.observe_size
-
-
-@kernel
-def are_servers(actions: np.ndarray, num_servers: int) -> bool:
-    """Whether every action, shape (B,), int64, is a server."""
-    for b in range(actions.shape[0]):  # noqa: SIM110 -- kernels have no generators
-        if actions[b] < 0 or actions[b] >= num_servers:
-            return False
-    return True
-
-
-@kernel
-def step_kernel(
-    actions: np.ndarray,
-    skip: np.ndarray,
-    episodes: np.ndarray,
-    servers: np.ndarray,
-    requests: np.ndarray,
-    arrivals: np.ndarray,
-    faults: np.ndarray,
-    metrics: np.ndarray,
-    constants: np.ndarray,
-    parameters: np.ndarray,
-    outcomes: np.ndarray,
-    estimates: np.ndarray,
-    observations: np.ndarray,
-) -> None:
-    """One step of every environment that is neither skipped nor finished.
-
-    `estimates`, shape (B, N) or empty, receives what each server would have given.
-    """
-    p = parameters[0]
-    last = arrivals.shape[1] - 1
-    for b in range(actions.shape[0]):
-        if skip.shape[0] and skip[b]:
-            continue
-        if episodes[b].step >= last:
-            outcomes[b].reward = 0.0
-            continue
-        if estimates.shape[0]:
-            estimate_rewards(episodes, servers, arrivals, faults, constants, p, estimates, b)
-        step_one(
-            actions[b],
-            episodes,
-            servers,
-            requests,
-            arrivals,
-            faults,
-            metrics,
-            constants,
-            p,
-            outcomes,
-            b,
-        )
-    observe_all(episodes, arrivals, metrics, p, observations, observations.reshape(-1))
-
-
-@kernel
-def estimate_kernel(
-    episodes: np.ndarray,
-    servers: np.ndarray,
-    arrivals: np.ndarray,
-    faults: np.ndarray,
-    constants: np.ndarray,
-    parameters: np.ndarray,
-    estimates: np.ndarray,
-) -> None:
-    """What each server would give to the waiting requests, `ESTIMATE` records (B, N)."""
-    for b in range(episodes.shape[0]):
-        estimate_rewards(
-            episodes, servers, arrivals, faults, constants, parameters[0], estimates, b
-        )
-
-
-@kernel
-def start_kernel(
-    members: np.ndarray,
-    episodes: np.ndarray,
-    servers: np.ndarray,
-    arrivals: np.ndarray,
-    faults: np.ndarray,
-    metrics: np.ndarray,
-    constants: np.ndarray,
-    parameters: np.ndarray,
-    seeds: np.ndarray,
-) -> None:
-    """Take the given environments to the first arrival of their traces."""
-    for m in range(members.shape[0]):
-        start_one(
-            episodes,
-            servers,
-            arrivals,
-            faults,
-            metrics,
-            constants,
-            parameters[0],
-            seeds[m],
-            members[m],
-        )

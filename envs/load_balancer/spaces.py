@@ -6,8 +6,8 @@ import gymnasium as gym
 import numpy as np
 
 from grpo_gym.config import ConfigError, suggest
+from grpo_gym.envs.load_balancer.parameters import count_features
 from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig
-from grpo_gym.envs.load_balancer.simulator import count_features
 
 
 def observation_space(config: LoadBalancerConfig) -> gym.spaces.Box:

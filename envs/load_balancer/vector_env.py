@@ -13,10 +13,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from grpo_gym.config import ConfigError, suggest
+from grpo_gym.envs.load_balancer.batch_kernels import are_servers
 from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
 from grpo_gym.envs.load_balancer.presets import check_count, make_config
 from grpo_gym.envs.load_balancer.rendering import render_rgb
-from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator, are_servers, fold_seed
+from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator, fold_seed
 from grpo_gym.envs.load_balancer.spaces import action_space, check_options, observation_space
 
 

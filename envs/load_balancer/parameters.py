@@ -1,0 +1,99 @@
+"""A configuration as the records and sizes that the kernels read."""
+
+import numpy as np
+
+from grpo_gym.envs.load_balancer import trace as world
+from grpo_gym.envs.load_balancer.presets import FAULT_KINDS, LoadBalancerConfig
+from grpo_gym.envs.load_balancer.records import (
+    AGGREGATE_FEATURES,
+    DYNAMICS,
+    OBSERVATIONS,
+    PARAMETERS,
+    REWARDS,
+    SERVER_CONSTANTS,
+    SERVER_FEATURES,
+    SIZE_FEATURES,
+)
+
+
+def server_constants(config: LoadBalancerConfig) -> np.ndarray:
+    """The servers' settings, `SERVER_CONSTANTS` records, shape (N,)."""
+    constants = np.zeros(config.num_servers, SERVER_CONSTANTS)
+    constants["rate"] = config.per_server("service_rates")
+    constants["base_latency_ms"] = config.per_server("base_latency_ms")
+    constants["latency_per_request_ms"] = config.per_server("latency_per_request_ms")
+    constants["error_rate"] = config.per_server("error_rates")
+    constants["load_decay"] = config.per_server("load_decay")
+    return constants
+
+
+def step_parameters(config: LoadBalancerConfig) -> np.ndarray:
+    """What the step kernel reads, one `PARAMETERS` record, shape (1,)."""
+    parameters = np.zeros(1, PARAMETERS)
+    for name in PARAMETERS.names or ():
+        value = getattr(config, name, None)
+        if isinstance(value, (bool, int, float)):
+            parameters[name] = value
+    parameters["dynamics"] = DYNAMICS.index(config.dynamics)
+    parameters["observation"] = OBSERVATIONS.index(config.observation)
+    parameters["reward"] = REWARDS.index(config.reward)
+    # A tenth of a mean service time: what is shorter need not be told apart.
+    mean_service_ms = config.size_mean * config.num_servers / sum(config.service_rates)
+    parameters["feature_time_ms"] = 0.1 * mean_service_ms
+    return parameters
+
+
+def trace_parameters(config: LoadBalancerConfig) -> np.ndarray:
+    """What the drawing kernels read, one `TRACE_PARAMETERS` record, shape (1,)."""
+    parameters = np.zeros(1, world.TRACE_PARAMETERS)
+    for name in world.TRACE_PARAMETERS.names or ():
+        value = getattr(config, name)
+        if isinstance(value, (bool, int, float)):
+            parameters[name] = value
+    parameters["arrival_process"] = world.ARRIVAL_PROCESSES.index(config.arrival_process)
+    parameters["size_distribution"] = world.SIZE_DISTRIBUTIONS.index(config.size_distribution)
+    if config.mean_time_to_failure_ms is None:
+        parameters["mean_time_to_failure_ms"] = np.inf
+    weights = np.array([float(config.fault_mix.get(kind, 0.0)) for kind in FAULT_KINDS])
+    parameters["fault_mix"] = weights / weights.sum()
+    return parameters
+
+
+def scheduled_faults(config: LoadBalancerConfig) -> np.ndarray:
+    """The fault schedule as `SCHEDULED_FAULT` records."""
+    entries = [
+        (server, FAULT_KINDS.index(kind), first, last)
+        for server, kind, first, last in config.fault_schedule
+    ]
+    return np.array(entries, world.SCHEDULED_FAULT)
+
+
+def fault_slots(config: LoadBalancerConfig) -> int:
+    """Slots for the faults of one server: six standard deviations above the expected number."""
+    slots = 1 + max(np.bincount([entry[0] for entry in config.fault_schedule] or [0]))
+    if config.mean_time_to_failure_ms is not None:
+        requests = config.episode_length + 1
+        cycle_ms = config.mean_time_to_failure_ms + config.mean_time_to_recovery_ms
+        expected = _longest_duration_ms(config) / cycle_ms
+        variance = expected + expected**2 / requests
+        slots = max(slots, int(expected + 6.0 * variance**0.5) + 4)
+    return int(slots)
+
+
+def _longest_duration_ms(config: LoadBalancerConfig) -> float:
+    """Mean length of an episode that falls into the least busy hours of its arrivals."""
+    duration_ms = (config.episode_length + 1) * config.mean_gap_ms
+    if config.arrival_process == "diurnal":
+        return duration_ms + config.diurnal_period_ms
+    if config.arrival_process == "markov_modulated":
+        cycle_ms = config.mean_burst_ms + config.mean_calm_ms
+        return duration_ms * (1.0 + config.mean_burst_ms / cycle_ms * (config.burst_ratio - 1.0))
+    return duration_ms
+
+
+def count_features(config: LoadBalancerConfig) -> int:
+    """Length of an observation, D."""
+    if config.observation == "per_server":
+        features = len(SERVER_FEATURES) + config.observe_size * len(SIZE_FEATURES)
+        return features * config.num_servers + config.observe_size
+    return len(AGGREGATE_FEATURES) + config.observe_size

@@ -1,0 +1,127 @@
+"""A GRPO model as a checkpoint, and back: whatever training goes on from."""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from grpo_gym import checkpoint
+from grpo_gym.checkpoint import CheckpointError
+from grpo_gym.config import ConfigError, from_mapping, to_mapping
+from grpo_gym.groups import EnvSource
+from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.schedule import Schedule
+
+if TYPE_CHECKING:
+    from grpo_gym.trainers.grpo import GRPO
+
+_KIND = "grpo"
+
+
+def save(model: "GRPO", path: str | PathLike[str]) -> None:
+    """Write a model to one file, atomically.
+
+    Raises:
+        CheckpointError: If the file cannot be written.
+    """
+    checkpoint.save(
+        path,
+        {
+            "config": to_mapping(model.config),
+            "policy_kind": model.policy_kind,
+            "environment": _describe_environment(model),
+            "model": model.policy.state_dict(),
+            "reference": None if model.reference is None else model.reference.state_dict(),
+            "optimizer": model.optimizer.state_dict(),
+            "iteration": model.iteration,
+            "num_steps": model.num_steps,
+            "notes": model.notes,
+            "schedule": [model.schedule.start, model.schedule.end],
+            # Every other random number follows from the seed and the iteration.
+            "torch_random_state": torch.get_rng_state(),
+        },
+        kind=_KIND,
+    )
+
+
+def load(
+    cls: type["GRPO"],
+    path: str | PathLike[str],
+    env: EnvSource | None,
+    env_kwargs: Mapping[str, Any] | None,
+) -> "GRPO":
+    """Read a model; see `GRPO.load`.
+
+    Raises:
+        CheckpointError: If the file is damaged, not ours, or of another environment.
+    """
+    payload = checkpoint.load(path, kind=_KIND)
+    saved = payload["environment"]
+    source = saved["id"] if env is None else env
+    if source is None:
+        raise CheckpointError(
+            f"{path} was trained in an environment without an id: pass it as env="
+        )
+    same = source == saved["id"]
+    kwargs = saved["kwargs"] if env_kwargs is None and same else env_kwargs
+    try:
+        model = cls(
+            payload["policy_kind"],
+            source,
+            env_kwargs=kwargs,
+            training_env_kwargs=saved["training_kwargs"] if same else None,
+            config=from_mapping(GRPOConfig, payload["config"], str(path)),
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{path} cannot be used here: {error}") from error
+    _check_spaces(saved, _describe_environment(model), path)
+    _restore(model, payload)
+    return model
+
+
+def _restore(model: "GRPO", payload: Mapping[str, Any]) -> None:
+    model.policy.load_state_dict(payload["model"])
+    if model.reference is not None:
+        model.reference.load_state_dict(payload["reference"])
+    model.optimizer.load_state_dict(payload["optimizer"])
+    model.iteration = payload["iteration"]
+    model.num_steps = payload["num_steps"]
+    model.notes = payload["notes"]
+    model.schedule = Schedule(*payload["schedule"])
+    torch.set_rng_state(payload["torch_random_state"])
+
+
+def _check_spaces(
+    saved: Mapping[str, Any], here: Mapping[str, Any], path: str | PathLike[str]
+) -> None:
+    for name in ("observation_space", "action_space"):
+        if saved[name] != here[name]:
+            raise CheckpointError(
+                f"{path} was trained with {name.replace('_', ' ')} {saved[name]}, but the "
+                f"environment here has {here[name]}: pass the env and env_kwargs it was trained "
+                "with"
+            )
+
+
+def _describe_environment(model: "GRPO") -> dict[str, Any]:
+    env = model.env_source
+    return {
+        "id": env if isinstance(env, str) else None,
+        "kwargs": _plain(model.env_kwargs),
+        "training_kwargs": _plain(model.training_env_kwargs),
+        "observation_space": str(model.observation_space),
+        "action_space": str(model.action_space),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Environment arguments as a checkpoint can hold them; what is no plain value becomes text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
