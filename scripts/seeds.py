@@ -25,7 +25,7 @@ from rich.console import Console
 from grpo_gym import GRPO
 from grpo_gym.actors import baseline_actor, baseline_names
 from grpo_gym.cli.settings import TrainSettings, default_config
-from grpo_gym.config import from_mapping, replace
+from grpo_gym.config import from_mapping, parse_value, replace
 from grpo_gym.evaluation import evaluate
 from grpo_gym.groups import make_batch
 from grpo_gym.results import Results
@@ -43,6 +43,8 @@ class Options:
     """Results; what is there already is not measured again."""
     preset: str | None = None
     """Preset of the environment."""
+    env_kwargs: tuple[str, ...] = ()
+    """Further arguments of the environment: NAME=VALUE ..."""
     seeds: int = 5
     """Training runs, from seed 0."""
     episodes: int = 10_000
@@ -57,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kwargs = {} if options.preset is None else {"preset": options.preset}
     values = {"env": options.env, "env_kwargs": kwargs, **default_config(options.env, kwargs)}
     settings = from_mapping(TrainSettings, values, options.env)
+    further = {name: parse_value(text) for name, text in (p.split("=") for p in options.env_kwargs)}
+    settings = replace(settings, env_kwargs={**settings.env_kwargs, **further})
     for name in baseline_names(options.env):
         results.measure(f"baseline/{name}", partial(play_baseline, settings, name, options))
     for seed in range(options.seeds):

@@ -38,10 +38,12 @@ SERVER = np.dtype(
         ("fault", "i2"),
         ("consecutive_errors", "i2"),
         ("degraded", "?"),
-    ],
-    align=True,
+        ("unused", "u1", (3,)),
+    ]
 )
-"""A server: its queue, what the balancer could observe of it, and its health; two cache lines."""
+"""A server: its queue, what the balancer could observe of it, and its health; two cache lines.
+
+The unused bytes are a field, because NumPy copies fields and leaves gaps as they happen to be."""
 
 REQUEST = np.dtype(
     [

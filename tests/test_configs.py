@@ -1,0 +1,46 @@
+"""Every shipped configuration loads, names what exists, and trains."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from grpo_gym import GRPO
+from grpo_gym.cli.settings import TrainSettings, default_config
+from grpo_gym.config import from_mapping, replace
+
+NAMES = sorted(
+    entry.name for entry in files("grpo_gym.configs").iterdir() if entry.name.endswith(".yaml")
+)
+
+
+def load(name: str) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((files("grpo_gym.configs") / name).read_text())
+    return values
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_iterations(name: str) -> None:
+    settings = from_mapping(TrainSettings, load(name), name)
+    small = replace(settings.grpo, num_groups=2, group_size=2, max_episode_steps=20)
+    model = GRPO(
+        settings.policy,
+        settings.env,
+        env_kwargs=settings.env_kwargs,
+        training_env_kwargs=settings.training_env_kwargs,
+        config=small,
+    )
+    before = model.weights_sha256()
+    model.train_iteration()
+    model.train_iteration()
+    assert model.iteration == 2
+    assert model.weights_sha256() != before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_found_by_the_environment_that_it_names(name: str) -> None:
+    values = load(name)
+    assert Path(name).stem.startswith(values["env"])
+    assert default_config(values["env"], values.get("env_kwargs", {})) == values
