@@ -124,7 +124,14 @@ def _random_actor(space: gym.Space[Any], seed: int) -> Actor:
     ) -> tuple[np.ndarray, Any]:
         if masks is None:
             return np.stack([space.sample() for _ in observations]), state
-        legal: list[Mapping[str, Any] | np.ndarray] = [mask.astype(np.int8) for mask in masks]
-        return np.stack([space.sample(mask) for mask in legal]), state
+        return np.stack([space.sample(_sampling_mask(space, mask)) for mask in masks]), state
 
     return act
+
+
+def _sampling_mask(space: gym.Space[Any], mask: np.ndarray) -> Any:
+    """A flat mask of legal choices in the form in which the space samples."""
+    flat = mask.astype(np.int8)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return tuple(np.split(flat, np.cumsum(space.nvec)[:-1]))
+    return flat
