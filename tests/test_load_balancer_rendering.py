@@ -493,3 +493,13 @@ def test_vector_environments_render_each_member() -> None:
     assert frames is not None
     assert [frame.shape for frame in frames] == [(492, 800, 3)] * 2
     assert rows_that_differ(*frames) >= {"header", "0", "3"}
+
+
+def test_a_restored_state_forgets_the_requests_of_the_other_episode() -> None:
+    env = LoadBalancerEnv(render_mode="ansi")
+    env.reset(seed=1)
+    start, fresh = env.get_state(), env.render()
+    env.step(0)
+    assert env.render() != fresh
+    env.set_state(start)
+    assert env.render() == fresh

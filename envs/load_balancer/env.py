@@ -196,6 +196,8 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
         """
         self.simulator.set_state(state)
         self._seeded = True
+        # Pictures show recent requests, and those were another episode's.
+        self._history.clear()
         return self.simulator.observe()[0]
 
     def _server_info(self) -> dict[str, Any]:

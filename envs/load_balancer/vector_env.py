@@ -176,12 +176,18 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._seeded[slice(None) if members is None else members] = True
         self._ready = bool(self._seeded.all())
         self._finished = self._past_end()
+        # Pictures show recent requests, and those were another episode's.
+        for b in range(self.num_envs) if members is None else members:
+            self._history[b].clear()
 
     def copy_members(self, source: np.ndarray, target: np.ndarray) -> None:
         """Make environments `target` continue exactly as `source` would, both shape (M,), int."""
         self.simulator.copy_members(np.asarray(source), np.asarray(target))
         self._seeded[target] = self._seeded[source]
         self._finished = self._past_end()
+        histories = [self._history[b].copy() for b in source]
+        for b, history in zip(target, histories, strict=True):
+            self._history[b] = history
 
     def observe(self) -> np.ndarray:
         """Current observations of all environments, shape (B, D), float32."""
