@@ -499,7 +499,7 @@ def test_a_restored_state_forgets_the_requests_of_the_other_episode() -> None:
     env = LoadBalancerEnv(render_mode="ansi")
     env.reset(seed=1)
     start, fresh = env.get_state(), env.render()
-    env.step(0)
+    env.step(np.int64(0))
     assert env.render() != fresh
     env.set_state(start)
     assert env.render() == fresh
