@@ -8,9 +8,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from grpo_gym.batches import EnvBatch, NativeBatch, make_batch
 from grpo_gym.config import ConfigError, suggest
 from grpo_gym.evaluation import Actor
-from grpo_gym.groups import EnvBatch, NativeBatch, make_batch
 from grpo_gym.registration import BASELINE_MODULES
 
 

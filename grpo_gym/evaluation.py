@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from grpo_gym.batches import EnvBatch
 from grpo_gym.config import ConfigError
-from grpo_gym.groups import EnvBatch
 
 _RESAMPLES = 2_000
 

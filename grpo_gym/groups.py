@@ -1,163 +1,19 @@
 """Groups of environments that start from one state and meet one outside world.
 
-A group is K environments reset with one seed. Environments of ours share one drawn trace;
-any other Gymnasium environment is made K times and reset with the group's seed.
+A group is K environments reset with one seed.
 
 Shapes: G groups, K members, B = G*K environments (member k of group g is number g*K + k),
-D features of a flattened observation.
+D features of a flattened observation, A choices.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Protocol
-
-import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
-from gymnasium.vector import AutoresetMode, VectorEnv
 
+from grpo_gym.batches import BatchStep, EnvBatch
 from grpo_gym.config import ConfigError
-from grpo_gym.spaces import flat_size, flatten_batch, validate_action_space
-
-_NUMBER = (bool, int, float, np.bool_, np.integer, np.floating)
-EnvSource = str | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
 
 
 class GroupError(RuntimeError):
     """Members of a group did not start from the same state, so comparing them is not fair."""
-
-
-@dataclass(frozen=True)
-class BatchStep:
-    """What one step of B environments gave.
-
-    Attributes:
-        observations: Flattened, shape (B, D), float32.
-        rewards: Shape (B,), float64; 0 where no step was taken.
-        terminated: Shape (B,), bool.
-        truncated: Shape (B,), bool.
-        infos: Per-step quantities by name, shape (B,); NaN where an environment gave none.
-        action_masks: Legal actions, shape (B, A), bool, or None if the environment has no mask;
-            members that have ended may do anything.
-    """
-
-    observations: np.ndarray
-    rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    infos: dict[str, np.ndarray]
-    action_masks: np.ndarray | None
-
-
-class EnvBatch(Protocol):
-    """B environments, each reset from a seed of its own and stepped while it is alive."""
-
-    num_envs: int
-    single_observation_space: gym.Space[Any]
-    single_action_space: gym.Space[Any]
-
-    def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Start an episode per environment: observations (B, D) float32 and action masks."""
-
-    def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
-        """Step the environments that are alive, shape (B,), bool."""
-
-    def close(self) -> None:
-        """Free what the environments hold."""
-
-
-class NativeBatch:
-    """A vector environment of ours, where equal seeds share one outside world."""
-
-    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
-        """Wrap a native vector environment made with autoreset disabled."""
-        self.env = env
-        self.num_envs = env.num_envs
-        self.single_observation_space = env.single_observation_space
-        self.single_action_space = env.single_action_space
-
-    def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """See `EnvBatch.reset`."""
-        one_each: Any = [int(seed) for seed in seeds]  # Gymnasium's annotation has only one for all
-        observations, infos = self.env.reset(seed=one_each)
-        flat = flatten_batch(self.single_observation_space, observations)
-        return flat, _action_masks(infos.get("action_mask"))
-
-    def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
-        """See `EnvBatch.step`."""
-        observations, rewards, terminated, truncated, infos = self.env.step(actions)
-        numbers = {
-            name: values.astype(np.float64)
-            for name, values in infos.items()
-            if isinstance(values, np.ndarray) and values.ndim == 1 and not name.startswith("_")
-        }
-        return BatchStep(
-            flatten_batch(self.single_observation_space, observations),
-            np.asarray(rewards, np.float64),
-            terminated,
-            truncated,
-            numbers,
-            _free(_action_masks(infos.get("action_mask")), ~alive | terminated | truncated),
-        )
-
-    def close(self) -> None:
-        """See `EnvBatch.close`."""
-        self.env.close()
-
-
-class LoopBatch:
-    """Separate Gymnasium environments, stepped one after the other."""
-
-    def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
-        """Wrap B environments of one kind."""
-        self.envs = list(envs)
-        self.num_envs = len(self.envs)
-        self.single_observation_space = envs[0].observation_space
-        self.single_action_space = envs[0].action_space
-        self._size = flat_size(self.single_observation_space)
-
-    def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """See `EnvBatch.reset`."""
-        results = [env.reset(seed=int(seed)) for env, seed in zip(self.envs, seeds, strict=True)]
-        self._observations = self._flatten([observation for observation, _ in results])
-        return self._observations.copy(), _stack_masks([info for _, info in results])
-
-    def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
-        """See `EnvBatch.step`; environments that are not alive keep their last observation."""
-        rewards = np.zeros(self.num_envs)
-        terminated = np.zeros(self.num_envs, np.bool_)
-        truncated = np.zeros(self.num_envs, np.bool_)
-        infos: list[Mapping[str, Any]] = [{}] * self.num_envs
-        members = np.flatnonzero(alive).tolist()
-        observed = []
-        for b in members:
-            observation, reward, terminated[b], truncated[b], infos[b] = self.envs[b].step(
-                actions[b]
-            )
-            rewards[b] = reward
-            observed.append(observation)
-        self._observations[members] = self._flatten(observed)
-        return BatchStep(
-            self._observations.copy(),
-            rewards,
-            terminated,
-            truncated,
-            _numbers(infos),
-            _free(_stack_masks(infos), ~alive | terminated | truncated),
-        )
-
-    def close(self) -> None:
-        """See `EnvBatch.close`."""
-        for env in self.envs:
-            env.close()
-
-    def _flatten(self, observations: list[Any]) -> np.ndarray:
-        space = self.single_observation_space
-        if isinstance(space, gym.spaces.Box):
-            return np.asarray(observations, np.float32).reshape(len(observations), self._size)
-        flat = [gym.spaces.flatten(space, observation) for observation in observations]
-        return np.asarray(flat, np.float32).reshape(len(observations), self._size)
 
 
 class GroupedVectorEnv:
@@ -205,6 +61,10 @@ class GroupedVectorEnv:
             self._check_starts(observations)
         return observations, masks
 
+    def members(self, groups: np.ndarray) -> np.ndarray:
+        """Numbers of the environments of these groups, shape (M,): shape (M, K), int64."""
+        return groups[:, None] * self.group_size + np.arange(self.group_size)
+
     def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
         """Step the members that are alive; see `EnvBatch.step`."""
         return self.batch.step(actions, alive)
@@ -218,114 +78,3 @@ class GroupedVectorEnv:
                 f"members of group {group} were reset with one seed and started differently: the "
                 "environment must draw all its randomness from its seed (self.np_random)"
             )
-
-
-def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: int) -> EnvBatch:
-    """Make B environments of one kind.
-
-    Args:
-        env: A registered id, a made environment (which is made again from its spec), or a
-            function that makes one.
-        env_kwargs: Passed to the environment; only with an id.
-        num_envs: B.
-
-    Raises:
-        ConfigError: If the environment cannot be made that often, or its spaces cannot be used.
-    """
-    kwargs = dict(env_kwargs or {})
-    batch: EnvBatch
-    if isinstance(env, str) and _is_native(env):
-        batch = NativeBatch(
-            gym.make_vec(env, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
-        )
-    else:
-        make = _maker(env, kwargs)
-        envs = [make() for _ in range(num_envs)]
-        if len({id(one) for one in envs}) < num_envs:
-            raise ConfigError("env must make a new environment at every call, got the same again")
-        batch = LoopBatch(envs)
-    flat_size(batch.single_observation_space)
-    validate_action_space(batch.single_action_space)
-    return batch
-
-
-def _is_native(env_id: str) -> bool:
-    """Whether an id has a vector environment in which equal seeds share one outside world."""
-    module, _, name = env_id.rpartition(":")
-    try:
-        if module:
-            import_module(module)
-        entry_point = gym.spec(name).vector_entry_point
-    except (gym.error.Error, ImportError) as error:
-        raise ConfigError(f"env must be a registered id, got {env_id!r}: {error}") from error
-    if entry_point is None:
-        return False
-    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    return bool(getattr(creator, "metadata", {}).get("shares_outside_world", False))
-
-
-def _maker(env: EnvSource, kwargs: dict[str, Any]) -> Callable[[], gym.Env[Any, Any]]:
-    if isinstance(env, str):
-        return lambda: gym.make(env, disable_env_checker=True, **kwargs)
-    if kwargs:
-        raise ConfigError("env_kwargs must be empty unless env is an id: set them when making it")
-    if not isinstance(env, gym.Env):
-        if not callable(env):
-            raise ConfigError(
-                f"env must be an id, an environment or a function that makes one, got {env!r}"
-            )
-        return env
-    spec = env.spec
-    if spec is None:
-        raise ConfigError(
-            "env must have a spec, so that a group can be made of it: register it and use "
-            "gym.make, or pass a function that makes it"
-        )
-    # The copies are not looked at: a window for each of them would open otherwise.
-    unseen = {"render_mode": None} if "render_mode" in spec.kwargs else {}
-
-    def make() -> gym.Env[Any, Any]:
-        try:
-            return gym.make(spec, disable_env_checker=True, **unseen)
-        except ValueError as error:
-            raise ConfigError(
-                f"env cannot be made again from its spec: {error} Pass a function that makes it"
-            ) from error
-
-    return make
-
-
-def _action_masks(masks: Any) -> np.ndarray | None:
-    return None if masks is None else np.array(masks, np.bool_)
-
-
-def _stack_masks(infos: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
-    """Action masks of all environments; those that give none may do anything."""
-    masks = [_one_mask(info.get("action_mask")) for info in infos]
-    given = next((mask for mask in masks if mask is not None), None)
-    if given is None:
-        return None
-    return np.stack([np.ones_like(given) if mask is None else mask for mask in masks])
-
-
-def _one_mask(mask: Any) -> np.ndarray | None:
-    """A mask as one row; Gymnasium gives those of a MultiDiscrete as a tuple of its parts."""
-    if isinstance(mask, tuple):
-        return np.concatenate([np.asarray(part, np.bool_) for part in mask])
-    return None if mask is None else np.asarray(mask, np.bool_)
-
-
-def _free(masks: np.ndarray | None, ended: np.ndarray) -> np.ndarray | None:
-    """Allow everything where an episode has ended: often no action is legal there."""
-    if masks is not None:
-        masks[ended] = True
-    return masks
-
-
-def _numbers(infos: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    names = {name for info in infos for name, value in info.items() if isinstance(value, _NUMBER)}
-    return {name: np.array([_number(info.get(name)) for info in infos]) for name in sorted(names)}
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, _NUMBER) else np.nan

@@ -1,6 +1,8 @@
 """Loss terms of policy optimisation: pure functions on tensors.
 
-Shapes: M steps, taken from any number of trajectories.
+Each kind is one published choice; `trainers.presets` says who combines which.
+
+Shapes: T steps, G groups, K members; M steps, taken from any number of trajectories.
 """
 
 from dataclasses import dataclass
@@ -9,17 +11,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+RatioKind = Literal["step", "sequence", "sequence_mean"]
+ObjectiveKind = Literal["clipped", "unclipped", "upper_clipped", "cispo", "reinforce"]
+KLKind = Literal["exact", "k1", "k2", "k3", "k3_plus"]
 NormalisationKind = Literal["per_step", "per_sequence", "per_group", "constant"]
+
+_MAX_LOG_RATIO = 20.0
 
 
 @dataclass(frozen=True)
 class Surrogate:
-    """The clipped surrogate of M steps.
+    """The policy's objective at M steps.
 
     Attributes:
         objective: To be maximised, shape (M,).
         ratio: New over old probability, shape (M,), detached.
-        clipped_low: Steps whose gradient the lower bound cut off, shape (M,), bool.
+        clipped_low: Steps where the lower bound of the ratio took effect, shape (M,), bool.
         clipped_high: The same for the upper bound.
     """
 
@@ -29,34 +36,110 @@ class Surrogate:
     clipped_high: Tensor
 
 
-def clipped_surrogate(
-    log_probs: Tensor,
-    old_log_probs: Tensor,
-    advantages: Tensor,
-    clip_low: float,
-    clip_high: float,
-) -> Surrogate:
-    """min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) for each step.
+def log_ratios(
+    log_probs: Tensor, old_log_probs: Tensor, sequences: Tensor, kind: RatioKind
+) -> Tensor:
+    """Logarithm of the importance ratio that each step is weighted with.
 
     Args:
         log_probs: Of the policy being updated, shape (M,).
         old_log_probs: Of the policy that acted, shape (M,).
-        advantages: Shape (M,).
-        clip_low: Distance of the lower bound from 1.
-        clip_high: Distance of the upper bound from 1.
+        sequences: Which trajectory each step belongs to, shape (M,), int64 >= 0. All steps of a
+            trajectory must be there unless `kind` is "step".
+        kind: "step": of the step's own action; "sequence": the product over the trajectory;
+            "sequence_mean": its geometric mean.
 
-    Source: PPO (arXiv 1707.06347), eq. 7; separate bounds: DAPO (arXiv 2503.14476), eq. 8.
+    Returns:
+        Shape (M,), bounded to +-20 against overflow.
+
+    Source: sequence: TIC-GRPO (arXiv 2508.02833); sequence_mean: GSPO (arXiv 2507.18071).
     """
-    ratio = (log_probs - old_log_probs).exp()
-    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
-    objective = torch.minimum(ratio * advantages, clipped * advantages)
-    ratio = ratio.detach()
-    return Surrogate(
-        objective,
-        ratio,
-        (ratio < 1.0 - clip_low) & (advantages < 0.0),
-        (ratio > 1.0 + clip_high) & (advantages > 0.0),
-    )
+    difference = log_probs - old_log_probs
+    if kind != "step":
+        _, members = torch.unique(sequences, return_inverse=True)
+        count = int(members.max()) + 1 if len(members) else 0
+        total = torch.zeros(count, dtype=difference.dtype).index_add(0, members, difference)
+        if kind == "sequence_mean":
+            total = total / torch.bincount(members, minlength=count)
+        difference = total[members]
+    return difference.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+
+
+def policy_objective(
+    kind: ObjectiveKind,
+    log_ratio: Tensor,
+    log_probs: Tensor,
+    advantages: Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
+) -> Surrogate:
+    """What the policy is to maximise at each step.
+
+    Args:
+        kind: "clipped": min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A);
+            "unclipped": ratio A; "upper_clipped": min(ratio, 1 + clip_high) A for either sign of A;
+            "cispo": the clipped ratio as a constant weight of A log pi; "reinforce": A log pi.
+        log_ratio: From `log_ratios`, shape (M,).
+        log_probs: Of the policy being updated, shape (M,).
+        advantages: Shape (M,).
+        clip_low: Distance of the lower bound from 1; 1 is no bound.
+        clip_high: Distance of the upper bound from 1.
+        dual_clip: For "clipped": objectives of negative advantages end at dual_clip * A.
+
+    Source: clipped: PPO (arXiv 1707.06347), eq. 7; separate bounds: DAPO (arXiv 2503.14476),
+    eq. 8; dual clip: arXiv 1912.09729, eq. 5; upper_clipped: TIC-GRPO (arXiv 2508.02833);
+    cispo: MiniMax-M1 (arXiv 2506.13585), eq. 4; reinforce: Williams (1992).
+    """
+    ratio = log_ratio.exp()
+    low, high = ratio < 1.0 - clip_low, ratio > 1.0 + clip_high
+    bounded = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    if kind == "clipped":
+        objective = torch.minimum(ratio * advantages, bounded * advantages)
+        low, high = low & (advantages < 0.0), high & (advantages > 0.0)
+        if dual_clip is not None:
+            floor = dual_clip * advantages
+            high = high | ((advantages < 0.0) & (objective < floor))
+            objective = torch.where(advantages < 0.0, torch.maximum(objective, floor), objective)
+    elif kind == "upper_clipped":
+        low = torch.zeros_like(low)
+        objective = ratio.clamp(max=1.0 + clip_high) * advantages
+    elif kind == "cispo":
+        objective = bounded.detach() * advantages * log_probs
+    else:
+        low, high = torch.zeros_like(low), torch.zeros_like(high)
+        objective = advantages * (ratio if kind == "unclipped" else log_probs)
+    return Surrogate(objective, ratio.detach(), low, high)
+
+
+def estimate_kl(log_probs: Tensor, reference_log_probs: Tensor, kind: KLKind) -> Tensor:
+    """KL(policy, reference) at each step from the action that was taken.
+
+    With d = log_probs - reference_log_probs: k1 = d, k2 = d^2 / 2, k3 = exp(-d) + d - 1. Of
+    actions drawn from the policy, k1 and k3 have the right mean and the wrong gradient, k2 the
+    right gradient; "k3_plus" has the value of k3 and the gradient of k2.
+
+    Args:
+        log_probs: Of the policy being updated, shape (M,).
+        reference_log_probs: Of the reference, shape (M,).
+        kind: All but "exact", which needs the distributions (`Distribution.kl`).
+
+    Raises:
+        ValueError: If `kind` is "exact".
+
+    Source: J. Schulman, "Approximating KL Divergence" (2020).
+    """
+    if kind == "exact":
+        raise ValueError('kind must be an estimator, got "exact": use Distribution.kl')
+    difference = log_probs - reference_log_probs
+    if kind == "k1":
+        return difference
+    k2 = 0.5 * difference.square()
+    if kind == "k2":
+        return k2
+    # The bound keeps one absurdly unlikely action from overflowing.
+    k3 = (-difference).clamp(max=_MAX_LOG_RATIO).exp() + difference - 1.0
+    return k3 if kind == "k3" else k2 + (k3 - k2).detach()
 
 
 def step_weights(used: Tensor, kind: NormalisationKind, constant: float) -> Tensor:

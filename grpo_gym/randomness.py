@@ -24,6 +24,8 @@ class Stream(IntEnum):
     WEIGHTS = 3
     EVALUATION = 4
     PREDICTION = 5
+    TRUNKS = 6
+    VALUES = 7
 
 
 def derive_seed(seed: int, stream: Stream, *key: int) -> int:
@@ -32,13 +34,21 @@ def derive_seed(seed: int, stream: Stream, *key: int) -> int:
     return int(state[0] >> np.uint64(2))
 
 
-def world_seeds(seed: int, iteration: int, num_groups: int, group_size: int | None) -> np.ndarray:
-    """Seeds of an iteration's outside worlds: (G,) for shared ones, else (G, K), int64."""
-    groups, members = range(num_groups), range(group_size or 0)
+def world_seeds(seed: int, iteration: int, groups: range, group_size: int | None) -> np.ndarray:
+    """Seeds of the outside worlds of an iteration's groups: (G,) for shared ones, else (G, K)."""
+    members = range(group_size or 0)
     key = (seed, Stream.WORLD, iteration)
     if group_size is None:
         return np.array([derive_seed(*key, g) for g in groups], np.int64)
     return np.array([[derive_seed(*key, g, k) for k in members] for g in groups], np.int64)
+
+
+def group_generators(
+    seed: int, stream: Stream, iteration: int, groups: range
+) -> list[np.random.Generator]:
+    """One generator for each of an iteration's groups, by their numbers."""
+    keys = [(seed, int(stream), iteration, g) for g in groups]
+    return [np.random.Generator(np.random.Philox(np.random.SeedSequence(key))) for key in keys]
 
 
 class ActionNoise:
@@ -49,19 +59,14 @@ class ActionNoise:
         kind: NoiseKind,
         seed: int,
         iteration: int,
-        num_groups: int,
+        groups: range,
         group_size: int,
         components: int,
     ) -> None:
-        """Key one generator per group."""
+        """Key one generator per group; `groups` are their numbers within the iteration."""
         self._kind = kind
         self._shape = (_CHUNK, group_size, components)
-        self._generators = [
-            np.random.Generator(
-                np.random.Philox(np.random.SeedSequence((seed, Stream.ACTIONS, iteration, g)))
-            )
-            for g in range(num_groups)
-        ]
+        self._generators = group_generators(seed, Stream.ACTIONS, iteration, groups)
         self._chunk = np.empty((0, 0, 0), np.float32)
         self._next = _CHUNK
 

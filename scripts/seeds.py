@@ -24,10 +24,10 @@ from rich.console import Console
 
 from grpo_gym import GRPO
 from grpo_gym.actors import baseline_actor, baseline_names
+from grpo_gym.batches import make_batch
 from grpo_gym.cli.settings import TrainSettings, default_config
 from grpo_gym.config import from_mapping, parse_value, replace
 from grpo_gym.evaluation import evaluate
-from grpo_gym.groups import make_batch
 from grpo_gym.results import Results
 
 EVALUATION_SEED = 5_000_000

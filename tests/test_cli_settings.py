@@ -11,7 +11,8 @@ from grpo_gym.cli import settings as settings_module
 from grpo_gym.cli.options import CommandLine, field_docs
 from grpo_gym.cli.settings import RunOptions, TrainSettings, parse_train
 from grpo_gym.config import load_yaml
-from grpo_gym.trainers.config import PRESETS, GRPOConfig
+from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.presets import PRESETS
 
 
 @pytest.fixture(autouse=True)

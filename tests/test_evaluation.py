@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from grpo_gym import GRPO, evaluate_policy
+from grpo_gym.batches import make_batch
 from grpo_gym.config import ConfigError
 from grpo_gym.evaluation import (
     bootstrap_interval,
@@ -12,7 +13,6 @@ from grpo_gym.evaluation import (
     interquartile_mean,
     summarise,
 )
-from grpo_gym.groups import make_batch
 from probe_envs import Context, Countdown
 
 

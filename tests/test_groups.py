@@ -1,16 +1,14 @@
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.wrappers import NormalizeReward, RescaleAction, TimeLimit
 
+from grpo_gym.batches import LoopBatch, NativeBatch, make_batch
 from grpo_gym.config import ConfigError
-from grpo_gym.groups import GroupedVectorEnv, GroupError, LoopBatch, NativeBatch, make_batch
-from probe_envs import BestAction, Context, Countdown, IgnoresSeed, OneStep, Search, Temptation
+from grpo_gym.groups import GroupedVectorEnv, GroupError
+from probe_envs import BestAction, Countdown, IgnoresSeed, OneStep, Search
 
 
 def grouped(env: Any, group_size: int, num_envs: int, **kwargs: Any) -> GroupedVectorEnv:
@@ -129,100 +127,7 @@ def test_infos_and_masks_of_other_forms() -> None:
     assert step.action_masks.tolist() == [[True, False, False, True, True]] * 2
 
 
-# Making
-
-
-def test_made_environments_are_made_again_with_their_wrappers() -> None:
-    pendulum = gym.make("Pendulum-v1", max_episode_steps=7, g=1.5, render_mode="human")
-    made = RescaleAction(pendulum, np.float32(-1.0), np.float32(1.0))
-    env = grouped(made, 2, 4)
-    for one in env.batch.envs:  # type: ignore[attr-defined]
-        assert isinstance(one, RescaleAction)
-        assert isinstance(one.env, TimeLimit)
-        assert one.get_wrapper_attr("g") == 1.5
-        assert one.render_mode is None
-    assert env.batch.single_action_space == made.action_space
-    env.reset(np.array([1, 2]))
-    everyone = np.ones(4, np.bool_)
-    truncated = [env.step(np.zeros((4, 1), np.float32), everyone).truncated for _ in range(7)]
-    assert [row.all() for row in truncated] == [False] * 6 + [True]
-
-
-def test_factories_and_classes_make_environments() -> None:
-    for source in (BestAction, lambda: Context("dict"), lambda: gym.make("CartPole-v1")):
-        env = grouped(source, 2, 4)
-        assert len({id(one) for one in parts(env)}) == 4
-
-
-def test_an_id_may_name_its_module() -> None:
-    assert isinstance(make_batch("grpo_gym:LoadBalancer-v0", None, 2), NativeBatch)
-
-
-def test_the_named_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "registers_a_probe.py").write_text(
-        "import gymnasium\ngymnasium.register('Probe-v0', 'probe_envs:BestAction')\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(gym.registry, "Probe-v0", raising=False)
-    batch = make_batch("registers_a_probe:Probe-v0", None, 2)
-    assert batch.single_action_space == BestAction.action_space
-    del gym.registry["Probe-v0"]
-
-
-class NotRecorded(gym.Wrapper[Any, Any, Any, Any]):
-    """A wrapper that gym.make cannot make again."""
-
-
-ALWAYS_THE_SAME = BestAction()
-UNMAKEABLE: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "unknown id": ("NoSuchEnv-v0", {}, "env must be a registered id, got 'NoSuchEnv-v0'"),
-    "unknown module": ("no_such_module:A-v0", {}, "registered id.*no_such_module"),
-    "kwargs of a made env": (gym.make("CartPole-v1"), {"a": 1}, "env_kwargs must be empty"),
-    "kwargs of a factory": (BestAction, {"a": 1}, "env_kwargs must be empty"),
-    "no spec": (BestAction(), {}, "env must have a spec"),
-    "wrapper not recorded": (NotRecorded(gym.make("CartPole-v1")), {}, "cannot be made again"),
-    "nothing that makes one": (7, {}, "env must be an id, an environment or a function"),
-    "a vector environment": (gym.make_vec("CartPole-v1", 2), {}, "env must be an id"),
-    "the same every time": (lambda: ALWAYS_THE_SAME, {}, "make a new environment"),
-    "observations": (lambda: Sized(spaces.Text(3)), {}, "observation space must be"),
-    "actions": (lambda: Sized(actions=spaces.MultiBinary(2)), {}, "action space must be"),
-}
-
-
-class Sized(Temptation):
-    """Spaces as given."""
-
-    def __init__(self, observations: Any = None, actions: Any = None) -> None:
-        self.observation_space = observations or self.observation_space
-        self.action_space = actions or self.action_space
-
-
-@pytest.mark.parametrize("case", UNMAKEABLE)
-def test_what_cannot_be_made_is_refused(case: str) -> None:
-    env, kwargs, message = UNMAKEABLE[case]
-    with pytest.raises(ConfigError, match=message):
-        make_batch(env, kwargs, 2)
-
-
 @pytest.mark.parametrize("group_size", [4, 0])
 def test_group_size_must_divide(group_size: int) -> None:
     with pytest.raises(ConfigError, match=f"group_size must divide .* \\(6\\), got {group_size}"):
         GroupedVectorEnv(make_batch(BestAction, None, 6), group_size)
-
-
-def test_closing_closes_every_environment() -> None:
-    closed: list[int] = []
-
-    class Closes(BestAction):
-        def close(self) -> None:
-            closed.append(id(self))
-
-    make: Callable[[], Any] = Closes
-    make_batch(make, None, 3).close()
-    assert len(set(closed)) == 3
-
-
-def test_wrappers_with_state_are_separate_for_each_member() -> None:
-    env = grouped(lambda: NormalizeReward(gym.make("CartPole-v1")), 2, 2)
-    first, second = env.batch.envs  # type: ignore[attr-defined]
-    assert first.return_rms is not second.return_rms

@@ -7,7 +7,8 @@ import pytest
 
 from grpo_gym import GRPO
 from grpo_gym.config import ConfigError, from_mapping, to_mapping
-from grpo_gym.trainers.config import PRESETS, GRPOConfig, make_config
+from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.presets import PRESETS, make_config
 from probe_envs import BestAction
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from grpo_gym.groups import BatchStep, GroupedVectorEnv, LoopBatch, make_batch
+from grpo_gym.batches import BatchStep, LoopBatch, make_batch
+from grpo_gym.groups import GroupedVectorEnv
 from grpo_gym.policies.network import Policy
 from grpo_gym.randomness import ActionNoise, world_seeds
 from grpo_gym.rollouts import GroupedRollout, collect

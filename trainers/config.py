@@ -1,9 +1,9 @@
-"""Settings of GRPO and the named variants, which are nothing but settings."""
+"""Settings of GRPO; `trainers.presets` has the named variants, which are nothing but settings."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, suggest
+from grpo_gym.config import ConfigError, Range, check_fields
 
 Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]
 NonNegative = Annotated[float, Range(0.0)]
@@ -18,40 +18,87 @@ class GRPOConfig:
     """Groups an iteration, G."""
     group_size: Annotated[int, Range(2)] = 16
     """Members of a group, K."""
-    grouping: Literal["shared", "unrelated"] = "shared"
-    """"shared": members start from one state and meet one outside world. "unrelated": every
-    member has a seed of its own, as in arXiv 2511.03527; for comparison."""
+    grouping: Literal["shared", "branch", "unrelated"] = "shared"
+    """"shared": members start from one state and meet one outside world. "branch": so they do,
+    and every `branch_every` steps the group starts anew from where one of them is. "unrelated":
+    every member has a seed of its own, as in arXiv 2511.03527; for comparison."""
+    branch_every: Count = 50
+    """Steps between two branchings. 1 compares single actions at one state: a step group."""
+    branch_lookahead: Annotated[int, Range(0)] = 0
+    """Further steps that members take before the group branches: they count for the returns,
+    and as environment steps, but are not learned from."""
+    branch_from: Literal["random", "first", "best"] = "random"
+    """The member to go on from: a random one, the first, or the best since the last branching;
+    of those whose episode goes on."""
     max_episode_steps: Count | None = None
     """Cuts training episodes short (truncation), in steps; None leaves them whole."""
+    refill_rounds: Annotated[int, Range(0)] = 0
+    """Collect at most so many times more to replace groups whose returns are all equal (DAPO,
+    arXiv 2503.14476); their steps count."""
+    frame_history: Count = 1
+    """Observations that the policy sees at once, the last of them the newest."""
 
     returns: Literal["outcome", "reward_to_go"] = "reward_to_go"
     """What a step is credited with: the return of its trajectory, or what came after it."""
     discount: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] = 0.99
     """Discount factor of returns, per step."""
-    baseline: Literal["trajectory", "time_step"] = "time_step"
-    """One baseline a group, or one a group and time step."""
+    baseline: Literal["none", "batch", "trajectory", "time_step", "time_bin", "state_bin"] = (
+        "time_step"
+    )
+    """What a return is compared with: nothing, the mean of the batch, or that of its group: one
+    a "trajectory", one a "time_step" (members that have ended count with 0) or a "time_bin"
+    (they do not count), or one a bin of states. See `advantages.group_advantages`."""
+    state_bin_width: NonNegative = 0.5
+    """Size of a bin in each feature, in deviations with `normalise_observations`, for
+    "state_bin" and anchors; 0: only equal states share a bin."""
+    anchor_weight: NonNegative = 0.0
+    """Weight of the comparison among steps taken in the same state (GiGPO: 1)."""
+    anchor_discount: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] = 0.95
+    """Discount factor of the returns compared there (0.95: GiGPO, arXiv 2505.10978)."""
+    learned_baseline: bool = False
+    """Subtract a learned state value from each return before the comparison: what a critic
+    adds, or with baseline "none" all there is."""
+    value_learning_rate: Positive = 3.0e-3
+    """Step size of AdamW for the learned baseline."""
     center: Literal["mean", "leave_one_out"] = "mean"
     """Whether a member's own return is part of its baseline."""
-    scale: Literal["none", "group", "batch"] = "batch"
+    scale: Literal["none", "group", "batch", "time_step"] = "batch"
     """Which standard deviation divides the advantages."""
     drop_uniform_groups: bool = True
     """Leave out groups whose returns are all equal, with their KL and entropy."""
     min_advantage: NonNegative = 0.0
     """Leave out steps whose advantage is smaller in size (LOOP: 0.01)."""
 
+    update: Literal["adamw", "trust_region"] = "adamw"
+    """"adamw": several passes of minibatches. "trust_region": one natural-gradient step whose
+    exact KL(old, new) stays below `max_kl`."""
+    objective: Literal["clipped", "unclipped", "upper_clipped", "cispo", "reinforce"] = "clipped"
+    """What is maximised; see `objectives.policy_objective`."""
+    ratio: Literal["step", "sequence", "sequence_mean"] = "step"
+    """The importance ratio: of each step's action, or of its whole trajectory (product, or
+    geometric mean); the latter take minibatches of whole trajectories."""
     clip_low: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] = 0.2
-    """The probability ratio is clipped below 1 - clip_low."""
+    """The probability ratio is clipped below 1 - clip_low; 1: not at all."""
     clip_high: Positive = 0.28
     """The probability ratio is clipped above 1 + clip_high (0.28: DAPO, arXiv 2503.14476)."""
+    dual_clip: Annotated[float, Range(1.0, exclusive_minimum=True)] | None = None
+    """The objective of a negative advantage A ends at dual_clip * A (3: arXiv 1912.09729)."""
     loss_normalisation: Literal["per_step", "per_sequence", "per_group", "constant"] = "per_step"
     """What the sum over steps is divided by; see `objectives.step_weights`."""
     loss_constant: Positive | None = None
     """Steps that a trajectory's sum is divided by with "constant"; None: the longest of the
     iteration."""
     kl_coefficient: NonNegative = 0.0
-    """Weight of the exact KL from the reference policy; 0 needs no reference."""
-    kl_reference: Literal["initial", "collection"] = "initial"
-    """The reference: the policy at the start of training, or the one that collected."""
+    """Weight of the KL from the reference policy; 0 needs no reference."""
+    kl_estimator: Literal["exact", "k1", "k2", "k3", "k3_plus"] = "exact"
+    """The exact KL, or an estimate from the action taken; see `objectives.estimate_kl`."""
+    kl_reference: Literal["initial", "collection", "moving_average", "refreshed"] = "initial"
+    """The reference: the policy at the start of training, the one that collected, a moving
+    average of weights, or the policy of some iterations ago."""
+    reference_decay: Annotated[float, Range(0.0, 1.0, exclusive_maximum=True)] = 0.95
+    """Share of a "moving_average" that an iteration leaves."""
+    reference_every: Count = 10
+    """Iterations after which a "refreshed" reference becomes the policy."""
     entropy_coefficient: NonNegative = 0.0
     """Weight of the entropy bonus."""
 
@@ -71,6 +118,15 @@ class GRPOConfig:
     """Minibatches a pass."""
     target_kl: Positive | None = None
     """Stop an iteration's passes when the exact KL(old, new), in nats a step, exceeds this."""
+
+    max_kl: Positive = 0.01
+    """Bound of "trust_region" on the exact KL(old, new), nats a step (arXiv 1502.05477)."""
+    damping: NonNegative = 0.1
+    """Multiple of the identity that "trust_region" adds to the Fisher matrix."""
+    conjugate_gradient_iterations: Count = 10
+    """Iterations in which "trust_region" solves for the natural gradient."""
+    backtracks: Count = 10
+    """Halvings of a step that "trust_region" tries."""
 
     hidden_sizes: tuple[Count, ...] = (64, 64)
     """Width of each hidden layer of the `mlp` policy."""
@@ -96,6 +152,28 @@ class GRPOConfig:
                 f"initial_log_std must lie inside log_std_bounds {self.log_std_bounds}, got "
                 f"{self.initial_log_std}"
             )
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.center == "leave_one_out" and self.baseline not in ("trajectory", "time_step"):
+            raise ConfigError(
+                'center must be "mean" unless baseline is "trajectory" or "time_step", got '
+                f'"leave_one_out" with "{self.baseline}"'
+            )
+        if self.dual_clip is not None and self.objective != "clipped":
+            raise ConfigError(
+                f'dual_clip must be None unless objective is "clipped", got {self.dual_clip} with '
+                f'"{self.objective}"'
+            )
+        if self.update == "trust_region" and self.ratio != "step":
+            raise ConfigError(
+                f'ratio must be "step" with update "trust_region", got "{self.ratio}"'
+            )
+        if self.refill_rounds and not self.drop_uniform_groups:
+            raise ConfigError(
+                "refill_rounds must be 0 unless drop_uniform_groups is true, got "
+                f"{self.refill_rounds}: there would be nothing to replace"
+            )
         if self.loss_constant is not None and self.loss_normalisation != "constant":
             raise ConfigError(
                 'loss_constant must be None unless loss_normalisation is "constant", got '
@@ -106,71 +184,3 @@ class GRPOConfig:
     def num_envs(self) -> int:
         """Environments that are collected from at once, B = G * K."""
         return self.num_groups * self.group_size
-
-
-# What the papers leave open (sizes, learning rate, epochs) stays as in the default, which was
-# chosen for small control problems.
-PRESETS: dict[str, dict[str, Any]] = {
-    # Reward-to-go against the group's mean at the same time step, batch deviation.
-    "default": {},
-    # DeepSeekMath, arXiv 2402.03300, sections 4.1.1 and 4.2.
-    "grpo": {
-        "returns": "outcome",
-        "discount": 1.0,
-        "baseline": "trajectory",
-        "scale": "group",
-        "clip_high": 0.2,
-        "loss_normalisation": "per_sequence",
-        "kl_coefficient": 0.04,
-    },
-    # Dr. GRPO, arXiv 2503.20783, section 3.2: no deviation, no length, no KL.
-    "dr_grpo": {
-        "returns": "outcome",
-        "discount": 1.0,
-        "baseline": "trajectory",
-        "scale": "none",
-        "clip_high": 0.2,
-        "loss_normalisation": "constant",
-    },
-    # LOOP, arXiv 2502.01600: leave one out, per-step clipping to [1/1.1, 1.1], 2 epochs.
-    "loop": {
-        "returns": "outcome",
-        "discount": 1.0,
-        "baseline": "trajectory",
-        "center": "leave_one_out",
-        "scale": "none",
-        "min_advantage": 0.01,
-        "clip_low": 1.0 - 1.0 / 1.1,
-        "clip_high": 0.1,
-        "epochs": 2,
-    },
-    # Magistral, arXiv 2506.10910, section 2.1: centred, then normalised over the batch.
-    "magistral": {
-        "returns": "outcome",
-        "discount": 1.0,
-        "baseline": "trajectory",
-        "scale": "batch",
-        "clip_high": 0.28,
-        "loss_normalisation": "per_group",
-    },
-    # DAPO, arXiv 2503.14476, eq. 8: group deviation, every step the same, clip-higher, no KL.
-    "dapo": {
-        "returns": "outcome",
-        "discount": 1.0,
-        "baseline": "trajectory",
-        "scale": "group",
-        "clip_high": 0.28,
-    },
-}
-
-
-def make_config(preset: str | None = None, **overrides: Any) -> GRPOConfig:
-    """The settings of a preset with any of them replaced.
-
-    Raises:
-        ConfigError: If a name is unknown or a value makes no sense.
-    """
-    name = "default" if preset is None else preset
-    if name not in PRESETS:
-        raise ConfigError(f"preset must be a known name, got {name!r}.{suggest(name, PRESETS)}")
-    return from_mapping(GRPOConfig, {**PRESETS[name], **overrides}, f"GRPO ({name})")

@@ -4,7 +4,6 @@ Shapes: T steps, G groups, K members of a group, B = G*K environments.
 """
 
 import contextlib
-import copy
 import itertools
 import math
 import time
@@ -18,23 +17,29 @@ import numpy as np
 import torch
 
 from grpo_gym import checkpoint
-from grpo_gym.advantages import informative_groups
+from grpo_gym.advantages import compute_returns, informative_groups
+from grpo_gym.batches import EnvSource, make_batch
 from grpo_gym.config import ConfigError, replace, suggest
 from grpo_gym.evaluation import Evaluation, evaluate
-from grpo_gym.groups import EnvSource, GroupedVectorEnv, make_batch
+from grpo_gym.frame_history import as_features, stack_frames
 from grpo_gym.policies.network import Policy
-from grpo_gym.randomness import ActionNoise, Stream, derive_seed, world_seeds
-from grpo_gym.rollouts import GroupedRollout, collect
+from grpo_gym.randomness import Stream, derive_seed
+from grpo_gym.rollouts import GroupedRollout, concatenate
 from grpo_gym.spaces import flatten_batch, flatten_one, is_batch
 from grpo_gym.trainers import persistence
-from grpo_gym.trainers.config import GRPOConfig, make_config
+from grpo_gym.trainers.collector import Collector, check_branching
+from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.presets import make_config
+from grpo_gym.trainers.reference import make_reference, move_reference
 from grpo_gym.trainers.schedule import Schedule
 from grpo_gym.trainers.update import (
     UpdateStats,
     compute_advantages,
     training_batch,
+    update_in_trust_region,
     update_policy,
 )
+from grpo_gym.value_baseline import ValueBaseline
 
 PolicyKind = Literal["linear", "mlp"]
 POLICIES: tuple[str, ...] = ("linear", "mlp")
@@ -51,6 +56,8 @@ class IterationStats:
         rollout: `rollout/` metrics by name.
         update: What the update was like; None if no group had anything to compare.
         uniform_groups: Share of groups whose returns were all equal.
+        explained_variance: Share of the returns' variance that the learned baseline predicted;
+            NaN without one.
         collect_seconds: Time spent collecting.
         update_seconds: Time spent learning.
     """
@@ -61,6 +68,7 @@ class IterationStats:
     rollout: dict[str, float]
     update: UpdateStats | None
     uniform_groups: float
+    explained_variance: float
     collect_seconds: float
     update_seconds: float
 
@@ -133,13 +141,14 @@ class GRPO:
                     "training_env_kwargs must leave the spaces as they are, got "
                     f"{training[0]} and {training[1]}: put what changes them into env_kwargs"
                 )
-        self._env: GroupedVectorEnv | None = None
+        if self.config.grouping == "branch":
+            check_branching(env, {**self.env_kwargs, **self.training_env_kwargs})
+        self._collector: Collector | None = None
         # Orthogonal weights differ in their last bits with the number of threads.
         torch.set_num_threads(self.config.torch_threads)
         self.policy = self._make_policy()
-        self.reference: Policy | None = None
-        if self.config.kl_coefficient > 0.0 and self.config.kl_reference == "initial":
-            self.reference = copy.deepcopy(self.policy)
+        self.reference = make_reference(self.policy, self.config)
+        self.value_baseline = self._make_value_baseline()
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(),
             lr=self.config.learning_rate,
@@ -198,8 +207,10 @@ class GRPO:
         started = time.perf_counter()
         rollout = self._collect()
         collected = time.perf_counter()
-        advantages = compute_advantages(rollout, self.config)
+        advantages = self._advantages(rollout)
         update = self._update(rollout, advantages)
+        explained_variance = self._fit_baseline(rollout)
+        self._observe(rollout)
         self.iteration += 1
         self.num_steps += rollout.num_steps
         return IterationStats(
@@ -209,6 +220,7 @@ class GRPO:
             rollout=_describe(rollout),
             update=update,
             uniform_groups=1.0 - float(informative_groups(advantages).float().mean()),
+            explained_variance=explained_variance,
             collect_seconds=collected - started,
             update_seconds=time.perf_counter() - collected,
         )
@@ -225,13 +237,15 @@ class GRPO:
 
         Args:
             observation: One observation or a batch of them, as the environment gives it.
-            state: Passed through; these policies remember nothing.
-            episode_start: Ignored for the same reason.
+            state: What the last call returned, None at first; with `frame_history` above 1 it
+                holds the last observations.
+            episode_start: Where an episode begins, shape (B,), bool: what was seen before is
+                forgotten there.
             deterministic: The most probable action instead of a sample.
             action_mask: Legal actions, shape (A,) or (B, A).
 
         Returns:
-            An action, or a batch of actions, and `state`.
+            An action, or a batch of actions, and the state for the next call.
 
         Raises:
             ConfigError: If the observation does not fit the space.
@@ -239,6 +253,8 @@ class GRPO:
         many = is_batch(self.observation_space, observation)
         flatten = flatten_batch if many else flatten_one
         features = np.ascontiguousarray(flatten(self.observation_space, observation))
+        starts = None if episode_start is None else np.atleast_1d(episode_start).astype(np.bool_)
+        features, state = self._remember(features, state, starts)
         masks = None if action_mask is None else np.atleast_2d(np.asarray(action_mask, np.bool_))
         noise = None if deterministic else self._prediction_noise(len(features))
         actions = self.policy.act(features, masks, noise)
@@ -279,7 +295,8 @@ class GRPO:
             noise = None
             if not deterministic:
                 noise = self._noise(len(observations), Stream.EVALUATION, seed, next(draws))
-            return self.policy.act(observations, masks, noise), state
+            features, state = self._remember(observations, state, start)
+            return self.policy.act(features, masks, noise), state
 
         return act
 
@@ -320,48 +337,75 @@ class GRPO:
         return checkpoint.weights_sha256(self.policy.state_dict())
 
     def _collect(self) -> GroupedRollout:
-        config = self.config
-        if self._env is None:
+        """One round of groups, or more where groups without a difference are to be replaced."""
+        if self._collector is None:
             kwargs = {**self.env_kwargs, **self.training_env_kwargs}
-            batch = make_batch(self.env_source, kwargs, config.num_envs)
-            self._env = GroupedVectorEnv(batch, config.group_size)
-        head = self.policy.head
-        members = None if config.grouping == "shared" else config.group_size
-        return collect(
-            self.policy,
-            self._env,
-            world_seeds(config.seed, self.iteration, config.num_groups, members),
-            ActionNoise(
-                head.noise_kind,
-                config.seed,
-                self.iteration,
-                config.num_groups,
-                config.group_size,
-                head.num_components,
-            ),
-            config.max_episode_steps,
-        )
+            self._collector = Collector(self.env_source, kwargs, self.config)
+        rollout = self._collector.collect(self.policy, self.iteration)
+        for round_number in range(1, self.config.refill_rounds + 1):
+            informative = int(informative_groups(self._advantages(rollout)).sum())
+            if informative >= self.config.num_groups:
+                break
+            more = self._collector.collect(self.policy, self.iteration, round_number)
+            rollout = concatenate([rollout, more])
+        return rollout
+
+    def _advantages(self, rollout: GroupedRollout) -> torch.Tensor:
+        with torch.no_grad():
+            features = self.policy.features(rollout.observations)
+            values = None if self.value_baseline is None else self.value_baseline.predict(features)
+        return compute_advantages(rollout, features, self.config, values)
 
     def _update(self, rollout: GroupedRollout, advantages: torch.Tensor) -> UpdateStats | None:
         config = self.config
-        factor = self.schedule.factor(
-            self.num_steps, config.learning_rate_schedule, config.final_learning_rate
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
-        generator = torch.Generator()
-        generator.manual_seed(derive_seed(config.seed, Stream.MINIBATCHES, self.iteration))
-        stats = update_policy(
-            self.policy,
-            self.optimizer,
-            training_batch(rollout, advantages, config),
-            self.reference,
-            config,
-            generator,
-        )
-        if self.policy.normaliser is not None:
-            self.policy.normaliser.update(rollout.observations[rollout.alive])
+        batch = training_batch(rollout, advantages, config)
+        if config.update == "trust_region":
+            stats = update_in_trust_region(self.policy, batch, self.reference, config)
+        else:
+            factor = self.schedule.factor(
+                self.num_steps, config.learning_rate_schedule, config.final_learning_rate
+            )
+            for group in self.optimizer.param_groups:
+                group["lr"] = config.learning_rate * factor
+            generator = self._generator(Stream.MINIBATCHES)
+            stats = update_policy(
+                self.policy, self.optimizer, batch, self.reference, config, generator
+            )
+        move_reference(self.reference, self.policy, self.iteration + 1, config)
         return stats
+
+    def _fit_baseline(self, rollout: GroupedRollout) -> float:
+        if self.value_baseline is None:
+            return math.nan
+        config = self.config
+        returns = compute_returns(rollout.rewards, rollout.alive, config.returns, config.discount)
+        with torch.no_grad():
+            features = self.policy.features(rollout.observations[rollout.credited])
+        generator = self._generator(Stream.VALUES)
+        return self.value_baseline.fit(
+            features, returns[rollout.credited], config.epochs, generator
+        )
+
+    def _observe(self, rollout: GroupedRollout) -> None:
+        """Move the normaliser; only now, so that the update saw what the rollout did."""
+        if self.policy.normaliser is not None:
+            self.policy.normaliser.update(rollout.observations[rollout.credited])
+
+    def _generator(self, stream: Stream) -> torch.Generator:
+        generator = torch.Generator()
+        generator.manual_seed(derive_seed(self.config.seed, stream, self.iteration))
+        return generator
+
+    def _make_value_baseline(self) -> ValueBaseline | None:
+        if not self.config.learned_baseline:
+            return None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.config.seed, Stream.VALUES))
+            return ValueBaseline(
+                self.policy.observation_size,
+                self.config.hidden_sizes,
+                self.config.value_learning_rate,
+            )
 
     def _make_policy(self) -> Policy:
         config = self.config
@@ -375,7 +419,17 @@ class GRPO:
                 normalise_observations=config.normalise_observations,
                 initial_log_std=config.initial_log_std,
                 log_std_bounds=config.log_std_bounds,
+                frame_history=config.frame_history,
             )
+
+    def _remember(
+        self, observations: np.ndarray, state: Any, starts: np.ndarray | None
+    ) -> tuple[np.ndarray, Any]:
+        """What the policy sees at observations (B, D), and the state for the next ones."""
+        if self.config.frame_history == 1:
+            return observations, state
+        frames = stack_frames(state, observations, starts, self.config.frame_history)
+        return as_features(frames), frames
 
     def _noise(self, rows: int, stream: Stream, *key: int) -> np.ndarray:
         generator = np.random.default_rng(derive_seed(self.config.seed, stream, *key))
@@ -396,12 +450,12 @@ def _spaces(env: EnvSource, kwargs: Mapping[str, Any]) -> tuple[gym.Space[Any], 
 
 
 def _describe(rollout: GroupedRollout) -> dict[str, float]:
-    returns = rollout.returns
+    returns = rollout.episodes.returns
     return {
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std(correction=0)),
-        "return_group_std": float(returns.std(dim=1, correction=0).mean()),
-        "length_mean": float(rollout.lengths.to(torch.float64).mean()),
-        "truncated_share": float(rollout.truncated.to(torch.float64).mean()),
+        "return_group_std": float(rollout.returns.std(dim=1, correction=0).mean()),
+        "length_mean": float(rollout.episodes.lengths.to(torch.float64).mean()),
+        "truncated_share": float(rollout.episodes.truncated.to(torch.float64).mean()),
         **rollout.infos,
     }

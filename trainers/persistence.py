@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from grpo_gym import checkpoint
+from grpo_gym.batches import EnvSource
 from grpo_gym.checkpoint import CheckpointError
 from grpo_gym.config import ConfigError, from_mapping, to_mapping
-from grpo_gym.groups import EnvSource
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.schedule import Schedule
 
@@ -35,6 +35,9 @@ def save(model: "GRPO", path: str | PathLike[str]) -> None:
             "model": model.policy.state_dict(),
             "reference": None if model.reference is None else model.reference.state_dict(),
             "optimizer": model.optimizer.state_dict(),
+            "value_baseline": None
+            if model.value_baseline is None
+            else model.value_baseline.state(),
             "iteration": model.iteration,
             "num_steps": model.num_steps,
             "notes": model.notes,
@@ -86,6 +89,8 @@ def _restore(model: "GRPO", payload: Mapping[str, Any]) -> None:
     if model.reference is not None:
         model.reference.load_state_dict(payload["reference"])
     model.optimizer.load_state_dict(payload["optimizer"])
+    if model.value_baseline is not None:
+        model.value_baseline.restore(payload["value_baseline"])
     model.iteration = payload["iteration"]
     model.num_steps = payload["num_steps"]
     model.notes = payload["notes"]

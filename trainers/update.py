@@ -3,16 +3,25 @@
 Shapes: T steps, G groups, K members; M steps that take part.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from grpo_gym.advantages import compute_returns, group_advantages, informative_groups
-from grpo_gym.objectives import clipped_surrogate, step_weights
+from grpo_gym.objectives import (
+    Surrogate,
+    estimate_kl,
+    log_ratios,
+    policy_objective,
+    step_weights,
+)
 from grpo_gym.policies.network import Policy
 from grpo_gym.rollouts import GroupedRollout
+from grpo_gym.state_bins import anchor_advantages, state_bins
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.trust_region import trust_region_step
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class TrainingBatch:
         old_outputs: Distribution parameters of the policy that acted, shape (M, P), float32.
         advantages: Shape (M,), float32.
         weights: Share of each step in the loss, shape (M,), float32.
+        sequences: Number of the trajectory that each step belongs to, shape (M,), int64.
         action_masks: Shape (M, A), bool, or None.
     """
 
@@ -35,6 +45,7 @@ class TrainingBatch:
     old_outputs: Tensor
     advantages: Tensor
     weights: Tensor
+    sequences: Tensor
     action_masks: Tensor | None
 
     def __len__(self) -> int:
@@ -48,6 +59,7 @@ class TrainingBatch:
             self.old_outputs[index],
             self.advantages[index],
             self.weights[index],
+            self.sequences[index],
             None if self.action_masks is None else self.action_masks[index],
         )
 
@@ -83,38 +95,61 @@ class UpdateStats:
     learning_rate: float
 
 
-def compute_advantages(rollout: GroupedRollout, config: GRPOConfig) -> Tensor:
-    """Group-relative advantages of every step, shape (T, G, K), float32; 0 where not alive.
+def compute_advantages(
+    rollout: GroupedRollout, features: Tensor, config: GRPOConfig, values: Tensor | None = None
+) -> Tensor:
+    """Group-relative advantages of every step, shape (T, G, K), float32; 0 where not credited.
+
+    Args:
+        rollout: T steps of G groups of K members.
+        features: Observations as the policy's network sees them, shape (T, G, K, D), float32.
+        config: The settings.
+        values: Of a learned baseline, subtracted from the returns, shape (T, G, K), float64.
 
     Raises:
         FloatingPointError: If a reward or an observation is not finite.
     """
-    for name, values in (("rewards", rollout.rewards), ("observations", rollout.observations)):
-        if not bool(torch.isfinite(values).all()):
+    for name, numbers in (("rewards", rollout.rewards), ("observations", rollout.observations)):
+        if not bool(torch.isfinite(numbers).all()):
             raise FloatingPointError(
                 f"{name} must be finite, got nan or inf: look at the environment"
             )
     returns = compute_returns(rollout.rewards, rollout.alive, config.returns, config.discount)
-    return group_advantages(
+    if values is not None:
+        returns = torch.where(rollout.alive, returns - values, 0.0)
+    bins = None
+    if config.baseline == "state_bin" or config.anchor_weight > 0.0:
+        bins = state_bins(features, config.state_bin_width)
+    advantages = group_advantages(
         returns,
-        rollout.alive,
+        rollout.credited,
         baseline=config.baseline,
         center=config.center,
         scale=config.scale,
-    ).to(torch.float32)
+        bins=bins,
+    )
+    if config.anchor_weight > 0.0 and bins is not None:
+        to_go = compute_returns(
+            rollout.rewards, rollout.alive, "reward_to_go", config.anchor_discount
+        )
+        anchored = anchor_advantages(to_go, rollout.credited, bins, config.scale)
+        advantages = advantages + config.anchor_weight * anchored
+    return advantages.to(torch.float32)
 
 
 def training_batch(
     rollout: GroupedRollout, advantages: Tensor, config: GRPOConfig
 ) -> TrainingBatch:
     """Select and weigh the steps that take part in the update."""
-    used = rollout.alive
+    used = rollout.credited
     if config.drop_uniform_groups:
         used = used & informative_groups(advantages)[None, :, None]
     if config.min_advantage > 0.0:
         used = used & (advantages.abs() >= config.min_advantage)
     constant = config.loss_constant or float(len(rollout.alive))
     weights = step_weights(used, config.loss_normalisation, constant)
+    _, groups, members = used.shape
+    sequences = torch.arange(groups * members).reshape(groups, members).expand_as(used)
     return TrainingBatch(
         rollout.observations[used],
         rollout.actions[used],
@@ -122,6 +157,7 @@ def training_batch(
         rollout.outputs[used],
         advantages[used],
         weights[used],
+        sequences[used],
         None if rollout.action_masks is None else rollout.action_masks[used],
     )
 
@@ -152,13 +188,11 @@ def update_policy(
     """
     if len(batch) == 0:
         return None
-    minibatches = min(config.num_minibatches, len(batch))
     parts = []
     for _ in range(config.epochs):
-        order = torch.randperm(len(batch), generator=generator)
         latest = [
-            _update_minibatch(policy, optimizer, batch[index], len(batch), reference, config)
-            for index in order.chunk(minibatches)
+            _update_minibatch(policy, optimizer, minibatch, reference, config)
+            for minibatch in _minibatches(batch, config, generator)
         ]
         parts.append(torch.stack(latest).mean(dim=0))
         if config.target_kl is not None and float(parts[-1][1]) > config.target_kl:
@@ -179,37 +213,138 @@ def update_policy(
     )
 
 
-def _update_minibatch(
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    batch: TrainingBatch,
-    total: int,
-    reference: Policy | None,
-    config: GRPOConfig,
-) -> Tensor:
-    """One gradient step; returns loss, KLs, entropy, clipped shares and gradient norm, (7,)."""
+def update_in_trust_region(
+    policy: Policy, batch: TrainingBatch, reference: Policy | None, config: GRPOConfig
+) -> UpdateStats | None:
+    """Improve the policy by one natural-gradient step of bounded KL(old, new).
+
+    Args:
+        policy: Updated in place.
+        batch: The steps to learn from.
+        reference: The policy to stay close to, or None.
+        config: The settings.
+
+    Returns:
+        None if the batch is empty; `epochs` is 0 if no step was an improvement.
+
+    Raises:
+        FloatingPointError: If the gradient is not finite; the policy is as before.
+    """
+    if len(batch) == 0:
+        return None
+    old = policy.distribution(batch.old_outputs, batch.action_masks)
+    unclipped = replace(config, objective="unclipped", dual_clip=None)
+
+    def surrogate() -> Tensor:
+        return -_loss(policy, batch, reference, unclipped).loss
+
+    def divergence() -> Tensor:
+        return old.kl(policy.distribution(policy(batch.observations), batch.action_masks)).mean()
+
+    step = trust_region_step(
+        list(policy.parameters()),
+        surrogate,
+        divergence,
+        max_kl=config.max_kl,
+        damping=config.damping,
+        conjugate_gradient_iterations=config.conjugate_gradient_iterations,
+        backtracks=config.backtracks,
+    )
+    with torch.no_grad():
+        after = _loss(policy, batch, reference, unclipped)
+    return UpdateStats(
+        loss=float(after.loss),
+        kl=step.kl,
+        reference_kl=float(after.reference_kl),
+        entropy=float(after.entropy),
+        clip_low_share=0.0,
+        clip_high_share=0.0,
+        gradient_norm=step.gradient_norm,
+        advantage_mean=float(batch.advantages.mean()),
+        advantage_std=float(batch.advantages.std(correction=0)),
+        epochs=int(step.accepted),
+        learning_rate=step.step_scale,
+    )
+
+
+def _minibatches(
+    batch: TrainingBatch, config: GRPOConfig, generator: torch.Generator
+) -> Iterator[TrainingBatch]:
+    """Parts of a batch in random order, each weighted to stand for the whole.
+
+    Ratios of whole trajectories need all steps of a trajectory in one part.
+    """
+    if config.ratio == "step":
+        count = len(batch)
+        label = torch.arange(count)
+    else:
+        distinct, label = torch.unique(batch.sequences, return_inverse=True)
+        count = len(distinct)
+    order = torch.randperm(count, generator=generator)
+    for chosen in order.chunk(min(config.num_minibatches, count)):
+        part = batch[chosen if config.ratio == "step" else torch.isin(label, chosen)]
+        yield replace(part, weights=part.weights * (count / len(chosen)))
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """The loss of some steps, and what it is made of."""
+
+    loss: Tensor
+    kl: Tensor
+    reference_kl: Tensor
+    entropy: Tensor
+    surrogate: Surrogate
+
+
+def _loss(
+    policy: Policy, batch: TrainingBatch, reference: Policy | None, config: GRPOConfig
+) -> _Loss:
+    """What is to be minimised; the statistics are means over the steps, detached."""
     distribution = policy.distribution(policy(batch.observations), batch.action_masks)
-    surrogate = clipped_surrogate(
-        distribution.log_prob(batch.actions),
-        batch.old_log_probs,
+    log_probs = distribution.log_prob(batch.actions)
+    surrogate = policy_objective(
+        config.objective,
+        log_ratios(log_probs, batch.old_log_probs, batch.sequences, config.ratio),
+        log_probs,
         batch.advantages,
         config.clip_low,
         config.clip_high,
+        config.dual_clip,
     )
-    # A minibatch stands for the whole batch, whose weights it has a share of.
-    weights = batch.weights * (total / len(batch))
     entropy = distribution.entropy()
     objective = surrogate.objective + config.entropy_coefficient * entropy
     reference_kl = torch.zeros(())
     if config.kl_coefficient > 0.0:
         with torch.no_grad():
             outputs = batch.old_outputs if reference is None else reference(batch.observations)
-        divergence = distribution.kl(policy.distribution(outputs, batch.action_masks))
+            anchor = policy.distribution(outputs, batch.action_masks)
+        if config.kl_estimator == "exact":
+            divergence = distribution.kl(anchor)
+        else:
+            anchor_log_probs = anchor.log_prob(batch.actions)
+            divergence = estimate_kl(log_probs, anchor_log_probs, config.kl_estimator)
         objective = objective - config.kl_coefficient * divergence
         reference_kl = divergence.detach().mean()
-    loss = -(weights * objective).sum()
+    with torch.no_grad():
+        old = policy.distribution(batch.old_outputs, batch.action_masks)
+        kl = old.kl(distribution).mean()
+    return _Loss(
+        -(batch.weights * objective).sum(), kl, reference_kl, entropy.detach().mean(), surrogate
+    )
+
+
+def _update_minibatch(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    batch: TrainingBatch,
+    reference: Policy | None,
+    config: GRPOConfig,
+) -> Tensor:
+    """One gradient step; returns loss, KLs, entropy, clipped shares and gradient norm, (7,)."""
+    parts = _loss(policy, batch, reference, config)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    parts.loss.backward()
     gradient_norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
     if not bool(torch.isfinite(gradient_norm)):
         raise FloatingPointError(
@@ -217,16 +352,14 @@ def _update_minibatch(
             "observations, or lower learning_rate"
         )
     optimizer.step()
-    with torch.no_grad():
-        old = policy.distribution(batch.old_outputs, batch.action_masks)
-        return torch.stack(
-            [
-                loss.detach(),
-                old.kl(distribution).mean(),
-                reference_kl,
-                entropy.detach().mean(),
-                surrogate.clipped_low.to(torch.float32).mean(),
-                surrogate.clipped_high.to(torch.float32).mean(),
-                gradient_norm,
-            ]
-        )
+    return torch.stack(
+        [
+            parts.loss.detach(),
+            parts.kl,
+            parts.reference_kl,
+            parts.entropy,
+            parts.surrogate.clipped_low.to(torch.float32).mean(),
+            parts.surrogate.clipped_high.to(torch.float32).mean(),
+            gradient_norm,
+        ]
+    )

@@ -113,7 +113,7 @@ class LoadBalancerSimulator:
             skip: Environments to leave untouched, shape (B,), bool.
 
         Returns:
-            Observations, shape (B, D), float32; rows of skipped environments are undefined.
+            Observations, shape (B, D), float32, also of environments that were left as they are.
         """
         observations = np.empty((self.num_envs, self.num_features), np.float32)
         step_kernel(

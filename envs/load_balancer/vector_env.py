@@ -130,16 +130,11 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             gymnasium.error.ResetNeeded: Before the first reset; with DISABLED, if a finished
                 environment is stepped.
         """
-        if not self._ready:
-            raise gym.error.ResetNeeded("call reset() before step()")
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            return self.step_alive(actions, np.ones(self.num_envs, np.bool_))
         actions = self._checked(actions)
         if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._finished.any():
             return self._step_with_resets(actions)
-        if self.autoreset_mode is AutoresetMode.DISABLED and self._finished.any():
-            raise gym.error.ResetNeeded(
-                "finished environments must be reset before the next step: "
-                'call reset(options={"reset_mask": terminated | truncated})'
-            )
         observations = self.simulator.step(actions)
         outcomes = self.simulator.outcomes
         done = outcomes["done"].copy()
@@ -152,6 +147,53 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self.autoreset_mode is AutoresetMode.SAME_STEP and done.any():
             observations, infos = self._reset_in_place(done, observations, infos)
         return observations, rewards, terminated, truncated, infos
+
+    def step_alive(
+        self, actions: np.ndarray, alive: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Route the waiting requests of some environments; the others stay as they are.
+
+        For episodes that end, or that one wants to go on with, at different moments: `step` with
+        DISABLED refuses to go on when any environment has finished.
+
+        Args:
+            actions: Servers, shape (B,), integers, also where they change nothing.
+            alive: Which environments to step, shape (B,), bool.
+
+        Returns:
+            As `step`. Environments not stepped show what they showed, with reward 0 and no end,
+            and their infos are marked absent.
+
+        Raises:
+            gymnasium.error.InvalidAction: If there is no such server, or actions are not (B,).
+            gymnasium.error.ResetNeeded: Before the first reset, or if a finished environment is
+                stepped.
+            ConfigError: If `autoreset_mode` is not DISABLED, or `alive` is not bool of shape (B,).
+        """
+        if self.autoreset_mode is not AutoresetMode.DISABLED:
+            raise ConfigError(
+                "autoreset_mode must be DISABLED for step_alive, got "
+                f"{self.autoreset_mode.value}: otherwise step() decides who is stepped"
+            )
+        alive = np.asarray(alive)
+        if alive.shape != (self.num_envs,) or alive.dtype != np.bool_:
+            raise ConfigError(
+                f"alive must be bool of shape ({self.num_envs},), got {alive.dtype} of shape "
+                f"{alive.shape}"
+            )
+        actions = self._checked(actions)
+        if (self._finished & alive).any():
+            raise gym.error.ResetNeeded(
+                "finished environments must be reset before the next step: "
+                'call reset(options={"reset_mask": terminated | truncated})'
+            )
+        observations = self.simulator.step(actions, skip=~alive)
+        outcomes = self.simulator.outcomes
+        done = (outcomes["done"] | self._past_limit()) & alive
+        self._finished |= done
+        rewards = np.where(alive, outcomes["reward"], 0.0)
+        infos = self._step_infos(actions, present=alive)
+        return observations, rewards, *self._ends(done), infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One frame per environment, each (height, width, 3), uint8."""
@@ -184,6 +226,7 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Make environments `target` continue exactly as `source` would, both shape (M,), int."""
         self.simulator.copy_members(np.asarray(source), np.asarray(target))
         self._seeded[target] = self._seeded[source]
+        self._ready = bool(self._seeded.all())
         self._finished = self._past_end()
         histories = [self._history[b].copy() for b in source]
         for b, history in zip(target, histories, strict=True):
@@ -202,6 +245,8 @@ class LoadBalancerVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._past_limit() | (self.simulator.episodes["step"] >= self.config.episode_length)
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
+        if not self._ready:
+            raise gym.error.ResetNeeded("call reset() before step()")
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
             raise gym.error.InvalidAction(

@@ -9,9 +9,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from grpo_gym.actors import baseline_actor, baseline_names, privileged_names
+from grpo_gym.batches import make_batch
 from grpo_gym.cli.tables import decimals, fixed, plain_table
 from grpo_gym.evaluation import Evaluation, evaluate, summarise
-from grpo_gym.groups import make_batch
 from grpo_gym.trainers.grpo import GRPO
 
 SEED = 1_000_000

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from grpo_gym.actors import baseline_actor, baseline_names, check_environment, find_checkpoint
+from grpo_gym.batches import EnvBatch, make_batch
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import SOURCE, CommandLine
 from grpo_gym.cli.signals import StopSignals
@@ -20,7 +21,6 @@ from grpo_gym.cli.tables import decimals, fixed, plain_table
 from grpo_gym.config import ConfigError, Range, check_fields, from_mapping
 from grpo_gym.evaluation import Actor, Evaluation, evaluate
 from grpo_gym.files import write_atomic
-from grpo_gym.groups import EnvBatch, make_batch
 from grpo_gym.trainers.grpo import GRPO
 
 _MAX_ENVS = 128

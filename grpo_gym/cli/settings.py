@@ -15,7 +15,8 @@ from grpo_gym.config import (
     suggest,
     to_mapping,
 )
-from grpo_gym.trainers.config import PRESETS, GRPOConfig
+from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.presets import PRESETS
 
 Count = Annotated[int, Range(1)]
 

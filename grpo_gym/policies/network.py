@@ -1,6 +1,7 @@
 """The feed-forward policies `linear` and `mlp`.
 
-Shapes: leading axes "..." are any batch; D observation features; P distribution parameters.
+Shapes: leading axes "..." are any batch; D observation features, of all H frames of a history
+together; P distribution parameters.
 """
 
 from typing import Any, Literal
@@ -23,7 +24,8 @@ class Policy(nn.Module):
     """A stochastic policy over flattened observations.
 
     Attributes:
-        observation_size: D.
+        frame_history: Observations seen at once, H.
+        observation_size: D, of all H observations together.
         head: Turns outputs into distributions and actions.
         normaliser: Running normalisation of observations, or None.
     """
@@ -38,6 +40,7 @@ class Policy(nn.Module):
         normalise_observations: bool = True,
         initial_log_std: float = 0.0,
         log_std_bounds: tuple[float, float] = (-3.0, 0.5),
+        frame_history: int = 1,
     ) -> None:
         """Build the network with orthogonal weights; the last layer starts near zero.
 
@@ -50,12 +53,14 @@ class Policy(nn.Module):
                 mean and deviation.
             initial_log_std: Of Box actions, in units of half the action range.
             log_std_bounds: Limits of the log standard deviation.
+            frame_history: Observations that are seen at once, H.
 
         Raises:
             ConfigError: If a space cannot be used.
         """
         super().__init__()
-        self.observation_size = flat_size(observation_space)
+        self.frame_history = frame_history
+        self.observation_size = frame_history * flat_size(observation_space)
         self.head = make_head(action_space, initial_log_std, log_std_bounds)
         self.normaliser = (
             RunningNormaliser(self.observation_size) if normalise_observations else None
@@ -63,17 +68,22 @@ class Policy(nn.Module):
         layers: list[nn.Module] = []
         width = self.observation_size
         for hidden in hidden_sizes:
-            layers += [_orthogonal(nn.Linear(width, hidden), 2**0.5), _ACTIVATIONS[activation]()]
+            layers += [orthogonal(nn.Linear(width, hidden), 2**0.5), _ACTIVATIONS[activation]()]
             width = hidden
         # Nearly uniform at first: early exploration must not depend on the draw of the weights.
-        layers.append(_orthogonal(nn.Linear(width, self.head.num_network_outputs), 0.01))
+        layers.append(orthogonal(nn.Linear(width, self.head.num_network_outputs), 0.01))
         self.network = nn.Sequential(*layers)
+
+    def features(self, observations: Tensor) -> Tensor:
+        """Observations as the network sees them: normalised, shape (..., D), float32."""
+        if self.normaliser is None:
+            return observations
+        normalised: Tensor = self.normaliser(observations)
+        return normalised
 
     def forward(self, observations: Tensor) -> Tensor:
         """Distribution parameters, shape (..., P), for observations (..., D), float32."""
-        if self.normaliser is not None:
-            observations = self.normaliser(observations)
-        return self.head.complete(self.network(observations))
+        return self.head.complete(self.network(self.features(observations)))
 
     def distribution(self, outputs: Tensor, masks: Tensor | None = None) -> Distribution:
         """The action distribution for `forward`'s outputs and legal actions."""
@@ -97,7 +107,8 @@ class Policy(nn.Module):
             return self.head.to_environment(distribution.sample(torch.from_numpy(noise)))
 
 
-def _orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
+def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
+    """The layer with orthogonal weights of this gain, and no bias."""
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer

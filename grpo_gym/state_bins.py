@@ -1,0 +1,122 @@
+"""Comparing steps of a group that were taken in (nearly) the same state.
+
+Shapes: T steps, G groups, K members, D features; M chosen steps.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+_EPSILON = 1e-8
+
+
+def state_bins(features: Tensor, width: float) -> Tensor:
+    """Number the states of a rollout so that equal numbers mean (nearly) equal states.
+
+    Args:
+        features: Shape (T, G, K, D), float.
+        width: Features are rounded to multiples of it; 0 tells apart whatever differs at all.
+
+    Returns:
+        Shape (T, G, K), int64.
+    """
+    flat = features.reshape(-1, features.shape[-1])
+    cells = (flat / width).round().to(torch.int64) if width > 0.0 else _bits(flat)
+    # A random linear hash: different cells meet with probability 2^-64 only.
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(2**62, (cells.shape[1],), generator=generator) * 2 + 1
+    mixed = cells * factors
+    return (mixed ^ (mixed >> 29)).sum(dim=1).reshape(features.shape[:-1])
+
+
+def center_on_bins(returns: Tensor, taken: Tensor, bins: Tensor) -> Tensor:
+    """Subtract the mean over the members that were in the same bin, each at its first visit.
+
+    Args:
+        returns: Shape (T, G, K), float.
+        taken: Steps that count, shape (T, G, K), bool.
+        bins: Shape (T, G, K), int64, as `state_bins` numbers them.
+
+    Returns:
+        Shape (T, G, K); 0 at later visits of a bin, and where a bin has no two different returns.
+
+    Source: GPG (arXiv 2510.03679).
+    """
+    first = taken & _first_visits(bins, taken)
+    labels = _group_labels(bins, first)
+    values = returns[first]
+    highest = _label_extremes(values, labels, "amax")
+    same = highest == _label_extremes(values, labels, "amin")
+    centred = torch.zeros_like(returns)
+    centred[first] = torch.where(same, 0.0, values - _label_means(values, labels))
+    return centred
+
+
+def anchor_advantages(returns: Tensor, alive: Tensor, bins: Tensor, scale: str) -> Tensor:
+    """Compare steps of a group that were taken in the same state, the anchor.
+
+    Unlike with baseline "state_bin" every visit counts.
+
+    Args:
+        returns: Reward-to-go, shape (T, G, K).
+        alive: Shape (T, G, K), bool.
+        bins: The state at each step, shape (T, G, K), int64; see `state_bins`.
+        scale: "group" divides by the deviation among the steps at an anchor; else nothing does.
+
+    Returns:
+        Shape (T, G, K); 0 where an anchor has one visit only.
+
+    Source: GiGPO (arXiv 2505.10978), eqs. 6 and 7.
+    """
+    labels = _group_labels(bins, alive)
+    values = returns[alive]
+    centred = values - _label_means(values, labels)
+    counts = torch.bincount(labels)[labels]
+    highest = _label_extremes(values, labels, "amax")
+    centred = torch.where(
+        (counts < 2) | (highest == _label_extremes(values, labels, "amin")), 0.0, centred
+    )
+    if scale == "group":
+        centred = centred / (_label_means(centred.square(), labels).sqrt() + _EPSILON)
+    result = torch.zeros_like(returns)
+    result[alive] = centred
+    return result
+
+
+def _first_visits(bins: Tensor, taken: Tensor) -> Tensor:
+    """Whether a member has not been in a step's bin before, shape (T, G, K), bool."""
+    steps, groups, members = bins.shape
+    # Sorting by bin, stably, puts each member's visits to one bin in order of time.
+    keys = torch.where(taken, bins, torch.iinfo(torch.int64).max)
+    ordered, order = keys.sort(dim=0, stable=True)
+    fresh = torch.ones_like(taken)
+    fresh[1:] = ordered[1:] != ordered[:-1]
+    return torch.zeros(steps, groups, members, dtype=torch.bool).scatter(0, order, fresh)
+
+
+def _group_labels(bins: Tensor, chosen: Tensor) -> Tensor:
+    """A number from 0 for each pair of group and bin among the chosen steps, shape (M,)."""
+    groups = torch.arange(bins.shape[1])[None, :, None].expand_as(bins)
+    _, bin_labels = torch.unique(bins[chosen], return_inverse=True)
+    pairs = bin_labels * bins.shape[1] + groups[chosen]
+    _, labels = torch.unique(pairs, return_inverse=True)
+    return labels
+
+
+def _label_means(values: Tensor, labels: Tensor) -> Tensor:
+    """The mean of all values of the same label, for each value, shape (M,)."""
+    counts = torch.bincount(labels)
+    totals = torch.zeros(len(counts), dtype=values.dtype).index_add(0, labels, values)
+    return (totals / counts)[labels]
+
+
+def _label_extremes(values: Tensor, labels: Tensor, kind: Literal["amax", "amin"]) -> Tensor:
+    count = int(labels.max()) + 1 if len(labels) else 0
+    extremes = torch.zeros(count, dtype=values.dtype)
+    return extremes.scatter_reduce(0, labels, values, kind, include_self=False)[labels]
+
+
+def _bits(features: Tensor) -> Tensor:
+    """The bits of each feature, so that only equal values are equal; -0 counts as 0."""
+    return (features.to(torch.float32) + 0.0).view(torch.int32).to(torch.int64)

@@ -1,0 +1,86 @@
+"""An iteration's rollout: which groups, from which seeds, and when they branch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from grpo_gym.batches import EnvSource, make_batch
+from grpo_gym.groups import GroupedVectorEnv
+from grpo_gym.policies.network import Policy
+from grpo_gym.randomness import ActionNoise, Stream, group_generators, world_seeds
+from grpo_gym.rollouts import Branching, GroupedRollout, collect
+from grpo_gym.snapshots import check_snapshots
+from grpo_gym.trainers.config import GRPOConfig
+
+
+class Collector:
+    """Collects iterations from environments of its own.
+
+    Groups are numbered within an iteration, through all its rounds; every random number follows
+    from the seed, the iteration and the group's number.
+    """
+
+    def __init__(self, env: EnvSource, env_kwargs: Mapping[str, Any], config: GRPOConfig) -> None:
+        """Make the environments.
+
+        Raises:
+            SnapshotError: If groups are to branch and the environment cannot be copied.
+        """
+        if config.grouping == "branch":
+            check_branching(env, env_kwargs)
+        self._config = config
+        self._env = GroupedVectorEnv(
+            make_batch(env, env_kwargs, config.num_envs), config.group_size
+        )
+
+    def collect(self, policy: Policy, iteration: int, round_number: int = 0) -> GroupedRollout:
+        """One rollout of G groups.
+
+        Args:
+            policy: Acts.
+            iteration: Number of the iteration.
+            round_number: Rounds of the same iteration that went before.
+        """
+        config = self._config
+        first = round_number * config.num_groups
+        groups = range(first, first + config.num_groups)
+        members = config.group_size if config.grouping == "unrelated" else None
+        head = policy.head
+        noise = ActionNoise(
+            head.noise_kind,
+            config.seed,
+            iteration,
+            groups,
+            config.group_size,
+            head.num_components,
+        )
+        return collect(
+            policy,
+            self._env,
+            world_seeds(config.seed, iteration, groups, members),
+            noise,
+            config.max_episode_steps,
+            self._branching(iteration, groups),
+            config.frame_history,
+        )
+
+    def _branching(self, iteration: int, groups: range) -> Branching | None:
+        config = self._config
+        if config.grouping != "branch":
+            return None
+        generators = group_generators(config.seed, Stream.TRUNKS, iteration, groups)
+        return Branching(
+            config.branch_every, config.branch_lookahead, config.branch_from, generators
+        )
+
+
+def check_branching(env: EnvSource, env_kwargs: Mapping[str, Any]) -> None:
+    """See whether copies of the environment go on as the original does.
+
+    Raises:
+        SnapshotError: If they do not.
+    """
+    pair = make_batch(env, env_kwargs, 2)
+    try:
+        check_snapshots(pair)
+    finally:
+        pair.close()

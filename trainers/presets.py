@@ -1,0 +1,148 @@
+"""The named variants of GRPO: nothing but settings, each with its source.
+
+What the papers leave open for control (sizes, learning rate, epochs, discount) stays as in the
+default, which was chosen for small control problems.
+"""
+
+from typing import Any
+
+from grpo_gym.config import ConfigError, from_mapping, suggest
+from grpo_gym.trainers.config import GRPOConfig
+
+_OUTCOME = {"returns": "outcome", "discount": 1.0, "baseline": "trajectory"}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Reward-to-go against the group's mean at the same time step, batch deviation.
+    "default": {},
+    # DeepSeekMath, arXiv 2402.03300, sections 4.1.1 and 4.2.
+    "grpo": {
+        **_OUTCOME,
+        "scale": "group",
+        "clip_high": 0.2,
+        "loss_normalisation": "per_sequence",
+        "kl_coefficient": 0.04,
+        "kl_estimator": "k3",
+    },
+    # Dr. GRPO, arXiv 2503.20783, section 3.2: no deviation, no length, no KL.
+    "dr_grpo": {
+        **_OUTCOME,
+        "scale": "none",
+        "clip_high": 0.2,
+        "loss_normalisation": "constant",
+    },
+    # RLOO, arXiv 2402.14740: leave one out, REINFORCE, each sample used once.
+    "rloo": {
+        **_OUTCOME,
+        "center": "leave_one_out",
+        "scale": "none",
+        "objective": "reinforce",
+        "epochs": 1,
+    },
+    # LOOP, arXiv 2502.01600: leave one out, per-step clipping to [1/1.1, 1.1], 2 epochs.
+    "loop": {
+        **_OUTCOME,
+        "center": "leave_one_out",
+        "scale": "none",
+        "min_advantage": 0.01,
+        "clip_low": 1.0 - 1.0 / 1.1,
+        "clip_high": 0.1,
+        "epochs": 2,
+    },
+    # DAPO, arXiv 2503.14476, eq. 8: group deviation, every step the same, clip-higher, no KL;
+    # groups without variance are replaced, here in at most 3 rounds.
+    "dapo": {
+        **_OUTCOME,
+        "scale": "group",
+        "clip_high": 0.28,
+        "refill_rounds": 3,
+    },
+    # Magistral, arXiv 2506.10910, section 2.1: centred, then normalised over the batch.
+    "magistral": {
+        **_OUTCOME,
+        "scale": "batch",
+        "clip_high": 0.28,
+        "loss_normalisation": "per_group",
+    },
+    # Lite PPO, arXiv 2508.08221: group mean, batch deviation, every step the same.
+    "lite_ppo": {
+        **_OUTCOME,
+        "scale": "batch",
+        "clip_high": 0.2,
+    },
+    # REINFORCE++, arXiv 2501.03262: discounted reward-to-go, whitened over the batch.
+    "reinforce_pp": {
+        "returns": "reward_to_go",
+        "baseline": "batch",
+        "scale": "batch",
+        "clip_high": 0.2,
+    },
+    # GSPO, arXiv 2507.18071, section 5.1: one ratio a sequence, clipped very tightly.
+    "gspo": {
+        **_OUTCOME,
+        "scale": "group",
+        "ratio": "sequence_mean",
+        "clip_low": 3.0e-4,
+        "clip_high": 4.0e-4,
+        "loss_normalisation": "per_sequence",
+    },
+    # TIC-GRPO, arXiv 2508.02833: the ratio of the whole trajectory, clipped above only.
+    "tic": {
+        **_OUTCOME,
+        "scale": "group",
+        "ratio": "sequence",
+        "objective": "upper_clipped",
+        "clip_high": 0.2,
+        "loss_normalisation": "per_sequence",
+    },
+    # CISPO, MiniMax-M1, arXiv 2506.13585: the clipped ratio is a constant weight; no lower bound.
+    "cispo": {
+        **_OUTCOME,
+        "scale": "group",
+        "objective": "cispo",
+        "clip_low": 1.0,
+        "clip_high": 0.28,
+    },
+    # GPG, arXiv 2510.03679, with f(s, t) = t: the mean of those who are still there.
+    "gpg_time": {
+        "returns": "reward_to_go",
+        "baseline": "time_bin",
+        "scale": "none",
+        "clip_high": 0.2,
+    },
+    # GR2PO, arXiv 2609.19850: discounted reward-to-go, normalised at each time step.
+    "gr2po": {
+        "returns": "reward_to_go",
+        "baseline": "time_step",
+        "scale": "time_step",
+        "clip_high": 0.2,
+    },
+    # GiGPO, arXiv 2505.10978: the episode's advantage plus that among equal states.
+    "gigpo": {
+        **_OUTCOME,
+        "scale": "group",
+        "anchor_weight": 1.0,
+        "anchor_discount": 0.95,
+        "clip_high": 0.2,
+    },
+    # Groups from the middle of episodes, all under one noise: TRPO's vine (arXiv 1502.05477,
+    # section 5.2) and VinePPO (arXiv 2410.01679), with every step of a branch learned from.
+    "vine": {
+        "grouping": "branch",
+    },
+    # TRPO, arXiv 1502.05477, section 6 and appendix C, with the default's advantages.
+    "trust_region": {
+        "update": "trust_region",
+    },
+}
+
+
+def make_config(preset: str | None = None, **overrides: Any) -> GRPOConfig:
+    """The settings of a preset with any of them replaced.
+
+    Raises:
+        ConfigError: If a name is unknown or a value makes no sense.
+    """
+    name = "default" if preset is None else preset
+    if name not in PRESETS:
+        raise ConfigError(f"preset must be a known name, got {name!r}.{suggest(name, PRESETS)}")
+    return from_mapping(GRPOConfig, {**PRESETS[name], **overrides}, f"GRPO ({name})")
