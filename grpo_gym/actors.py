@@ -3,15 +3,21 @@
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 
+from grpo_gym import checkpoint
 from grpo_gym.batches import EnvBatch, NativeBatch, make_batch
+from grpo_gym.checkpoint import CheckpointError
 from grpo_gym.config import ConfigError, suggest
 from grpo_gym.evaluation import Actor
 from grpo_gym.registration import BASELINE_MODULES
+
+if TYPE_CHECKING:
+    from grpo_gym.trainers.grpo import GRPO
+    from grpo_gym.trainers.online import OnlineGRPO
 
 
 def baseline_names(env_id: str) -> list[str]:
@@ -105,6 +111,28 @@ def find_checkpoint(policy: str, env_id: str | None) -> Path:
     raise ConfigError(
         f"policy must be a baseline, a checkpoint file or a run's folder, got {policy!r}.{hint}"
     )
+
+
+def load_model(
+    path: Path, env_id: str | None = None, env_kwargs: Mapping[str, Any] | None = None
+) -> "GRPO | OnlineGRPO":
+    """Read a trained model of either kind.
+
+    Args:
+        path: The checkpoint.
+        env_id: The environment, if it is named at all.
+        env_kwargs: Instead of those it was trained with.
+
+    Raises:
+        CheckpointError: If the file is damaged, not ours, or of another environment.
+    """
+    from grpo_gym.trainers import grpo, online
+
+    try:
+        payload = checkpoint.load(path, kind=online.KIND)
+    except CheckpointError:  # GRPO's, or unusable, which this tells as well
+        return grpo.GRPO.load(path, env_id, env_kwargs=env_kwargs)
+    return online.OnlineGRPO.restore(payload, path, env_id, env_kwargs)
 
 
 def _baselines(env_id: str) -> Any:

@@ -69,9 +69,9 @@ def group_advantages(
             which makes comparisons at one time step and of outcomes K/(K-1) times as large; only
             for "trajectory" and "time_step".
         scale: "group" divides by the deviation within the group, "batch" by that over all
-            groups' centred values, "time_step" by that of the group at the same step, "none" by
-            nothing. With baseline "trajectory" each member counts once in a deviation, otherwise
-            each step.
+            groups' centred values, "time_step" by that of the group at the same step (where
+            those that have ended count if they do in the baseline), "none" by nothing. With
+            baseline "trajectory" each member counts once in a deviation, otherwise each step.
         present: Shape (G, K), bool; members that are missing count nowhere. None: all present.
         bins: With "state_bin", the bin of each step's state, shape (T, G, K), int64.
 
@@ -104,6 +104,14 @@ def group_advantages(
         if visited is None:
             raise ValueError('baseline "state_bin" needs bins')
         centred = center_on_bins(returns, taken, visited)
+    if scale == "time_step":
+        values, counted = centred, taken
+        if baseline == "time_step":  # those that have ended count here as in the baseline
+            counted = members.expand_as(taken)
+            values = _center_on_group(returns, counted, members, baseline, "mean")
+        counts = counted.sum(dim=2, keepdim=True).clamp_min(1)
+        deviation = (values.square().sum(dim=2, keepdim=True) / counts).sqrt()
+        return centred / (deviation + _EPSILON)
     return _rescale(centred, taken, members, scale, once_a_member=baseline == "trajectory")
 
 
@@ -136,10 +144,6 @@ def _rescale(
     """Divide by a standard deviation of the centred values."""
     if scale == "none":
         return centred
-    if scale == "time_step":
-        present = members.sum(dim=1)[None, :, None]
-        deviation = (centred.square().sum(dim=2, keepdim=True) / present).sqrt()
-        return centred / (deviation + _EPSILON)
     weights = taken.to(centred.dtype)
     if once_a_member:
         weights = weights / taken.sum(dim=0, keepdim=True).clamp_min(1)

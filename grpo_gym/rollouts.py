@@ -157,7 +157,7 @@ def concatenate(rollouts: Sequence[GroupedRollout]) -> GroupedRollout:
     names = {rollout_name for rollout in rollouts for rollout_name in rollout.infos}
     return GroupedRollout(
         **{name: joined(name) for name in _FIELDS},
-        action_masks=None if rollouts[0].action_masks is None else joined("action_masks"),
+        action_masks=_joined_masks(rollouts, length),
         episodes=Episodes(episodes("returns"), episodes("lengths"), episodes("truncated")),
         infos={name: _weighted_mean(name, rollouts) for name in sorted(names)},
     )
@@ -305,8 +305,9 @@ class _Player:
         # Copies: the arrays there were are part of the rollout.
         self._frames = self._frames.copy()
         self._frames[members] = moment.frames[:, None]
-        if self._masks is not None and moment.masks is not None:
-            self._masks = self._masks.copy()
+        self._masks = None
+        if moment.masks is not None:
+            self._masks = np.ones((len(self.alive), moment.masks.shape[1]), np.bool_)
             self._masks[members] = moment.masks[:, None]
 
 
@@ -403,6 +404,20 @@ def _padded(values: Tensor, length: int) -> Tensor:
     """Zeros behind the last step, up to `length` steps; an action mask of zeros stands nowhere."""
     missing = length - len(values)
     return torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing else values
+
+
+def _joined_masks(rollouts: Sequence[GroupedRollout], length: int) -> Tensor | None:
+    """Action masks side by side; rollouts without any may do anything."""
+    given = next((r.action_masks for r in rollouts if r.action_masks is not None), None)
+    if given is None:
+        return None
+    masks = [
+        given.new_ones(*r.alive.shape, given.shape[-1])
+        if r.action_masks is None
+        else r.action_masks
+        for r in rollouts
+    ]
+    return torch.cat([_padded(mask, length) for mask in masks], dim=1)
 
 
 def _weighted_mean(name: str, rollouts: Sequence[GroupedRollout]) -> float:

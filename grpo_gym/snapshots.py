@@ -71,8 +71,8 @@ def take_snapshot(env: Environment) -> EnvSnapshot:
     Raises:
         Exception: Whatever a part of the environment raises at being copied.
     """
-    inner = env.unwrapped
-    methods = _state_methods(type(inner))
+    inner: Any = env.unwrapped
+    methods = _state_methods(inner.__class__)
     if methods is None:
         return EnvSnapshot(copy_environment(env))
     get_state, _ = methods
@@ -91,8 +91,8 @@ def restore_snapshot(snapshot: EnvSnapshot, env: Environment) -> Environment:
     Returns:
         The environment to use from now on instead of `env`.
     """
-    inner = env.unwrapped
-    methods = _state_methods(type(inner))
+    inner: Any = env.unwrapped
+    methods = _state_methods(inner.__class__)
     if methods is None or snapshot.random_state is None:
         return copy_environment(snapshot.env)
     _, set_state = methods
@@ -121,8 +121,9 @@ def copy_environment(env: Environment, inner: Environment | None = None) -> Envi
         memo[id(env.unwrapped)] = inner
     plain: list[tuple[Environment, Environment]] = []
     for layer in _layers(env):
-        if id(layer) not in memo and _copies_by_attributes(type(layer)):
-            memo[id(layer)] = blank = type(layer).__new__(type(layer))
+        kind = layer.__class__
+        if id(layer) not in memo and _copies_by_attributes(kind):
+            memo[id(layer)] = blank = kind.__new__(kind)
             plain.append((layer, blank))
     for layer, _ in plain:
         for value in vars(layer).values():
@@ -258,9 +259,9 @@ def _refusal(batch: "EnvBatch", reason: str) -> SnapshotError:
     )
 
 
-def _layers(env: Environment) -> list[Environment]:
+def _layers(env: Environment) -> list[Any]:
     """The wrappers from the outermost on, then the innermost environment."""
-    layers = [env]
+    layers: list[Any] = [env]
     while isinstance(layers[-1], gym.Wrapper):
         layers.append(layers[-1].env)
     return layers
@@ -291,8 +292,8 @@ def _copy_generator(generator: np.random.Generator, memo: dict[int, Any]) -> np.
     """As `copy.deepcopy`, which is three times slower: it first draws a seed from the system."""
     bits = generator.bit_generator
     seeds = bits.seed_seq
-    ordinary = type(bits) is np.random.PCG64 and type(seeds) is np.random.SeedSequence
-    if not ordinary or not memo.keys().isdisjoint((id(generator), id(bits), id(seeds))):
+    known = not memo.keys().isdisjoint((id(generator), id(bits), id(seeds)))
+    if known or type(bits) is not np.random.PCG64 or type(seeds) is not np.random.SeedSequence:
         return copy.deepcopy(generator, memo)
     memo[id(seeds)] = copied_seeds = np.random.SeedSequence(
         seeds.entropy,

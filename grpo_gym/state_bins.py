@@ -20,14 +20,17 @@ def state_bins(features: Tensor, width: float) -> Tensor:
 
     Returns:
         Shape (T, G, K), int64.
+
+    Source: mixing: SplitMix64 (Steele, Lea and Flood, 2014).
     """
     flat = features.reshape(-1, features.shape[-1])
     cells = (flat / width).round().to(torch.int64) if width > 0.0 else _bits(flat)
-    # A random linear hash: different cells meet with probability 2^-64 only.
+    # Each feature is mixed on its own: different states meet with a probability of about 2^-64.
     generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(2**62, (cells.shape[1],), generator=generator) * 2 + 1
-    mixed = cells * factors
-    return (mixed ^ (mixed >> 29)).sum(dim=1).reshape(features.shape[:-1])
+    mixed = cells + torch.randint(2**62, (cells.shape[1],), generator=generator)
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        mixed = (mixed ^ (mixed >> shift)) * factor
+    return (mixed ^ (mixed >> 31)).sum(dim=1).reshape(features.shape[:-1])
 
 
 def center_on_bins(returns: Tensor, taken: Tensor, bins: Tensor) -> Tensor:

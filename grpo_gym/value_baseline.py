@@ -64,9 +64,11 @@ class ValueBaseline(nn.Module):
             generator: Decides the minibatches.
 
         Returns:
-            The share of the returns' variance that was predicted before learning; at most 1.
+            The share of the returns' variance that was predicted before learning; at most 1, and
+            NaN where all returns are equal.
         """
-        explained = 1.0 - (returns - self.predict(features)).var() / returns.var().clamp_min(1e-12)
+        unexplained, variance = (returns - self.predict(features)).var(), returns.var()
+        explained = 1.0 - unexplained / variance if float(variance) > 0.0 else torch.nan
         self._rescale(returns)
         targets = ((returns - self.mean) / self.deviation).to(torch.float32)
         for _ in range(epochs):

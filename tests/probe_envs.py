@@ -248,3 +248,77 @@ class IgnoresSeed(OneStep):
 
     def reward(self, action: Any) -> float:
         return 0.0
+
+
+class Counter(gym.Env[Any, Any]):
+    """Deterministic, with rewards that tell where they came from: action + 10 * time.
+
+    Observed is every action so far, as digits: the history of each member is known exactly.
+    Action 3 ends the episode; `limit` steps truncate it.
+    """
+
+    observation_space: gym.Space[Any] = spaces.Box(0.0, np.inf, (2,), np.float32)
+    action_space: gym.Space[Any] = spaces.Discrete(4)
+
+    def __init__(self, limit: int = 6, ends: bool = True) -> None:
+        self.limit = limit
+        self.ends = ends
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time, self.digits = 0, 0
+        return self._observe(), {}
+
+    def step(self, action: Any) -> Step:
+        reward = float(action) + 10.0 * self.time
+        self.time += 1
+        self.digits = 5 * self.digits + int(action) + 1
+        over = self.ends and int(action) == 3
+        return self._observe(), reward, over, self.time >= self.limit, {"time": self.time}
+
+    def _observe(self) -> np.ndarray:
+        return np.array([self.time, self.digits], np.float32)
+
+
+class Weather(gym.Env[Any, Any]):
+    """Draws its outside world step by step: the reward is the action plus what was drawn."""
+
+    observation_space: gym.Space[Any] = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space: gym.Space[Any] = spaces.Discrete(2)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Step:
+        self.time += 1
+        luck = float(self.np_random.standard_normal())
+        return np.array([luck], np.float32), luck + float(action), False, self.time == 8, {}
+
+
+class Cue(gym.Env[Any, Any]):
+    """The right action of the second step was shown at the first, and is seen no more.
+
+    Without memory half the episodes are right at best.
+    """
+
+    observation_space: gym.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space: gym.Space[Any] = spaces.Discrete(2)
+    best = 1.0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time, self.cue = 0, int(self.np_random.integers(2))
+        return np.array([2 * self.cue - 1], np.float32), {}
+
+    def step(self, action: Any) -> Step:
+        self.time += 1
+        over = self.time == 2
+        return np.zeros(1, np.float32), float(over and action == self.cue), over, False, {}

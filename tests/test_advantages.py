@@ -102,13 +102,100 @@ def test_batch_scale_is_one_number_for_all_groups() -> None:
     torch.testing.assert_close(result, wanted, atol=1e-7, rtol=0)
 
 
+# Every baseline and scale on two ragged groups of three, to go (G, K, T):
+
+TO_GO = [[[6.0, 5.0, 3.0], [2.0], [4.0, 0.0]], [[1.0, 1.0], [1.0, 1.0], [1.0]]]
+
+
+def ragged(groups: list[list[list[float]]]) -> torch.Tensor:
+    """Numbers of each member's own steps, padded with 0: shape (T, G, K)."""
+    padded = [[m + [0.0] * (3 - len(m)) for m in group] for group in groups]
+    return torch.tensor(padded, dtype=torch.float64).permute(2, 0, 1)
+
+
+LIVING = ragged([[[1.0] * len(m) for m in group] for group in TO_GO]) > 0.0
+
+
+def compared(**options: Any) -> torch.Tensor:
+    return group_advantages(ragged(TO_GO), LIVING, **{"center": "mean", "scale": "none", **options})
+
+
+def same(got: torch.Tensor, wanted: list[list[list[float]]]) -> None:
+    torch.testing.assert_close(got, ragged(wanted), atol=1e-6, rtol=0)
+
+
+MEAN = 25 / 11  # of all eleven steps
+STEPS = [[[2.0, 10 / 3, 2.0], [-2.0], [0.0, -5 / 3]], [[0.0, 1 / 3], [0.0, 1 / 3], [0.0]]]
+OF_THE_LIVING = [[[2.0, 2.5, 0.0], [-2.0], [0.0, -2.5]], [[0.0] * 2, [0.0] * 2, [0.0]]]
+
+
+def test_no_baseline_and_that_of_the_batch() -> None:
+    same(compared(baseline="none"), TO_GO)
+    whole = [[[v - MEAN for v in m] for m in group] for group in TO_GO]
+    same(compared(baseline="batch"), whole)
+    for baseline, values in (("none", TO_GO), ("batch", whole)):
+        flat = [v for group in values for m in group for v in m]
+        deviation = (sum(v * v for v in flat) / len(flat)) ** 0.5
+        scaled = [[[v / deviation for v in m] for m in group] for group in values]
+        same(compared(baseline=baseline, scale="batch"), scaled)
+
+
+def test_time_bins_are_of_the_living_and_time_steps_are_not() -> None:
+    same(compared(baseline="time_step"), STEPS)
+    same(compared(baseline="time_bin"), OF_THE_LIVING)
+
+
+def test_one_baseline_a_trajectory() -> None:
+    """Means 14/3, 2, 2 of the first group's members: 26/9; the second's are all equal."""
+    rows = [[[6 - 26 / 9, 5 - 26 / 9, 3 - 26 / 9], [2 - 26 / 9], [4 - 26 / 9, -26 / 9]]]
+    same(compared(baseline="trajectory"), [*rows, [[0.0] * 2, [0.0] * 2, [0.0]]])
+
+
+def test_state_bins_are_of_a_group_and_of_first_visits() -> None:
+    bins = ragged([[[1, 2, 1], [1], [2, 1]], [[1, 1], [2, 2], [1]]]).long()
+    wanted = [[[6 - 8 / 3, 0.5, 0.0], [2 - 8 / 3], [-0.5, -8 / 3]], [[0.0] * 2, [0.0] * 2, [0.0]]]
+    same(compared(baseline="state_bin", bins=bins), wanted)
+    with pytest.raises(ValueError, match='baseline "state_bin" needs bins'):
+        compared(baseline="state_bin")
+
+
+def test_scale_by_time_step_counts_who_counts_in_the_baseline() -> None:
+    """To go 6, 2, 4; 5, 0 (ended), 0; 3 and twice 0 (ended)."""
+    first = (8 / 3) ** 0.5
+    second = (50 / 9) ** 0.5
+    last = 2.0**0.5
+    survivor = (1 / 3) / (2 / 9) ** 0.5  # two returns of 1 and an end
+    wanted = [
+        [[2 / first, (10 / 3) / second, 2 / last], [-2 / first], [0.0, (-5 / 3) / second]],
+        [[0.0, survivor], [0.0, survivor], [0.0]],
+    ]
+    same(compared(baseline="time_step", scale="time_step"), wanted)
+    living = [
+        [[2 / first, 1.0, 0.0], [-2 / first], [0.0, -1.0]],
+        [[0.0] * 2, [0.0] * 2, [0.0]],
+    ]
+    same(compared(baseline="time_bin", scale="time_step"), living)
+
+
+@pytest.mark.parametrize("baseline", ["none", "batch", "trajectory", "time_step", "time_bin"])
+@pytest.mark.parametrize("scale", ["none", "group", "batch", "time_step"])
+def test_ended_and_missing_members_have_no_advantage(baseline: Any, scale: Any) -> None:
+    """And nothing is out of proportion where returns are equal."""
+    result = compared(baseline=baseline, scale=scale)
+    assert not result[~LIVING].any()
+    assert float(result.abs().max()) < 10.0
+    present = torch.tensor([[True, False, True], [True, True, False]])
+    partial = compared(baseline=baseline, scale=scale, present=present)
+    assert not partial[(~present).expand_as(partial)].any()
+
+
 def test_missing_members_count_nowhere() -> None:
     rewards, alive = rollout(A, B, C, A)
     returns = compute_returns(rewards, alive, "reward_to_go", 1.0)
     present = torch.tensor([[True, True, False, True]])
     returns[:, 0, 2] = torch.nan  # whatever was in its place
     for baseline in ("trajectory", "time_step"):
-        for scale in ("none", "group", "batch"):
+        for scale in ("none", "group", "batch", "time_step"):
             for center in ("mean", "leave_one_out"):
                 options: Any = {"baseline": baseline, "center": center, "scale": scale}
                 got = group_advantages(returns, alive, present=present, **options)

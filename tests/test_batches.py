@@ -130,7 +130,7 @@ def test_native_members_that_have_ended_are_left_as_they_are() -> None:
         times = step.infos["response_time_ms"]
         assert np.isnan(times[[0, 2]]).all()
         assert times[1] == expected[t].infos["response_time_ms"][1]
-    for t in range(4, 6):
+    for _ in range(4, 6):
         step = batch.step(actions, everyone)
     assert step.truncated.tolist() == [False, True, False]
     for t in range(4, 6):

@@ -14,6 +14,7 @@ from probe_envs import (
     BestAction,
     Context,
     Countdown,
+    Cue,
     Luck,
     ManyChoices,
     Patience,
@@ -80,7 +81,33 @@ RESUMED: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "masks, dapo": (Search, {"preset": "dapo"}),
     "unrelated": (ManyChoices, {"preset": "magistral", "grouping": "unrelated"}),
+    "learned baseline": (Recall, {"learned_baseline": True, "baseline": "none"}),
+    "KL from a moving average": (
+        Context,
+        {"kl_coefficient": 0.5, "kl_reference": "moving_average", "kl_estimator": "k3_plus"},
+    ),
+    "KL from a refreshed policy": (
+        Context,
+        {"kl_coefficient": 0.5, "kl_reference": "refreshed", "reference_every": 3},
+    ),
+    "branching": (Recall, {"preset": "vine", "branch_every": 2, "branch_lookahead": 1}),
+    "branching, masks, frames": (
+        Search,
+        {"preset": "vine", "branch_every": 1, "branch_lookahead": 2, "frame_history": 3},
+    ),
+    "refill": (Recall, {"preset": "dapo", "group_size": 2}),
+    "trust region, learned baseline": (
+        Recall,
+        {"preset": "trust_region", "learned_baseline": True},
+    ),
+    "frames": (Cue, {"frame_history": 2}),
+    "bins and anchors": (Recall, {"baseline": "state_bin", "anchor_weight": 0.5}),
+    "ratios of sequences": (Countdown, {"preset": "gspo", "learning_rate": 0.03}),
     "CartPole-v1": ("CartPole-v1", {"max_episode_steps": 50}),
+    "CartPole-v1, branching": (
+        "CartPole-v1",
+        {"preset": "vine", "branch_every": 15, "branch_lookahead": 20, "max_episode_steps": 50},
+    ),
     "LoadBalancer-v0": ("LoadBalancer-v0", {"env_kwargs": {"episode_length": 40}}),
 }
 
@@ -88,7 +115,7 @@ RESUMED: dict[str, tuple[Any, dict[str, Any]]] = {
 @pytest.mark.parametrize("case", RESUMED)
 def test_resuming_gives_the_weights_of_the_uninterrupted_run(case: str, tmp_path: Path) -> None:
     env, config = RESUMED[case]
-    steps = 2_000 if isinstance(env, str) else 150
+    steps = 2_000 if isinstance(env, str) else 400 if config.get("preset") == "vine" else 150
     whole = make(env, **config).learn(steps)
     assert whole.iteration >= 4
     half = make(env, **config).learn(steps, callback=stop_after(2))
@@ -243,6 +270,28 @@ PROBES: dict[str, tuple[Any, int, float]] = {
 def test_probes_are_solved(probe: str) -> None:
     env, steps, best = PROBES[probe]
     assert solve(env, steps) == pytest.approx(best, abs=0.01)
+
+
+NEW_WAYS: dict[str, dict[str, Any]] = {
+    "vine": {"preset": "vine", "branch_every": 2, "branch_lookahead": 5},
+    "trust region": {"preset": "trust_region"},
+    "learned baseline": {"learned_baseline": True, "value_learning_rate": 0.02},
+    "nothing but a learned baseline": {
+        "learned_baseline": True,
+        "value_learning_rate": 0.02,
+        "baseline": "none",
+    },
+}
+
+
+@pytest.mark.parametrize("way", NEW_WAYS)
+@pytest.mark.parametrize(
+    "probe", ["box observation", "reward at the end", "MultiDiscrete", "Box", "mask"]
+)
+def test_other_ways_solve_probes(way: str, probe: str) -> None:
+    env, steps, best = PROBES[probe]
+    factor = 2 if way == "vine" else 1  # looking ahead takes steps too
+    assert solve(env, factor * steps, **NEW_WAYS[way]) == pytest.approx(best, abs=0.05)
 
 
 @pytest.mark.parametrize("preset", ["grpo", "dr_grpo", "loop", "magistral", "dapo"])

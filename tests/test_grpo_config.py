@@ -29,25 +29,6 @@ def test_presets_are_all_different() -> None:
     assert make_config() == GRPOConfig()
 
 
-def test_published_variants_are_what_their_papers_say() -> None:
-    grpo, dr_grpo, loop = (make_config(name) for name in ("grpo", "dr_grpo", "loop"))
-    assert (grpo.scale, grpo.loss_normalisation, grpo.kl_coefficient) == (
-        "group",
-        "per_sequence",
-        0.04,
-    )
-    assert (dr_grpo.scale, dr_grpo.loss_normalisation) == ("none", "constant")
-    assert (loop.center, loop.min_advantage, loop.epochs) == ("leave_one_out", 0.01, 2)
-    assert 1.0 - loop.clip_low == pytest.approx(1.0 / 1.1)
-    assert (make_config("dapo").clip_low, make_config("dapo").clip_high) == (0.2, 0.28)
-    magistral = make_config("magistral")
-    assert (magistral.scale, magistral.loss_normalisation) == ("batch", "per_group")
-    papers = [make_config(name) for name in PRESETS if name != "default"]
-    assert all(
-        (c.returns, c.baseline, c.discount) == ("outcome", "trajectory", 1.0) for c in papers
-    )
-
-
 def test_number_of_environments() -> None:
     assert make_config(num_groups=3, group_size=5).num_envs == 15
 
@@ -68,13 +49,72 @@ def test_number_of_environments() -> None:
         ({"target_kl": 0.0}, "target_kl"),
         ({"initial_log_std": 2.0}, "initial_log_std must lie inside log_std_bounds"),
         ({"log_std_bounds": (0.5, -3.0)}, "log_std_bounds"),
-        ({"loss_constant": 10.0}, 'loss_constant must be None unless loss_normalisation is "cons'),
         ({"groupsize": 4}, "group_size"),
+        ({"branch_every": 0}, "branch_every must be .*>= 1"),
+        ({"branch_lookahead": -1}, "branch_lookahead must be .*>= 0"),
+        ({"branch_from": "worst"}, "branch_from must be one of 'random', 'first', 'best'"),
+        ({"frame_history": 0}, "frame_history must be .*>= 1"),
+        ({"refill_rounds": -1}, "refill_rounds must be .*>= 0"),
+        ({"reference_decay": 1.0}, "reference_decay must be >= 0 and < 1, got 1.0"),
+        ({"dual_clip": 1.0}, "dual_clip must be > 1"),
+        ({"max_kl": 0.0}, "max_kl must be > 0"),
+        ({"state_bin_width": -0.5}, "state_bin_width must be >= 0"),
+        ({"anchor_discount": 0.0}, "anchor_discount"),
     ],
 )
 def test_nonsense_is_refused(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_config(**overrides)
+
+
+COMBINATIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    *[
+        (
+            {"center": "leave_one_out", "baseline": baseline},
+            {"baseline": "trajectory"},
+            'center must be "mean" unless baseline is "trajectory" or "time_step", got '
+            f'"leave_one_out" with "{baseline}"',
+        )
+        for baseline in ("none", "batch", "time_bin", "state_bin")
+    ],
+    *[
+        (
+            {"dual_clip": 3.0, "objective": objective},
+            {"objective": "clipped"},
+            f'dual_clip must be None unless objective is "clipped", got 3.0 with "{objective}"',
+        )
+        for objective in ("unclipped", "upper_clipped", "cispo", "reinforce")
+    ],
+    *[
+        (
+            {"update": "trust_region", "ratio": ratio},
+            {"ratio": "step"},
+            f'ratio must be "step" with update "trust_region", got "{ratio}"',
+        )
+        for ratio in ("sequence", "sequence_mean")
+    ],
+    (
+        {"refill_rounds": 2, "drop_uniform_groups": False},
+        {"drop_uniform_groups": True},
+        "refill_rounds must be 0 unless drop_uniform_groups is true, got 2: there would be "
+        "nothing to replace",
+    ),
+    (
+        {"loss_constant": 10.0},
+        {"loss_normalisation": "constant"},
+        'loss_constant must be None unless loss_normalisation is "constant", got 10.0',
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "remedy", "message"), COMBINATIONS)
+def test_settings_that_contradict_each_other_are_refused(
+    overrides: dict[str, Any], remedy: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config(**overrides)
+    assert str(caught.value).endswith(message)
+    make_config(**{**overrides, **remedy})
 
 
 def test_unknown_presets_are_refused_with_a_suggestion() -> None:

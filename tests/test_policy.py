@@ -10,7 +10,7 @@ from gymnasium import spaces
 from grpo_gym import GRPO
 from grpo_gym.config import ConfigError
 from grpo_gym.policies.network import Policy
-from grpo_gym.trainers.update import compute_advantages, training_batch
+from grpo_gym.trainers.update import training_batch
 from probe_envs import BestAction, Context, ManyChoices, Recall, Search, Target
 
 SMALL: dict[str, Any] = {"num_groups": 2, "group_size": 4, "hidden_sizes": (8,)}
@@ -33,7 +33,7 @@ def test_the_updated_policy_is_the_one_that_collected(name: str, kind: Any) -> N
     assert normaliser is not None
     assert float(normaliser.count) >= 200
     rollout = model._collect()
-    advantages = compute_advantages(rollout, model.config)
+    advantages = model._advantages(rollout)
     advantages[rollout.alive] = 1.0  # nobody is left out
     batch = training_batch(rollout, advantages, model.config)
     assert len(batch) == rollout.num_steps

@@ -3,12 +3,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grpo_gym.randomness import ActionNoise, Stream, derive_seed, world_seeds
+from grpo_gym.randomness import ActionNoise, Stream, derive_seed, group_generators, world_seeds
 
 
 def draws(steps: int, groups: int = 3, kind: Any = "uniform", **key: int) -> np.ndarray:
     noise = ActionNoise(
-        kind, key.get("seed", 0), key.get("iteration", 0), groups, 4, key.get("components", 2)
+        kind,
+        key.get("seed", 0),
+        key.get("iteration", 0),
+        range(groups),
+        4,
+        key.get("components", 2),
     )
     return np.stack([noise.draw() for _ in range(steps)])
 
@@ -22,15 +27,19 @@ def test_seeds_depend_on_every_part_of_their_key() -> None:
 
 
 def test_worlds_of_a_group_do_not_depend_on_the_number_of_groups() -> None:
-    assert world_seeds(0, 5, 8, None)[:3].tolist() == world_seeds(0, 5, 3, None).tolist()
-    assert world_seeds(0, 5, 8, 4)[:3, :2].tolist() == world_seeds(0, 5, 3, 2).tolist()
-    assert world_seeds(0, 5, 8, None).dtype == np.int64
+    assert (
+        world_seeds(0, 5, range(8), None)[:3].tolist() == world_seeds(0, 5, range(3), None).tolist()
+    )
+    assert (
+        world_seeds(0, 5, range(8), 4)[:3, :2].tolist() == world_seeds(0, 5, range(3), 2).tolist()
+    )
+    assert world_seeds(0, 5, range(8), None).dtype == np.int64
 
 
 def test_worlds_are_all_different() -> None:
-    shared = {int(s) for i in range(50) for s in world_seeds(0, i, 8, None)}
+    shared = {int(s) for i in range(50) for s in world_seeds(0, i, range(8), None)}
     assert len(shared) == 400
-    unrelated = world_seeds(0, 0, 8, 16)
+    unrelated = world_seeds(0, 0, range(8), 16)
     assert unrelated.shape == (8, 16)
     assert len(np.unique(unrelated)) == 128
 
@@ -40,6 +49,20 @@ def test_noise_of_a_group_does_not_depend_on_the_others() -> None:
     few = draws(70, groups=2).reshape(70, 2, 4, 2)
     np.testing.assert_array_equal(many[:, :2], few)
     np.testing.assert_array_equal(draws(70), draws(70))
+
+
+def test_later_rounds_go_on_where_the_earlier_ones_ended() -> None:
+    """Groups 3 to 7 of an iteration are the same whether or not they come in one round."""
+    for size in (None, 2):
+        later = world_seeds(0, 5, range(3, 8), size)
+        np.testing.assert_array_equal(later, world_seeds(0, 5, range(8), size)[3:])
+    whole = ActionNoise("uniform", 0, 0, range(5), 2, 1).draw().reshape(5, 2)
+    rest = ActionNoise("uniform", 0, 0, range(3, 5), 2, 1).draw().reshape(2, 2)
+    np.testing.assert_array_equal(rest, whole[3:])
+    trunks = [g.random() for g in group_generators(0, Stream.TRUNKS, 1, range(5))]
+    assert [g.random() for g in group_generators(0, Stream.TRUNKS, 1, range(3, 5))] == trunks[3:]
+    others = [g.random() for g in group_generators(0, Stream.ACTIONS, 1, range(5))]
+    assert len({*trunks, *others}) == 10
 
 
 @pytest.mark.parametrize("key", [{"seed": 1}, {"iteration": 1}])

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import re
 import threading
 from pathlib import Path
@@ -36,7 +37,9 @@ UPDATE = UpdateStats(
 MODEL: Any = SimpleNamespace(num_steps=0, schedule=SimpleNamespace(start=0, end=1000))
 
 
-def iteration(number: int, update: UpdateStats | None = UPDATE) -> IterationStats:
+def iteration(
+    number: int, update: UpdateStats | None = UPDATE, explained_variance: float = math.nan
+) -> IterationStats:
     return IterationStats(
         iteration=number,
         num_steps=100 * number,
@@ -44,6 +47,7 @@ def iteration(number: int, update: UpdateStats | None = UPDATE) -> IterationStat
         rollout={"return_mean": -12.3456789, "error": 0.5},
         update=update,
         uniform_groups=0.25,
+        explained_variance=explained_variance,
         collect_seconds=0.15,
         update_seconds=0.05,
     )
@@ -71,7 +75,7 @@ def test_scalars_by_tag() -> None:
 
 def test_an_iteration_without_an_update_has_no_update_metrics() -> None:
     tags = [tag for tag in scalars(iteration(1, update=None)) if tag.startswith("train/")]
-    assert tags == ["train/uniform_groups"]
+    assert tags == ["train/uniform_groups", "train/explained_variance"]
 
 
 def test_without_a_terminal_a_line_comes_first_last_and_now_and_then(
@@ -140,10 +144,19 @@ def test_tensorboard_reads_scalars_and_pictures_back(tmp_path: Path) -> None:
         board.add({"eval/return_mean": 3.5, "eval/nothing": float("nan")}, 100)
         board.add_frames(frames, 100)
     events = read(tmp_path)
-    assert set(events.Tags()["scalars"]) == {*scalars(iteration(1)), "eval/return_mean"}
+    recorded = {*scalars(iteration(1)), "eval/return_mean"} - {"train/explained_variance"}
+    assert set(events.Tags()["scalars"]) == recorded
     assert [(e.step, e.value) for e in events.Scalars("eval/return_mean")] == [(100, 3.5)]
     (image,) = events.Images("eval/episode")
     assert (image.width, image.height) == (20, 8)
+
+
+def test_the_explained_variance_is_recorded_where_there_is_one(tmp_path: Path) -> None:
+    with TensorBoardReporter(tmp_path) as board:
+        board(MODEL, iteration(1))
+        board(MODEL, iteration(2, explained_variance=0.75))
+    recorded = read(tmp_path).Scalars("train/explained_variance")
+    assert [(event.step, event.value) for event in recorded] == [(200, 0.75)]
 
 
 @pytest.mark.parametrize("saved", [0, 200])

@@ -23,8 +23,8 @@ def play(
     torch.manual_seed(1)
     policy = Policy(batch.single_observation_space, batch.single_action_space, hidden_sizes=(8,))
     head = policy.head
-    noise = ActionNoise(head.noise_kind, 0, iteration, GROUPS, MEMBERS, head.num_components)
-    seeds = world_seeds(0, iteration, GROUPS, None)
+    noise = ActionNoise(head.noise_kind, 0, iteration, range(GROUPS), MEMBERS, head.num_components)
+    seeds = world_seeds(0, iteration, range(GROUPS), None)
     return collect(policy, GroupedVectorEnv(batch, MEMBERS), seeds, noise, max_steps)
 
 
@@ -39,7 +39,7 @@ def test_lengths_rewards_and_alive_follow_the_first_action() -> None:
     assert torch.equal(rollout.returns, lengths.double())
     assert rollout.num_steps == int(lengths.sum())
     assert len(rollout.alive) == int(lengths.max())
-    assert not rollout.truncated.any()
+    assert not rollout.episodes.truncated.any()
 
 
 class PaysTheDead(LoopBatch):
@@ -81,10 +81,10 @@ def test_the_limit_of_steps_truncates_and_termination_does_not() -> None:
     whole, cut = play(Countdown), play(Countdown, max_steps=2)
     assert torch.equal(cut.lengths, whole.lengths.clamp(max=2))
     # Whoever ends by itself at the limit is not cut off by it.
-    assert torch.equal(cut.truncated, whole.lengths > 2)
+    assert torch.equal(cut.episodes.truncated, whole.episodes.lengths > 2)
     assert (whole.lengths == 2).any()
     by_itself = play(lambda: Countdown(limit=2))
-    assert torch.equal(by_itself.truncated, cut.truncated)
+    assert torch.equal(by_itself.episodes.truncated, cut.episodes.truncated)
     assert torch.equal(by_itself.rewards, cut.rewards)
 
 
@@ -146,10 +146,11 @@ def test_native_and_loop_batches_play_the_same(preset: str) -> None:
     kwargs: dict[str, Any] = {"preset": preset, "episode_length": 60}
     native = play("LoadBalancer-v0", **kwargs)
     loop = play(lambda: gym.make("LoadBalancer-v0", **kwargs))
-    for name in ("observations", "actions", "rewards", "alive", "truncated", "log_probs"):
+    for name in ("observations", "actions", "rewards", "alive", "log_probs"):
         assert torch.equal(getattr(native, name), getattr(loop, name)), name
+    assert torch.equal(native.episodes.truncated, loop.episodes.truncated)
     assert bool((loop.lengths == 60).all())
-    assert bool((loop.truncated == (preset == "flaky")).all())
+    assert bool((loop.episodes.truncated == (preset == "flaky")).all())
     assert (
         native.infos.items() <= {name: pytest.approx(v) for name, v in loop.infos.items()}.items()
     )

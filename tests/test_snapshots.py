@@ -163,6 +163,7 @@ def test_copies_share_descriptions_but_no_randomness() -> None:
     env = gym.make("CartPole-v1")
     env.reset(seed=1)
     env.action_space.seed(1)
+    env.np_random.spawn(1)
     copied = copy_environment(env)
     assert copied.unwrapped.spec is env.unwrapped.spec
     assert copied.observation_space.low is env.observation_space.low  # type: ignore[attr-defined]
@@ -324,7 +325,7 @@ class MaskedParts(Base):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         assert action[1] == self.legal
-        return *super().step(action[0])[:4], self.mask()  # type: ignore[return-value]
+        return *super().step(action[0])[:4], self.mask()
 
 
 def test_check_plays_legal_actions_only() -> None:
@@ -477,7 +478,7 @@ def test_check_refuses(case: str) -> None:
 
 def test_box2d_is_refused() -> None:
     pytest.importorskip("Box2D")
-    with pytest.raises(SnapshotError, match="LunarLander-v3 cannot be branched: .*SwigPyObject"):
+    with pytest.raises(SnapshotError, match=r"LunarLander-v3 cannot be branched: .*SwigPyObject"):
         check_snapshots(make_batch("LunarLander-v3", None, 2))
 
 

@@ -14,7 +14,6 @@ from grpo_gym.rollouts import GroupedRollout
 from grpo_gym.trainers.grpo import IterationStats
 from grpo_gym.trainers.update import (
     UpdateStats,
-    compute_advantages,
     training_batch,
     update_policy,
 )
@@ -29,7 +28,7 @@ def make(env: Any = Recall, **config: Any) -> GRPO:
 
 def prepared(model: GRPO) -> tuple[GroupedRollout, torch.Tensor]:
     rollout = model._collect()
-    return rollout, compute_advantages(rollout, model.config)
+    return rollout, model._advantages(rollout)
 
 
 def update(model: GRPO, seed: int = 0) -> UpdateStats | None:
@@ -127,7 +126,8 @@ def test_uniform_groups_change_nothing(preset: str) -> None:
     seen: list[IterationStats] = []
     model.learn(40, callback=lambda _, stats: seen.append(stats))
     assert model.weights_sha256() == before
-    assert [stats.update for stats in seen] == [None] * 4
+    assert [stats.update for stats in seen] == [None] * (1 if preset == "dapo" else 4)
+    assert [stats.rollout_steps for stats in seen] == ([48] if preset == "dapo" else [12] * 4)
     assert seen[0].uniform_groups == 1.0
     assert seen[0].rollout["return_mean"] == pytest.approx(0.3)
 

@@ -212,6 +212,8 @@ class GRPO:
         explained_variance = self._fit_baseline(rollout)
         self._observe(rollout)
         self.iteration += 1
+        # Only now is the policy the one that collects next.
+        move_reference(self.reference, self.policy, self.iteration, self.config)
         self.num_steps += rollout.num_steps
         return IterationStats(
             iteration=self.iteration,
@@ -371,7 +373,6 @@ class GRPO:
             stats = update_policy(
                 self.policy, self.optimizer, batch, self.reference, config, generator
             )
-        move_reference(self.reference, self.policy, self.iteration + 1, config)
         return stats
 
     def _fit_baseline(self, rollout: GroupedRollout) -> float:

@@ -25,6 +25,7 @@ from grpo_gym.cli.failures import reported
 from grpo_gym.config import ConfigError
 from grpo_gym.files import write_atomic
 from grpo_gym.trainers.grpo import GRPO
+from grpo_gym.trainers.online import OnlineGRPO
 
 Measurement = Callable[[], tuple[int, float]]
 """Does some work; returns environment steps and the seconds they took."""
@@ -77,6 +78,7 @@ def _measurements(num_envs: int) -> dict[str, Measurement]:
         f"Gymnasium CartPole-v1, vector, {num_envs}": _vector("CartPole-v1", num_envs, 200),
         f"LoadBalancer-v0, vector, {num_envs}": _vector("LoadBalancer-v0", num_envs, 800),
         "GRPO on LoadBalancer-v0, training": _training(),
+        "online GRPO on LoadBalancer-v0, decisions": _online_decisions(),
     }
 
 
@@ -121,6 +123,18 @@ def _training() -> Measurement:
         for _ in range(4):
             model.train_iteration()
         return model.num_steps - before, time.perf_counter() - started
+
+    return measure
+
+
+def _online_decisions() -> Measurement:
+    """Decide, route, estimate and learn, one request after another, new episodes included."""
+    model = OnlineGRPO("LoadBalancer-v0")
+
+    def measure() -> tuple[int, float]:
+        started = time.perf_counter()
+        model.train_steps(400_000)
+        return 400_000, time.perf_counter() - started
 
     return measure
 

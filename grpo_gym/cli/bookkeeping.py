@@ -119,9 +119,10 @@ def _play(model: GRPO, env: gym.Env[Any, Any], seed: int) -> list[Any]:
     observation, info = env.reset(seed=seed)
     frames = [env.render()]
     step, done = 0, False
+    state: Any = None
     while not done:
         mask = info.get("action_mask")
-        action, _ = model.predict(observation, deterministic=True, action_mask=mask)
+        action, state = model.predict(observation, state, deterministic=True, action_mask=mask)
         observation, _, terminated, truncated, info = env.step(action)
         done = terminated or truncated
         step += 1

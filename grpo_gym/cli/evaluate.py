@@ -12,7 +12,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from grpo_gym.actors import baseline_actor, baseline_names, check_environment, find_checkpoint
+from grpo_gym.actors import (
+    baseline_actor,
+    baseline_names,
+    check_environment,
+    find_checkpoint,
+    load_model,
+)
 from grpo_gym.batches import EnvBatch, make_batch
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import SOURCE, CommandLine
@@ -22,6 +28,9 @@ from grpo_gym.config import ConfigError, Range, check_fields, from_mapping
 from grpo_gym.evaluation import Actor, Evaluation, evaluate
 from grpo_gym.files import write_atomic
 from grpo_gym.trainers.grpo import GRPO
+from grpo_gym.trainers.online import OnlineGRPO
+
+Model = GRPO | OnlineGRPO
 
 _MAX_ENVS = 128
 _LONG_EPISODE = 10_000
@@ -116,7 +125,7 @@ def _check_writable(path: Path) -> None:
         raise ConfigError(f"--json must be a file that can be written, got {path}")
 
 
-def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], GRPO | None]:
+def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], Model | None]:
     """The environment, its arguments, and the model unless a baseline plays."""
     policy, env_id, kwargs = str(options.policy), options.env, options.env_kwargs
     if env_id is not None:
@@ -124,11 +133,11 @@ def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], GRPO | None
         if policy in baseline_names(env_id):
             return env_id, kwargs, None
     checkpoint = find_checkpoint(policy, env_id)
-    model = GRPO.load(checkpoint, env_id, env_kwargs=kwargs or None)
+    model = load_model(checkpoint, env_id, kwargs or None)
     return str(model.env_source), model.env_kwargs, model
 
 
-def _actor(options: EvaluateOptions, env_id: str, batch: EnvBatch, model: GRPO | None) -> Actor:
+def _actor(options: EvaluateOptions, env_id: str, batch: EnvBatch, model: Model | None) -> Actor:
     if model is None:
         return baseline_actor(str(options.policy), env_id, batch, options.seed)
     return model.actor(deterministic=not options.stochastic, seed=options.seed)

@@ -1,11 +1,11 @@
 """Settings of a training run: options over a preset over a configuration file over defaults."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.resources import as_file, files
 from typing import Annotated, Any, Literal
 
-from grpo_gym.cli.options import SOURCE, CommandLine, Given
+from grpo_gym.cli.options import SOURCE, CommandLine, Given, as_option
 from grpo_gym.config import (
     ConfigError,
     Range,
@@ -16,9 +16,22 @@ from grpo_gym.config import (
     to_mapping,
 )
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.online_config import OnlineConfig
 from grpo_gym.trainers.presets import PRESETS
 
 Count = Annotated[int, Range(1)]
+
+_ONLINE_STEPS = {"tiny-grpo": 3_000}
+"""How long online GRPO trains by default, where that is not as long as GRPO: the demonstration."""
+_OF_GRPO = (
+    "preset",
+    "policy",
+    "training_env_kwargs",
+    "evaluations",
+    "evaluation_episodes",
+    "checkpoint_every",
+)
+"""Options that only GRPO has, beside those of `GRPOConfig`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +44,9 @@ class TrainSettings:
     """Arguments of the environment, such as preset=park num_servers=10."""
     training_env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments that replace or join them in training only, such as reward=latency."""
-    algo: Literal["grpo"] = "grpo"
-    """The algorithm."""
+    algo: Literal["grpo", "online"] = "grpo"
+    """The algorithm: grpo, or online, which learns from one decision at a time and is for
+    LoadBalancer-v0."""
     policy: Literal["mlp", "linear"] = "mlp"
     """The kind of policy."""
     total_steps: Count = 1_000_000
@@ -47,6 +61,8 @@ class TrainSettings:
     """Episodes of the closing comparison with the baselines. 0: no comparison."""
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     """Settings of GRPO."""
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+    """Settings of online GRPO."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -67,6 +83,9 @@ class RunOptions:
     """Folder to write, new or empty; by default a new one under runs/<env>/."""
     resume: str | None = None
     """Go on with an interrupted run: its folder, and no other option but --quiet."""
+    online_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Settings of --algo online: learning_rate, group_size, exploration, weight_limit, step_limit,
+    importance_weights, estimates."""
     quiet: bool = False
     """Show no progress."""
 
@@ -82,7 +101,8 @@ _LINE = CommandLine(
     "Train a policy with GRPO for a Gymnasium environment; compare it with baselines.\n\n"
     "For example:\n"
     "  --env LoadBalancer-v0 --env-kwargs preset=park num_servers=10 --seed 1\n"
-    "  --env CartPole-v1 --total-steps 1e5 --preset loop --learning-rate 1e-3",
+    "  --env CartPole-v1 --total-steps 1e5 --preset loop --learning-rate 1e-3\n"
+    "  --env LoadBalancer-v0 --algo online --env-kwargs preset=tiny-grpo",
     {"run": RunOptions, "training": TrainSettings, "grpo": GRPOConfig},
 )
 
@@ -130,8 +150,15 @@ def _settings(run: RunOptions, given: Given) -> TrainSettings:
             {**to_mapping(base), "grpo": {**to_mapping(base.grpo), **PRESETS[run.preset]}},
             source,
         )
-    grpo = from_mapping(GRPOConfig, {**to_mapping(base.grpo), **grpo_options}, SOURCE)
-    changed = {**to_mapping(base), **options, **_env_kwargs(base, options), "grpo": grpo}
+    changed = {**to_mapping(base), **options, **_env_kwargs(base, options)}
+    if changed["algo"] == "online":
+        _refuse_options_of_grpo(given)
+        online = {**to_mapping(base.online), **run.online_kwargs, **grpo_options}
+        changed["online"] = from_mapping(OnlineConfig, online, SOURCE)
+        grpo_options = {"seed": changed["online"].seed}
+    elif run.online_kwargs:
+        raise ConfigError("--online-kwargs must come with --algo online")
+    changed["grpo"] = from_mapping(GRPOConfig, {**to_mapping(base.grpo), **grpo_options}, SOURCE)
     return from_mapping(TrainSettings, changed, SOURCE)
 
 
@@ -141,6 +168,10 @@ def _file_settings(run: RunOptions, options: Mapping[str, Any]) -> tuple[TrainSe
     if run.config is not None:
         return from_mapping(TrainSettings, load_yaml(run.config), run.config), run.config
     source = f"shipped settings for {env}"
+    if options.get("algo") == "online":  # the shipped ones are GRPO's, this needs none
+        preset = options.get("env_kwargs", {}).get("preset")
+        steps = _ONLINE_STEPS.get(preset, TrainSettings.total_steps)
+        return TrainSettings(env=env, total_steps=steps), source
     values = {"env": env, **default_config(env, options.get("env_kwargs", {}))}
     return from_mapping(TrainSettings, values, source), source
 
@@ -155,6 +186,17 @@ def _env_kwargs(base: TrainSettings, options: Mapping[str, Any]) -> dict[str, di
         name: {**from_file.get(name, {}), **options.get(name, {})}
         for name in ("env_kwargs", "training_env_kwargs")
     }
+
+
+def _refuse_options_of_grpo(given: Given) -> None:
+    """Refuse what online GRPO would ignore; `--seed` it has in common."""
+    known = {*_OF_GRPO, *(field.name for field in fields(GRPOConfig))} - {"seed"}
+    for name in (name for group in given.values.values() for name in group):
+        if name in known:
+            raise ConfigError(
+                f"{as_option(name)} is for --algo grpo: settings of --algo online follow "
+                "--online-kwargs"
+            )
 
 
 def _refuse_other_options(given: Given) -> None:

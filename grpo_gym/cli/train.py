@@ -12,10 +12,12 @@ from grpo_gym.actors import check_environment
 from grpo_gym.cli.bookkeeping import Bookkeeper, evaluation_is_due
 from grpo_gym.cli.comparison import compare_with_baselines
 from grpo_gym.cli.failures import reported
+from grpo_gym.cli.online import train_online
 from grpo_gym.cli.options import invocation
 from grpo_gym.cli.run import Run, new_model
 from grpo_gym.cli.settings import RunOptions, TrainSettings, parse_train
 from grpo_gym.cli.signals import Stopped, StopSignals
+from grpo_gym.config import ConfigError
 from grpo_gym.reporting import ProgressReporter, TensorBoardReporter
 from grpo_gym.trainers.grpo import GRPO, Callback
 
@@ -27,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _silence_pygame()
     console = Console(stderr=True, quiet=options.quiet, highlight=False, soft_wrap=True)
     with StopSignals().installed() as signals:
+        if settings.algo == "online":
+            return train_online(settings, options, signals, console)
         run, model = _open(settings, options)
         console.print(f"run: {run.folder}", markup=False)
         try:
@@ -54,6 +58,11 @@ def _open(settings: TrainSettings, options: RunOptions) -> tuple[Run, GRPO]:
     """The run to go on with, or a new one; a model comes first, as it refuses what cannot be."""
     if options.resume is not None:
         run = Run.open(Path(options.resume))
+        if run.settings.algo == "online":
+            raise ConfigError(
+                "--resume must be followed by a run of --algo grpo: online runs take seconds; "
+                f"repeat this one with --config {run.folder}/config.yaml"
+            )
         check_environment(run.settings.env, run.settings.env_kwargs)
         return run, run.model()
     check_environment(settings.env, settings.env_kwargs)

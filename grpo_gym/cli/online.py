@@ -1,0 +1,158 @@
+"""`train --algo online`: decisions one at a time, the published demonstration, the closing table.
+
+A run's folder holds `config.yaml` and `checkpoints/latest.ckpt`.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from grpo_gym.actors import baseline_actor, baseline_names, check_environment, privileged_names
+from grpo_gym.batches import make_batch
+from grpo_gym.cli.comparison import SEED, TRAINED, comparison_table
+from grpo_gym.cli.run import Run
+from grpo_gym.cli.settings import RunOptions, TrainSettings
+from grpo_gym.cli.signals import StopSignals
+from grpo_gym.evaluation import evaluate
+from grpo_gym.trainers.online import OnlineGRPO, OnlineStats, changed_at
+
+_EVERY = 500
+_MAX_ENVS = 128
+
+
+def train_online(
+    settings: TrainSettings, options: RunOptions, signals: StopSignals, console: Console
+) -> int:
+    """Train to the end, save the policy and show what became of it.
+
+    Args:
+        settings: Of a run with `algo="online"`.
+        options: Where it goes.
+        signals: Already installed; a first signal ends training early, and what was learned is
+            saved.
+        console: For progress; results go to standard output.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: If the settings or the folder cannot be used; before any work.
+    """
+    model = OnlineGRPO(settings.env, env_kwargs=settings.env_kwargs, config=settings.online)
+    check_environment(settings.env, settings.env_kwargs)
+    folder = None if options.run_dir is None else Path(options.run_dir)
+    run = Run.create(settings, folder)
+    console.print(f"run: {run.folder}", markup=False)
+    demonstrating = settings.env_kwargs.get("preset") == "tiny-grpo"
+    with signals.deferred():
+        if demonstrating:
+            demonstrate(model, settings.total_steps, signals, Console())
+        else:
+            _learn(model, settings.total_steps, signals, console)
+        model.save(run.latest)
+    console.print(f"weights sha256: {model.weights_sha256()}")
+    if signals.number is not None:
+        console.print(
+            f"stopped after {model.num_steps:,} of {settings.total_steps:,} decisions; what was "
+            f"learned is in {run.latest}",
+            markup=False,
+        )
+        return 128 + signals.number
+    if settings.final_episodes and not demonstrating:
+        _compare(model, run.latest, settings.final_episodes, console)
+    return 0
+
+
+def _learn(model: OnlineGRPO, total_steps: int, signals: StopSignals, console: Console) -> None:
+    started, shown = time.perf_counter(), -np.inf
+
+    def report(model: OnlineGRPO, stats: OnlineStats) -> bool:
+        nonlocal shown
+        now = time.perf_counter()
+        stopping = signals.number is not None
+        if now - shown >= 1.0 or stopping or stats.num_steps == total_steps:
+            shown = now
+            console.print(
+                f"{stats.num_steps:,}/{total_steps:,} decisions, "
+                f"{stats.num_steps / (now - started):,.0f}/s, reward {stats.reward_mean:.4g}"
+            )
+        return not stopping
+
+    model.learn(total_steps, callback=report)
+
+
+def demonstrate(
+    model: OnlineGRPO, total_steps: int, signals: StopSignals, console: Console
+) -> None:
+    """Learn, and print the policy every 500 decisions and what became of each fault.
+
+    Probabilities are the policy's own, without exploration, at the decision before.
+
+    Args:
+        model: Untrained, of the preset `tiny-grpo`.
+        total_steps: Decisions to make.
+        signals: A signal ends it after the next 500 decisions.
+        console: For the printing.
+    """
+    balancer = model.simulator.config
+    policies = np.empty((total_steps, balancer.num_servers))
+    while model.num_steps < total_steps and signals.number is None:
+        first = model.num_steps
+        last = min(first + _EVERY, total_steps)
+        rewards = model.train_steps(last - first, policies[first:last])
+        console.print(
+            f"\nstep {last}: mean reward {rewards.mean():.1f} since step {first}", highlight=False
+        )
+        console.print(_bars(policies[last - 1]))
+        for server, kind, begin, end in balancer.fault_schedule:
+            if first < begin <= last < total_steps:
+                console.print(f"server {server} is {kind} from here on", highlight=False)
+            if first < end <= last:
+                console.print(_change(policies, begin, end), highlight=False)
+            if first < end <= last < total_steps:
+                console.print(f"server {server} has recovered", highlight=False)
+    if signals.number is None and balancer.fault_schedule:
+        recovery = max(end for *_, end in balancer.fault_schedule)
+        if recovery < total_steps:
+            console.print(_change(policies, recovery, total_steps), highlight=False)
+
+
+def _change(policies: np.ndarray, begin: int, end: int) -> str:
+    step = changed_at(policies, begin, end)
+    likeliest = int(policies[end - 1].argmax())
+    return (
+        f"server {likeliest} has been the most likely since step {step}, "
+        f"{step - begin} steps after the change"
+    )
+
+
+def _bars(policy: np.ndarray) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for server, probability in enumerate(policy):
+        bar = ProgressBar(total=1.0, completed=float(probability), width=50)
+        table.add_row(f"server {server}", bar, f"{100 * probability:5.1f} %")
+    return table
+
+
+def _compare(model: OnlineGRPO, checkpoint: Path, episodes: int, console: Console) -> None:
+    """The closing table that runs of GRPO get."""
+    results = {}
+    names = [TRAINED, *baseline_names(model.env_source)]
+    console.print(f"comparing with the baselines on {episodes:,} episodes each")
+    with Progress(console=console, transient=True, disable=not console.is_interactive) as progress:
+        for name in progress.track(names, description="comparing"):
+            batch = make_batch(model.env_source, model.env_kwargs, min(episodes, _MAX_ENVS))
+            trained = name == TRAINED
+            actor = model.actor() if trained else baseline_actor(name, model.env_source, batch)
+            results[name] = evaluate(actor, batch, episodes, SEED)
+            batch.close()
+    output = Console()
+    output.print(f"\n{model.env_source}: {episodes:,} episodes from seed {SEED}", highlight=False)
+    output.print(comparison_table(results, privileged_names(model.env_source)))
+    output.print(f"> {checkpoint.parent.name}/{checkpoint.name}, most probable actions")
+    output.print("* sees what no policy in production can")
