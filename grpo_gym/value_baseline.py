@@ -98,7 +98,7 @@ class ValueBaseline(nn.Module):
             if float(self.deviation) > 0.0:
                 ratio = (self.deviation / deviation).to(torch.float32)
                 shift = ((self.mean - mean) / deviation).to(torch.float32)
-                last.weight.mul_(ratio)  # type: ignore[operator, union-attr]
-                last.bias.mul_(ratio).add_(shift)  # type: ignore[operator, union-attr]
+                last.weight.mul_(ratio)  # type: ignore[operator]
+                last.bias.mul_(ratio).add_(shift)  # type: ignore[operator]
             self.mean.copy_(mean)
             self.deviation.copy_(deviation)

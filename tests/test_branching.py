@@ -432,7 +432,7 @@ def test_the_ratio_is_one_before_the_first_step() -> None:
         model = GRPO(
             "mlp", env, preset="vine", num_groups=3, group_size=4, drop_uniform_groups=False,
             **options,
-        ).learn(200)  # type: ignore[arg-type]  # fmt: skip
+        ).learn(200)  # fmt: skip
         rollout = model._collect()
         batch = training_batch(rollout, model._advantages(rollout), model.config)
         assert len(batch) == int(rollout.credited.sum())

@@ -284,9 +284,14 @@ NEW_WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("way", NEW_WAYS)
 @pytest.mark.parametrize(
-    "probe", ["box observation", "reward at the end", "MultiDiscrete", "Box", "mask"]
+    ("way", "probe"),
+    [
+        *[(way, probe) for way in NEW_WAYS for probe in ("reward at the end", "mask")],
+        ("trust region", "Box"),
+        ("trust region", "MultiDiscrete"),
+        ("learned baseline", "box observation"),
+    ],
 )
 def test_other_ways_solve_probes(way: str, probe: str) -> None:
     env, steps, best = PROBES[probe]

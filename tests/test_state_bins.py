@@ -51,9 +51,9 @@ def test_width_zero_tells_apart_whatever_differs() -> None:
 
 
 @pytest.mark.parametrize("width", [0.0, 0.5])
-def test_a_million_states_do_not_collide(width: float) -> None:
+def test_many_states_do_not_collide(width: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    cells = torch.randint(-50, 50, (1_000_000, 6), generator=generator)
+    cells = torch.randint(-50, 50, (300_000, 6), generator=generator)
     bins = state_bins((cells * 0.5).to(torch.float32)[:, None, None], width)
     assert len(torch.unique(bins)) == len(torch.unique(cells, dim=0))
     # Nor do all corners and edges of a small cube, whose differences are alike.

@@ -1,15 +1,18 @@
 """The learned state value: what it predicts, and what subtracting it does."""
 
+import copy
 import math
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
 from grpo_gym import GRPO
 from grpo_gym.trainers.grpo import IterationStats
 from grpo_gym.value_baseline import ValueBaseline
-from probe_envs import BestAction, Recall, Weather
+from probe_envs import BestAction, OneStep, Recall
 
 SMALL: dict[str, Any] = {"num_groups": 4, "group_size": 4, "hidden_sizes": (8,)}
 
@@ -82,7 +85,7 @@ def test_a_restored_baseline_goes_on_as_the_original() -> None:
     features, returns = linear(128)
     one, other = make(), make(rate=0.01)
     one.fit(features, returns, 2, torch.Generator().manual_seed(0))
-    other.restore(one.state())
+    other.restore(copy.deepcopy(one.state()))
     for baseline in (one, other):
         baseline.fit(features, 2.0 * returns, 2, torch.Generator().manual_seed(1))
     assert torch.equal(one.predict(features), other.predict(features))
@@ -102,22 +105,48 @@ def test_the_value_is_subtracted_from_each_return() -> None:
     torch.testing.assert_close(model._advantages(rollout), (to_go - values).float())
 
 
-def test_explained_variance_rises() -> None:
+class Fortune(OneStep):
+    """Most of the return is seen before the action."""
+
+    action_space: gym.Space[Any] = gym.spaces.Discrete(2)
+
+    def reset(self, **arguments: Any) -> Any:
+        gym.Env.reset(self, seed=arguments.get("seed"))
+        self.fortune = self.np_random.uniform(-1.0, 1.0, 1).astype(np.float32)
+        return self.fortune, {}
+
+    def observe(self) -> Any:
+        return self.fortune
+
+    def reward(self, action: Any) -> float:
+        return 50.0 + 10.0 * float(self.fortune[0]) + float(action)
+
+
+def test_explained_variance_rises_and_the_advantages_shrink() -> None:
+    """Unrelated episodes that are compared with nothing else: only the prediction helps."""
     seen: list[IterationStats] = []
     model = GRPO(
-        "mlp", Weather, learned_baseline=True, value_learning_rate=0.02, learning_rate=1e-5,
-        num_groups=32, group_size=4, discount=1.0, hidden_sizes=(16,),
+        "mlp", Fortune, learned_baseline=True, value_learning_rate=0.02, baseline="none",
+        scale="none", num_groups=16, group_size=4, hidden_sizes=(16,),
     )  # fmt: skip
-    model.learn(30_000, callback=lambda _, stats: seen.append(stats))
-    explained = [stats.explained_variance for stats in seen]
-    assert explained[0] == pytest.approx(0.0, abs=1e-9)
-    assert all(value <= 1.0 for value in explained)
-    assert math.isnan(GRPO("mlp", BestAction, **SMALL).train_iteration().explained_variance)
+    model.learn(3_000, callback=lambda _, stats: seen.append(stats))
+    assert seen[0].explained_variance == pytest.approx(0.0, abs=1e-9)
+    assert all(stats.explained_variance <= 1.0 for stats in seen)
+    assert seen[-1].explained_variance > 0.9
+    first, last = seen[0].update, seen[-1].update
+    assert first is not None
+    assert last is not None
+    assert first.advantage_mean > 40.0
+    assert abs(last.advantage_mean) < 5.0
+    without = GRPO("mlp", BestAction, **SMALL).train_iteration()
+    assert math.isnan(without.explained_variance)
 
 
 def test_it_draws_nothing_that_others_draw() -> None:
     """The policy's first weights and its first rollout are those of a run without it."""
-    plain, learned = (GRPO("mlp", Recall, learned_baseline=b, **SMALL) for b in (False, True))
+    plain, learned = (
+        GRPO("mlp", Recall, learned_baseline=on, baseline="none", **SMALL) for on in (False, True)
+    )
     assert plain.weights_sha256() == learned.weights_sha256()
     plain.train_iteration()
     learned.train_iteration()

@@ -40,5 +40,5 @@ def move_reference(
     for average, current in zip(reference.parameters(), policy.parameters(), strict=True):
         average.lerp_(current, 1.0 - config.reference_decay)
     # Statistics of observations are not learned: the average sees what the policy sees.
-    for average, current in zip(reference.buffers(), policy.buffers(), strict=True):
-        average.copy_(current)
+    for kept, moved in zip(reference.buffers(), policy.buffers(), strict=True):
+        kept.copy_(moved)

@@ -77,8 +77,9 @@ class RunOptions:
     config: str | None = None
     """Settings file; by default the one shipped for the environment (and its preset), if any."""
     preset: str | None = None
-    """A named variant of GRPO, over the file's settings: default, grpo, dr_grpo, loop, magistral,
-    dapo."""
+    """A named variant of GRPO, over the file's settings: default, grpo, dr_grpo, rloo, loop, dapo,
+    magistral, lite_ppo, reinforce_pp, gspo, tic, cispo, gpg_time, gr2po, gigpo, vine,
+    trust_region."""
     run_dir: str | None = None
     """Folder to write, new or empty; by default a new one under runs/<env>/."""
     resume: str | None = None
