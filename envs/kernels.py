@@ -42,8 +42,9 @@ def _compiled(function: Function, **options: Any) -> Function:
 
 @lru_cache
 def _fingerprint(folder: Path) -> str:
-    """A short name for the content of all modules in a folder, and of this one."""
+    """A short name for the content of all modules in a folder, and of all simulators."""
     digest = hashlib.sha256()
-    for path in [Path(__file__), *sorted(folder.glob("*.py"))]:
+    sources = {*Path(__file__).resolve().parent.rglob("*.py"), *folder.glob("*.py")}
+    for path in sorted(sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -18,10 +18,11 @@ except PackageNotFoundError:  # imported from a checkout that is not installed
 _LAZY = {
     "GRPO": "grpo_gym.trainers.grpo",
     "GRPOConfig": "grpo_gym.trainers.config",
+    "OnlineGRPO": "grpo_gym.trainers.online",
     "evaluate_policy": "grpo_gym.evaluation",
 }
 
-__all__ = ["GRPO", "GRPOConfig", "__version__", "evaluate_policy"]
+__all__ = ["GRPO", "GRPOConfig", "OnlineGRPO", "__version__", "evaluate_policy"]
 
 register_environments()
 

@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from grpo_gym.actors import baseline_actor, baseline_names, privileged_names
+from grpo_gym.actors import baseline_actor, baseline_names, load_model, privileged_names
 from grpo_gym.batches import make_batch
 from grpo_gym.cli.tables import decimals, fixed, plain_table
 from grpo_gym.evaluation import Evaluation, evaluate, summarise
 from grpo_gym.trainers.grpo import GRPO
+from grpo_gym.trainers.online import OnlineGRPO
 
 SEED = 1_000_000
 """First seed of the closing comparison."""
@@ -33,7 +34,7 @@ def compare_with_baselines(
         console: For the table.
         progress_console: For what happens until then.
     """
-    model = GRPO.load(checkpoint)
+    model = load_model(checkpoint)
     env_id = str(model.env_source)
     names = [TRAINED, *baseline_names(env_id)]
     progress_console.print(f"comparing with the baselines on {episodes:,} episodes each")
@@ -51,7 +52,7 @@ def compare_with_baselines(
         console.print("* sees what no policy in production can")
 
 
-def _play(name: str, model: GRPO, env_id: str, episodes: int) -> Evaluation:
+def _play(name: str, model: GRPO | OnlineGRPO, env_id: str, episodes: int) -> Evaluation:
     batch = make_batch(env_id, model.env_kwargs, min(episodes, _MAX_ENVS))
     try:
         actor = model.actor() if name == TRAINED else baseline_actor(name, env_id, batch)

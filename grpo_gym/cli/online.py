@@ -8,21 +8,17 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from grpo_gym.actors import baseline_actor, baseline_names, check_environment, privileged_names
-from grpo_gym.batches import make_batch
-from grpo_gym.cli.comparison import SEED, TRAINED, comparison_table
+from grpo_gym.actors import check_environment
+from grpo_gym.cli.comparison import compare_with_baselines
 from grpo_gym.cli.run import Run
 from grpo_gym.cli.settings import RunOptions, TrainSettings
 from grpo_gym.cli.signals import StopSignals
-from grpo_gym.evaluation import evaluate
 from grpo_gym.trainers.online import OnlineGRPO, OnlineStats, changed_at
 
 _EVERY = 500
-_MAX_ENVS = 128
 
 
 def train_online(
@@ -64,7 +60,7 @@ def train_online(
         )
         return 128 + signals.number
     if settings.final_episodes and not demonstrating:
-        _compare(model, run.latest, settings.final_episodes, console)
+        compare_with_baselines(run.latest, settings.final_episodes, Console(), console)
     return 0
 
 
@@ -137,22 +133,3 @@ def _bars(policy: np.ndarray) -> Table:
         bar = ProgressBar(total=1.0, completed=float(probability), width=50)
         table.add_row(f"server {server}", bar, f"{100 * probability:5.1f} %")
     return table
-
-
-def _compare(model: OnlineGRPO, checkpoint: Path, episodes: int, console: Console) -> None:
-    """The closing table that runs of GRPO get."""
-    results = {}
-    names = [TRAINED, *baseline_names(model.env_source)]
-    console.print(f"comparing with the baselines on {episodes:,} episodes each")
-    with Progress(console=console, transient=True, disable=not console.is_interactive) as progress:
-        for name in progress.track(names, description="comparing"):
-            batch = make_batch(model.env_source, model.env_kwargs, min(episodes, _MAX_ENVS))
-            trained = name == TRAINED
-            actor = model.actor() if trained else baseline_actor(name, model.env_source, batch)
-            results[name] = evaluate(actor, batch, episodes, SEED)
-            batch.close()
-    output = Console()
-    output.print(f"\n{model.env_source}: {episodes:,} episodes from seed {SEED}", highlight=False)
-    output.print(comparison_table(results, privileged_names(model.env_source)))
-    output.print(f"> {checkpoint.parent.name}/{checkpoint.name}, most probable actions")
-    output.print("* sees what no policy in production can")
