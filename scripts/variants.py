@@ -161,7 +161,7 @@ def run_group_sizes(results: Results, options: Options) -> None:
                 results.measure(key, partial(train, task, changes, seed, options))
 
 
-GRADIENT_ITERATIONS = {"CartPole-v1": 40, "Acrobot-v1": 40}
+GRADIENT_ITERATIONS = {"CartPole-v1": 25, "Acrobot-v1": 25}
 """Iterations of a run at equal gradient steps; each is the same number of minibatches."""
 BASELINES: dict[str, dict[str, Any]] = {
     "group": {},

@@ -11,13 +11,14 @@ import torch
 from grpo_gym import GRPO
 from grpo_gym.advantages import informative_groups
 from grpo_gym.batches import make_batch
+from grpo_gym.collection import Branching, collect
 from grpo_gym.groups import GroupedVectorEnv
 from grpo_gym.policies.network import Policy
 from grpo_gym.randomness import ActionNoise, Stream, group_generators, world_seeds
-from grpo_gym.rollouts import Branching, GroupedRollout, collect, concatenate
+from grpo_gym.rollouts import GroupedRollout, concatenate
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
-from grpo_gym.trainers.update import training_batch
+from grpo_gym.trainers.training_batch import training_batch
 from probe_envs import BestAction, Countdown, Counter, OneStep, Recall, Search, Weather
 
 GROUPS, MEMBERS = 3, 4

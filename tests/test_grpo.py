@@ -8,7 +8,7 @@ import torch
 
 from grpo_gym import GRPO, checkpoint
 from grpo_gym.checkpoint import CheckpointError
-from grpo_gym.trainers import grpo, update
+from grpo_gym.trainers import grpo, training_batch
 from grpo_gym.trainers.grpo import IterationStats
 from probe_envs import (
     BestAction,
@@ -307,8 +307,8 @@ def test_every_variant_solves_probes(preset: str, probe: str) -> None:
 
 
 def test_the_wrong_sign_finds_the_worst_action(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = update.group_advantages
-    monkeypatch.setattr(update, "group_advantages", lambda *a, **k: -right(*a, **k))
+    right = training_batch.group_advantages
+    monkeypatch.setattr(training_batch, "group_advantages", lambda *a, **k: -right(*a, **k))
     assert solve(BestAction, 1_500) == 0.0
 
 

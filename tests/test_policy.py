@@ -10,7 +10,7 @@ from gymnasium import spaces
 from grpo_gym import GRPO
 from grpo_gym.config import ConfigError
 from grpo_gym.policies.network import Policy
-from grpo_gym.trainers.update import training_batch
+from grpo_gym.trainers.training_batch import training_batch
 from probe_envs import BestAction, Context, ManyChoices, Recall, Search, Target
 
 SMALL: dict[str, Any] = {"num_groups": 2, "group_size": 4, "hidden_sizes": (8,)}

@@ -19,7 +19,8 @@ from grpo_gym.policies.network import Policy
 from grpo_gym.rollouts import Episodes, GroupedRollout
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.presets import PRESETS, make_config
-from grpo_gym.trainers.update import _loss, compute_advantages, training_batch
+from grpo_gym.trainers.training_batch import compute_advantages, training_batch
+from grpo_gym.trainers.update import _loss
 from probe_envs import Recall
 
 Table = list[list[float]]

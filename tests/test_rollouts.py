@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from grpo_gym.batches import BatchStep, LoopBatch, make_batch
+from grpo_gym.collection import collect
 from grpo_gym.groups import GroupedVectorEnv
 from grpo_gym.policies.network import Policy
 from grpo_gym.randomness import ActionNoise, world_seeds
-from grpo_gym.rollouts import GroupedRollout, collect
+from grpo_gym.rollouts import GroupedRollout
 from probe_envs import BestAction, Countdown, OneStep, Search
 
 GROUPS, MEMBERS = 3, 4

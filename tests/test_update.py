@@ -12,11 +12,8 @@ from grpo_gym import GRPO
 from grpo_gym.checkpoint import weights_sha256
 from grpo_gym.rollouts import GroupedRollout
 from grpo_gym.trainers.grpo import IterationStats
-from grpo_gym.trainers.update import (
-    UpdateStats,
-    training_batch,
-    update_policy,
-)
+from grpo_gym.trainers.training_batch import training_batch
+from grpo_gym.trainers.update import UpdateStats, update_policy
 from probe_envs import BestAction, Context, Countdown, OneStep, Recall
 
 SMALL: dict[str, Any] = {"num_groups": 3, "group_size": 4, "hidden_sizes": (8,), "epochs": 1}

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from grpo_gym.batches import EnvSource, make_batch
+from grpo_gym.collection import Branching, collect
 from grpo_gym.groups import GroupedVectorEnv
 from grpo_gym.policies.network import Policy
 from grpo_gym.randomness import ActionNoise, Stream, group_generators, world_seeds
-from grpo_gym.rollouts import Branching, GroupedRollout, collect
+from grpo_gym.rollouts import GroupedRollout
 from grpo_gym.snapshots import check_snapshots
 from grpo_gym.trainers.config import GRPOConfig
 
@@ -20,13 +21,7 @@ class Collector:
     """
 
     def __init__(self, env: EnvSource, env_kwargs: Mapping[str, Any], config: GRPOConfig) -> None:
-        """Make the environments.
-
-        Raises:
-            SnapshotError: If groups are to branch and the environment cannot be copied.
-        """
-        if config.grouping == "branch":
-            check_branching(env, env_kwargs)
+        """Make the environments; where groups branch, after `check_branching`."""
         self._config = config
         self._env = GroupedVectorEnv(
             make_batch(env, env_kwargs, config.num_envs), config.group_size

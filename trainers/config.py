@@ -169,6 +169,16 @@ class GRPOConfig:
             raise ConfigError(
                 f'ratio must be "step" with update "trust_region", got "{self.ratio}"'
             )
+        if self.ratio != "step" and self.min_advantage > 0.0:
+            raise ConfigError(
+                f'min_advantage must be 0 unless ratio is "step", got {self.min_advantage} with '
+                f'"{self.ratio}": a trajectory\'s ratio needs all its steps'
+            )
+        if self.refill_rounds and self.grouping == "branch":
+            raise ConfigError(
+                f'refill_rounds must be 0 with grouping "branch", got {self.refill_rounds}: there '
+                "are always more groups than num_groups"
+            )
         if self.refill_rounds and not self.drop_uniform_groups:
             raise ConfigError(
                 "refill_rounds must be 0 unless drop_uniform_groups is true, got "

@@ -4,45 +4,33 @@ Shapes: T steps, G groups, K members of a group, B = G*K environments.
 """
 
 import contextlib
-import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import torch
 
-from grpo_gym import checkpoint
 from grpo_gym.advantages import compute_returns, informative_groups
-from grpo_gym.batches import EnvSource, make_batch
-from grpo_gym.config import ConfigError, replace, suggest
-from grpo_gym.evaluation import Evaluation, evaluate
-from grpo_gym.frame_history import as_features, stack_frames
-from grpo_gym.policies.network import Policy
+from grpo_gym.batches import EnvSource
+from grpo_gym.config import ConfigError, replace
 from grpo_gym.randomness import Stream, derive_seed
 from grpo_gym.rollouts import GroupedRollout, concatenate
-from grpo_gym.spaces import flatten_batch, flatten_one, is_batch
 from grpo_gym.trainers import persistence
 from grpo_gym.trainers.collector import Collector, check_branching
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.model import PolicyKind, PolicyModel
 from grpo_gym.trainers.presets import make_config
 from grpo_gym.trainers.reference import make_reference, move_reference
 from grpo_gym.trainers.schedule import Schedule
-from grpo_gym.trainers.update import (
-    UpdateStats,
-    compute_advantages,
-    training_batch,
-    update_in_trust_region,
-    update_policy,
-)
+from grpo_gym.trainers.training_batch import compute_advantages, training_batch
+from grpo_gym.trainers.update import UpdateStats, update_in_trust_region, update_policy
 from grpo_gym.value_baseline import ValueBaseline
 
-PolicyKind = Literal["linear", "mlp"]
-POLICIES: tuple[str, ...] = ("linear", "mlp")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +64,7 @@ class IterationStats:
 Callback = Callable[["GRPO", IterationStats], bool | None]
 
 
-class GRPO:
+class GRPO(PolicyModel):
     """Group relative policy optimisation for Gymnasium environments.
 
     Example:
@@ -86,8 +74,6 @@ class GRPO:
         ```
 
     Attributes:
-        config: The settings.
-        policy: The policy being trained.
         iteration: Iterations made.
         num_steps: Environment steps taken in training.
         notes: Numbers about this policy that are saved with it, such as its evaluated return.
@@ -112,41 +98,22 @@ class GRPO:
             env_kwargs: Passed to the environment; only with an id.
             training_env_kwargs: Arguments that replace or join them in training only, such as
                 a reward that gives credit sooner.
-            preset: A named variant from `trainers.config.PRESETS`; default: "default".
+            preset: A named variant from `trainers.presets.PRESETS`; default: "default".
             config: All settings at once, instead of a preset.
             **overrides: Fields of `GRPOConfig` to replace.
 
         Raises:
             ConfigError: If a name is unknown, or a value or the environment cannot be used.
         """
-        if policy not in POLICIES:
-            raise ConfigError(
-                f"policy must be a known name, got {policy!r}.{suggest(policy, POLICIES)}"
-            )
         if config is not None and preset is not None:
             raise ConfigError("preset must be None when config is given: a config has it all")
-        self.config = (
+        settings = (
             make_config(preset, **overrides) if config is None else replace(config, **overrides)
         )
-        self.policy_kind = policy
-        self.env_source = env
-        self.env_kwargs = dict(env_kwargs or {})
-        self.training_env_kwargs = dict(training_env_kwargs or {})
-        # One environment tells the spaces, and refuses bad arguments before anything is paid for.
-        self.observation_space, self.action_space = _spaces(env, self.env_kwargs)
-        if self.training_env_kwargs:
-            training = _spaces(env, {**self.env_kwargs, **self.training_env_kwargs})
-            if training != (self.observation_space, self.action_space):
-                raise ConfigError(
-                    "training_env_kwargs must leave the spaces as they are, got "
-                    f"{training[0]} and {training[1]}: put what changes them into env_kwargs"
-                )
+        super().__init__(policy, env, env_kwargs, training_env_kwargs, settings)
         if self.config.grouping == "branch":
             check_branching(env, {**self.env_kwargs, **self.training_env_kwargs})
         self._collector: Collector | None = None
-        # Orthogonal weights differ in their last bits with the number of threads.
-        torch.set_num_threads(self.config.torch_threads)
-        self.policy = self._make_policy()
         self.reference = make_reference(self.policy, self.config)
         self.value_baseline = self._make_value_baseline()
         self.optimizer = torch.optim.AdamW(
@@ -159,7 +126,6 @@ class GRPO:
         self.num_steps = 0
         self.schedule = Schedule(start=0, end=0)
         self.notes: dict[str, float] = {}
-        self._predictions = itertools.count()
 
     def learn(
         self,
@@ -227,81 +193,6 @@ class GRPO:
             update_seconds=time.perf_counter() - collected,
         )
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_mask: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, Any]:
-        """Choose an action, as Stable-Baselines3's models do.
-
-        Args:
-            observation: One observation or a batch of them, as the environment gives it.
-            state: What the last call returned, None at first; with `frame_history` above 1 it
-                holds the last observations.
-            episode_start: Where an episode begins, shape (B,), bool: what was seen before is
-                forgotten there.
-            deterministic: The most probable action instead of a sample.
-            action_mask: Legal actions, shape (A,) or (B, A).
-
-        Returns:
-            An action, or a batch of actions, and the state for the next call.
-
-        Raises:
-            ConfigError: If the observation does not fit the space.
-        """
-        many = is_batch(self.observation_space, observation)
-        flatten = flatten_batch if many else flatten_one
-        features = np.ascontiguousarray(flatten(self.observation_space, observation))
-        starts = None if episode_start is None else np.atleast_1d(episode_start).astype(np.bool_)
-        features, state = self._remember(features, state, starts)
-        masks = None if action_mask is None else np.atleast_2d(np.asarray(action_mask, np.bool_))
-        noise = None if deterministic else self._prediction_noise(len(features))
-        actions = self.policy.act(features, masks, noise)
-        return (actions if many else actions[0]), state
-
-    def evaluate(
-        self,
-        episodes: int = 100,
-        *,
-        seed: int = 1_000_000,
-        deterministic: bool = True,
-        warmup: int = 0,
-        env_kwargs: Mapping[str, Any] | None = None,
-    ) -> Evaluation:
-        """Play whole episodes of the model's environment.
-
-        Args:
-            episodes: How many.
-            seed: Seed of the first; episode i has seed + i.
-            deterministic: The most probable actions instead of samples.
-            warmup: First steps of each episode left out of the metrics.
-            env_kwargs: Instead of the model's own.
-        """
-        kwargs = self.env_kwargs if env_kwargs is None else dict(env_kwargs)
-        batch = make_batch(self.env_source, kwargs, max(1, min(episodes, 128)))
-        try:
-            return evaluate(self.actor(deterministic, seed), batch, episodes, seed, warmup)
-        finally:
-            batch.close()
-
-    def actor(self, deterministic: bool = True, seed: int = 0) -> Callable[..., Any]:
-        """The policy as `evaluation.evaluate` takes it; `seed` decides sampled actions."""
-        draws = itertools.count()
-
-        def act(
-            observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
-        ) -> tuple[np.ndarray, Any]:
-            noise = None
-            if not deterministic:
-                noise = self._noise(len(observations), Stream.EVALUATION, seed, next(draws))
-            features, state = self._remember(observations, state, start)
-            return self.policy.act(features, masks, noise), state
-
-        return act
-
     def save(self, path: str | PathLike[str]) -> str:
         """Write everything that training goes on from to one file, atomically.
 
@@ -334,10 +225,6 @@ class GRPO:
         """
         return persistence.load(cls, path, env, env_kwargs)
 
-    def weights_sha256(self) -> str:
-        """A hash of the policy's weights and statistics, equal exactly when they are."""
-        return checkpoint.weights_sha256(self.policy.state_dict())
-
     def _collect(self) -> GroupedRollout:
         """One round of groups, or more where groups without a difference are to be replaced."""
         if self._collector is None:
@@ -345,12 +232,21 @@ class GRPO:
             self._collector = Collector(self.env_source, kwargs, self.config)
         rollout = self._collector.collect(self.policy, self.iteration)
         for round_number in range(1, self.config.refill_rounds + 1):
-            informative = int(informative_groups(self._advantages(rollout)).sum())
-            if informative >= self.config.num_groups:
-                break
+            if self._num_informative(rollout) >= self.config.num_groups:
+                return rollout
             more = self._collector.collect(self.policy, self.iteration, round_number)
             rollout = concatenate([rollout, more])
+        if self.config.refill_rounds and not self._num_informative(rollout):
+            _log.warning(
+                "iteration %d: all returns are equal in every group, after %d rounds of refilling: "
+                "nothing to learn from; raise group_size, or give the task a finer reward",
+                self.iteration + 1,
+                self.config.refill_rounds,
+            )
         return rollout
+
+    def _num_informative(self, rollout: GroupedRollout) -> int:
+        return int(informative_groups(self._advantages(rollout)).sum())
 
     def _advantages(self, rollout: GroupedRollout) -> torch.Tensor:
         with torch.no_grad():
@@ -407,47 +303,6 @@ class GRPO:
                 self.config.hidden_sizes,
                 self.config.value_learning_rate,
             )
-
-    def _make_policy(self) -> Policy:
-        config = self.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(config.seed, Stream.WEIGHTS))
-            return Policy(
-                self.observation_space,
-                self.action_space,
-                hidden_sizes=() if self.policy_kind == "linear" else config.hidden_sizes,
-                activation=config.activation,
-                normalise_observations=config.normalise_observations,
-                initial_log_std=config.initial_log_std,
-                log_std_bounds=config.log_std_bounds,
-                frame_history=config.frame_history,
-            )
-
-    def _remember(
-        self, observations: np.ndarray, state: Any, starts: np.ndarray | None
-    ) -> tuple[np.ndarray, Any]:
-        """What the policy sees at observations (B, D), and the state for the next ones."""
-        if self.config.frame_history == 1:
-            return observations, state
-        frames = stack_frames(state, observations, starts, self.config.frame_history)
-        return as_features(frames), frames
-
-    def _noise(self, rows: int, stream: Stream, *key: int) -> np.ndarray:
-        generator = np.random.default_rng(derive_seed(self.config.seed, stream, *key))
-        shape = (rows, self.policy.head.num_components)
-        if self.policy.head.noise_kind == "uniform":
-            return generator.random(shape, np.float32)
-        return generator.standard_normal(shape, np.float32)
-
-    def _prediction_noise(self, rows: int) -> np.ndarray:
-        return self._noise(rows, Stream.PREDICTION, next(self._predictions))
-
-
-def _spaces(env: EnvSource, kwargs: Mapping[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    """Observation and action space of an environment."""
-    sample = make_batch(env, kwargs, 1)
-    sample.close()
-    return sample.single_observation_space, sample.single_action_space
 
 
 def _describe(rollout: GroupedRollout) -> dict[str, float]:

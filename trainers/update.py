@@ -1,67 +1,18 @@
 """One iteration's learning: from a grouped rollout to better weights, and what it was like.
 
-Shapes: T steps, G groups, K members; M steps that take part.
+Shapes: M steps that take part.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from grpo_gym.advantages import compute_returns, group_advantages, informative_groups
-from grpo_gym.objectives import (
-    Surrogate,
-    estimate_kl,
-    log_ratios,
-    policy_objective,
-    step_weights,
-)
+from grpo_gym.objectives import Surrogate, estimate_kl, log_ratios, policy_objective
 from grpo_gym.policies.network import Policy
-from grpo_gym.rollouts import GroupedRollout
-from grpo_gym.state_bins import anchor_advantages, state_bins
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.training_batch import TrainingBatch, minibatches
 from grpo_gym.trainers.trust_region import trust_region_step
-
-
-@dataclass(frozen=True)
-class TrainingBatch:
-    """The M steps of a rollout that take part in an update.
-
-    Attributes:
-        observations: Shape (M, D), float32.
-        actions: Shape (M, C).
-        old_log_probs: Shape (M,), float32.
-        old_outputs: Distribution parameters of the policy that acted, shape (M, P), float32.
-        advantages: Shape (M,), float32.
-        weights: Share of each step in the loss, shape (M,), float32.
-        sequences: Number of the trajectory that each step belongs to, shape (M,), int64.
-        action_masks: Shape (M, A), bool, or None.
-    """
-
-    observations: Tensor
-    actions: Tensor
-    old_log_probs: Tensor
-    old_outputs: Tensor
-    advantages: Tensor
-    weights: Tensor
-    sequences: Tensor
-    action_masks: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.advantages)
-
-    def __getitem__(self, index: Tensor) -> "TrainingBatch":
-        return TrainingBatch(
-            self.observations[index],
-            self.actions[index],
-            self.old_log_probs[index],
-            self.old_outputs[index],
-            self.advantages[index],
-            self.weights[index],
-            self.sequences[index],
-            None if self.action_masks is None else self.action_masks[index],
-        )
 
 
 @dataclass(frozen=True)
@@ -95,73 +46,6 @@ class UpdateStats:
     learning_rate: float
 
 
-def compute_advantages(
-    rollout: GroupedRollout, features: Tensor, config: GRPOConfig, values: Tensor | None = None
-) -> Tensor:
-    """Group-relative advantages of every step, shape (T, G, K), float32; 0 where not credited.
-
-    Args:
-        rollout: T steps of G groups of K members.
-        features: Observations as the policy's network sees them, shape (T, G, K, D), float32.
-        config: The settings.
-        values: Of a learned baseline, subtracted from the returns, shape (T, G, K), float64.
-
-    Raises:
-        FloatingPointError: If a reward or an observation is not finite.
-    """
-    for name, numbers in (("rewards", rollout.rewards), ("observations", rollout.observations)):
-        if not bool(torch.isfinite(numbers).all()):
-            raise FloatingPointError(
-                f"{name} must be finite, got nan or inf: look at the environment"
-            )
-    returns = compute_returns(rollout.rewards, rollout.alive, config.returns, config.discount)
-    if values is not None:
-        returns = torch.where(rollout.alive, returns - values, 0.0)
-    bins = None
-    if config.baseline == "state_bin" or config.anchor_weight > 0.0:
-        bins = state_bins(features, config.state_bin_width)
-    advantages = group_advantages(
-        returns,
-        rollout.credited,
-        baseline=config.baseline,
-        center=config.center,
-        scale=config.scale,
-        bins=bins,
-    )
-    if config.anchor_weight > 0.0 and bins is not None:
-        to_go = compute_returns(
-            rollout.rewards, rollout.alive, "reward_to_go", config.anchor_discount
-        )
-        anchored = anchor_advantages(to_go, rollout.credited, bins, config.scale)
-        advantages = advantages + config.anchor_weight * anchored
-    return advantages.to(torch.float32)
-
-
-def training_batch(
-    rollout: GroupedRollout, advantages: Tensor, config: GRPOConfig
-) -> TrainingBatch:
-    """Select and weigh the steps that take part in the update."""
-    used = rollout.credited
-    if config.drop_uniform_groups:
-        used = used & informative_groups(advantages)[None, :, None]
-    if config.min_advantage > 0.0:
-        used = used & (advantages.abs() >= config.min_advantage)
-    constant = config.loss_constant or float(len(rollout.alive))
-    weights = step_weights(used, config.loss_normalisation, constant)
-    _, groups, members = used.shape
-    sequences = torch.arange(groups * members).reshape(groups, members).expand_as(used)
-    return TrainingBatch(
-        rollout.observations[used],
-        rollout.actions[used],
-        rollout.log_probs[used],
-        rollout.outputs[used],
-        advantages[used],
-        weights[used],
-        sequences[used],
-        None if rollout.action_masks is None else rollout.action_masks[used],
-    )
-
-
 def update_policy(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
@@ -192,7 +76,7 @@ def update_policy(
     for _ in range(config.epochs):
         latest = [
             _update_minibatch(policy, optimizer, minibatch, reference, config)
-            for minibatch in _minibatches(batch, config, generator)
+            for minibatch in minibatches(batch, config, generator)
         ]
         parts.append(torch.stack(latest).mean(dim=0))
         if config.target_kl is not None and float(parts[-1][1]) > config.target_kl:
@@ -265,25 +149,6 @@ def update_in_trust_region(
         epochs=int(step.accepted),
         learning_rate=step.step_scale,
     )
-
-
-def _minibatches(
-    batch: TrainingBatch, config: GRPOConfig, generator: torch.Generator
-) -> Iterator[TrainingBatch]:
-    """Parts of a batch in random order, each weighted to stand for the whole.
-
-    Ratios of whole trajectories need all steps of a trajectory in one part.
-    """
-    if config.ratio == "step":
-        count = len(batch)
-        label = torch.arange(count)
-    else:
-        distinct, label = torch.unique(batch.sequences, return_inverse=True)
-        count = len(distinct)
-    order = torch.randperm(count, generator=generator)
-    for chosen in order.chunk(min(config.num_minibatches, count)):
-        part = batch[chosen if config.ratio == "step" else torch.isin(label, chosen)]
-        yield replace(part, weights=part.weights * (count / len(chosen)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,197 @@
+"""A policy bound to an environment: predicting, evaluating. Trainers add how it learns.
+
+Shapes: B observations, D features, A choices.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from grpo_gym import checkpoint
+from grpo_gym.batches import EnvSource, make_batch
+from grpo_gym.config import ConfigError, suggest
+from grpo_gym.evaluation import Evaluation, evaluate
+from grpo_gym.frame_history import as_features, stack_frames
+from grpo_gym.policies.network import Policy
+from grpo_gym.randomness import Stream, derive_seed
+from grpo_gym.spaces import flatten_batch, flatten_one, is_batch
+from grpo_gym.trainers.config import GRPOConfig
+
+PolicyKind = Literal["linear", "mlp"]
+POLICIES: tuple[str, ...] = ("linear", "mlp")
+
+
+class PolicyModel:
+    """A policy and the environment it is for.
+
+    Attributes:
+        config: The settings.
+        policy: The network.
+        policy_kind: Its name.
+        env_source: The environment: an id, a made one, or a function that makes one.
+        env_kwargs: The environment's arguments.
+        training_env_kwargs: Those that replace or join them in training.
+        observation_space: Of one environment.
+        action_space: Of one environment.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyKind,
+        env: EnvSource,
+        env_kwargs: Mapping[str, Any] | None,
+        training_env_kwargs: Mapping[str, Any] | None,
+        config: GRPOConfig,
+    ) -> None:
+        """Build a policy for an environment.
+
+        Raises:
+            ConfigError: If a name is unknown or the environment cannot be used.
+        """
+        if policy not in POLICIES:
+            raise ConfigError(
+                f"policy must be a known name, got {policy!r}.{suggest(policy, POLICIES)}"
+            )
+        self.config = config
+        self.policy_kind = policy
+        self.env_source = env
+        self.env_kwargs = dict(env_kwargs or {})
+        self.training_env_kwargs = dict(training_env_kwargs or {})
+        # One environment tells the spaces, and refuses bad arguments before anything is paid for.
+        self.observation_space, self.action_space = _spaces(env, self.env_kwargs)
+        if self.training_env_kwargs:
+            training = _spaces(env, {**self.env_kwargs, **self.training_env_kwargs})
+            if training != (self.observation_space, self.action_space):
+                raise ConfigError(
+                    "training_env_kwargs must leave the spaces as they are, got "
+                    f"{training[0]} and {training[1]}: put what changes them into env_kwargs"
+                )
+        # Orthogonal weights differ in their last bits with the number of threads.
+        torch.set_num_threads(config.torch_threads)
+        self.policy = self._make_policy()
+        self._predictions = itertools.count()
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_mask: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, Any]:
+        """Choose an action, as Stable-Baselines3's models do.
+
+        Args:
+            observation: One observation or a batch of them, as the environment gives it.
+            state: What the last call returned, None at first; with `frame_history` above 1 it
+                holds the last observations.
+            episode_start: Where an episode begins, shape (B,), bool: what was seen before is
+                forgotten there.
+            deterministic: The most probable action instead of a sample.
+            action_mask: Legal actions, shape (A,) or (B, A).
+
+        Returns:
+            An action, or a batch of actions, and the state for the next call.
+
+        Raises:
+            ConfigError: If the observation does not fit the space.
+        """
+        many = is_batch(self.observation_space, observation)
+        flatten = flatten_batch if many else flatten_one
+        features = np.ascontiguousarray(flatten(self.observation_space, observation))
+        starts = None if episode_start is None else np.atleast_1d(episode_start).astype(np.bool_)
+        features, state = self._remember(features, state, starts)
+        masks = None if action_mask is None else np.atleast_2d(np.asarray(action_mask, np.bool_))
+        noise = (
+            None
+            if deterministic
+            else self._noise(len(features), Stream.PREDICTION, next(self._predictions))
+        )
+        actions = self.policy.act(features, masks, noise)
+        return (actions if many else actions[0]), state
+
+    def evaluate(
+        self,
+        episodes: int = 100,
+        *,
+        seed: int = 1_000_000,
+        deterministic: bool = True,
+        warmup: int = 0,
+        env_kwargs: Mapping[str, Any] | None = None,
+    ) -> Evaluation:
+        """Play whole episodes of the model's environment.
+
+        Args:
+            episodes: How many.
+            seed: Seed of the first; episode i has seed + i.
+            deterministic: The most probable actions instead of samples.
+            warmup: First steps of each episode left out of the metrics.
+            env_kwargs: Instead of the model's own.
+        """
+        kwargs = self.env_kwargs if env_kwargs is None else dict(env_kwargs)
+        batch = make_batch(self.env_source, kwargs, max(1, min(episodes, 128)))
+        try:
+            return evaluate(self.actor(deterministic, seed), batch, episodes, seed, warmup)
+        finally:
+            batch.close()
+
+    def actor(self, deterministic: bool = True, seed: int = 0) -> Callable[..., Any]:
+        """The policy as `evaluation.evaluate` takes it; `seed` decides sampled actions."""
+        draws = itertools.count()
+
+        def act(
+            observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
+        ) -> tuple[np.ndarray, Any]:
+            noise = None
+            if not deterministic:
+                noise = self._noise(len(observations), Stream.EVALUATION, seed, next(draws))
+            features, state = self._remember(observations, state, start)
+            return self.policy.act(features, masks, noise), state
+
+        return act
+
+    def weights_sha256(self) -> str:
+        """A hash of the policy's weights and statistics, equal exactly when they are."""
+        return checkpoint.weights_sha256(self.policy.state_dict())
+
+    def _make_policy(self) -> Policy:
+        config = self.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, Stream.WEIGHTS))
+            return Policy(
+                self.observation_space,
+                self.action_space,
+                hidden_sizes=() if self.policy_kind == "linear" else config.hidden_sizes,
+                activation=config.activation,
+                normalise_observations=config.normalise_observations,
+                initial_log_std=config.initial_log_std,
+                log_std_bounds=config.log_std_bounds,
+                frame_history=config.frame_history,
+            )
+
+    def _remember(
+        self, observations: np.ndarray, state: Any, starts: np.ndarray | None
+    ) -> tuple[np.ndarray, Any]:
+        """What the policy sees at observations (B, D), and the state for the next ones."""
+        if self.config.frame_history == 1:
+            return observations, state
+        frames = stack_frames(state, observations, starts, self.config.frame_history)
+        return as_features(frames), frames
+
+    def _noise(self, rows: int, stream: Stream, *key: int) -> np.ndarray:
+        generator = np.random.default_rng(derive_seed(self.config.seed, stream, *key))
+        shape = (rows, self.policy.head.num_components)
+        if self.policy.head.noise_kind == "uniform":
+            return generator.random(shape, np.float32)
+        return generator.standard_normal(shape, np.float32)
+
+
+def _spaces(env: EnvSource, kwargs: Mapping[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """Observation and action space of an environment."""
+    sample = make_batch(env, kwargs, 1)
+    sample.close()
+    return sample.single_observation_space, sample.single_action_space
