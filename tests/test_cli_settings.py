@@ -132,7 +132,7 @@ def test_the_help_names_every_option_with_what_holds_here(
     assert "(default: 222)" in words
     assert "(default: leave_one_out)" in words, "of the preset"
     assert "(default: 8 4)" in words
-    assert "{none,group,batch}" in words
+    assert "{none,group,batch,time_step}" in words
     assert "_config" not in words and "object at" not in words
     assert max(map(len, out.splitlines())) <= 80
     assert "\x1b" not in out
