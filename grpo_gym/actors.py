@@ -14,6 +14,7 @@ from grpo_gym.checkpoint import CheckpointError
 from grpo_gym.config import ConfigError, suggest
 from grpo_gym.evaluation import Actor
 from grpo_gym.registration import BASELINE_MODULES
+from grpo_gym.spaces import sample_batch
 
 if TYPE_CHECKING:
     from grpo_gym.trainers.grpo import GRPO
@@ -150,16 +151,6 @@ def _random_actor(space: gym.Space[Any], seed: int) -> Actor:
         state: Any,
         episode_start: np.ndarray,
     ) -> tuple[np.ndarray, Any]:
-        if masks is None:
-            return np.stack([space.sample() for _ in observations]), state
-        return np.stack([space.sample(_sampling_mask(space, mask)) for mask in masks]), state
+        return sample_batch(space, len(observations), masks), state
 
     return act
-
-
-def _sampling_mask(space: gym.Space[Any], mask: np.ndarray) -> Any:
-    """A flat mask of legal choices in the form in which the space samples."""
-    flat = mask.astype(np.int8)
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        return tuple(np.split(flat, np.cumsum(space.nvec)[:-1]))
-    return flat

@@ -23,6 +23,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import EzPickle
 
 from grpo_gym.config import ConfigError
+from grpo_gym.spaces import sample_batch
 
 if TYPE_CHECKING:  # batches.py uses this module
     from grpo_gym.batches import BatchStep, EnvBatch
@@ -182,7 +183,7 @@ def _warm_up(
     _, masks = batch.reset([seed, seed + 1])
     alive = np.ones(2, np.bool_)
     for _ in range(steps):
-        step = batch.step(_sample(space, masks), alive)
+        step = batch.step(sample_batch(space, 2, masks), alive)
         alive = alive & ~(step.terminated | step.truncated)
         masks = step.action_masks
         if not alive[0]:
@@ -196,7 +197,7 @@ def _go_on(
     """Play the first environment on: for both the action of each step, and what came of it."""
     record = []
     for _ in range(_COMPARED_STEPS):
-        actions = _sample(space, masks)
+        actions = sample_batch(space, 2, masks)
         actions[1] = actions[0]
         step = batch.step(actions, np.array([True, False]))
         record.append((actions, _seen(step, 0)))
@@ -235,21 +236,6 @@ def _same(left: Any, right: Any) -> bool:
     if left is None or right is None:
         return left is right
     return np.array_equal(left, right, equal_nan=True)
-
-
-def _sample(space: gym.Space[Any], masks: np.ndarray | None) -> np.ndarray:
-    """Random legal actions of both environments."""
-    if masks is None:
-        return np.stack([space.sample() for _ in range(2)])
-    return np.stack([space.sample(_in_parts(space, mask)) for mask in masks])
-
-
-def _in_parts(space: gym.Space[Any], mask: np.ndarray) -> Any:
-    """A flat mask of legal choices in the form in which the space samples."""
-    flat = mask.astype(np.int8)
-    if isinstance(space, spaces.MultiDiscrete):
-        return tuple(np.split(flat, np.cumsum(space.nvec)[:-1]))
-    return flat
 
 
 def _refusal(batch: "EnvBatch", reason: str) -> SnapshotError:

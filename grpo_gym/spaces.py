@@ -1,4 +1,4 @@
-"""Observations of any Gymnasium space as rows of float32 features.
+"""Batches of any Gymnasium space: observations as rows of float32 features, random actions.
 
 Boxes are flattened, discrete values one-hot encoded, and parts of a Dict or Tuple joined in
 the order of the space, as `gymnasium.spaces.flatten` does for one observation.
@@ -94,6 +94,30 @@ def validate_action_space(space: gym.Space[Any]) -> None:
             f"action space must be Discrete, MultiDiscrete (one-dimensional) or a float Box, got "
             f"{space}"
         )
+
+
+def sample_batch(space: gym.Space[Any], count: int, masks: np.ndarray | None) -> np.ndarray:
+    """Random actions, legal ones where there are masks.
+
+    Args:
+        space: Of one action; its generator decides.
+        count: B.
+        masks: Legal choices, shape (B, A), bool.
+
+    Returns:
+        Shape (B, ...).
+    """
+    if masks is None:
+        return np.stack([space.sample() for _ in range(count)])
+    return np.stack([space.sample(_sampling_mask(space, mask)) for mask in masks])
+
+
+def _sampling_mask(space: gym.Space[Any], mask: np.ndarray) -> Any:
+    """A flat mask of legal choices in the form in which the space samples."""
+    flat = mask.astype(np.int8)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(np.split(flat, np.cumsum(space.nvec)[:-1]))
+    return flat
 
 
 def _one_hot(values: np.ndarray, size: int) -> np.ndarray:

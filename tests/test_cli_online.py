@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 
 from grpo_gym.cli.evaluate import main as evaluate_main
 from grpo_gym.cli.train import main
 from grpo_gym.config import load_yaml
 from grpo_gym.trainers.online import OnlineGRPO
 
+ROOT = Path(__file__).resolve().parent.parent
 ONLINE = ["--algo", "online"]
 TINY = [*ONLINE, "--env", "LoadBalancer-v0", "--env-kwargs", "preset=tiny-grpo"]
 SHORT = [*ONLINE, "--total-steps", "2000", "--final-episodes", "4", "--seed", "3"]
@@ -35,6 +39,21 @@ def assert_one_line(err: str, *parts: str) -> None:
     assert err.count("\n") == 1, err
     for part in parts:
         assert part in err
+
+
+def test_exactly_the_recorded_tags_are_documented() -> None:
+    assert main([*TINY, "--run-dir", "tiny", "--quiet"]) == 0
+    events = EventAccumulator("tiny").Reload()
+    shares = [f"policy/server_{server}" for server in range(4)]
+    assert sorted(events.Tags()["scalars"]) == [*shares, "rollout/reward_mean"]
+    faulty = {event.step: event.value for event in events.Scalars("policy/server_0")}
+    assert faulty[1000] > 0.85
+    assert faulty[2000] < 0.05
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    documented = text[text.index("## Online runs") :]
+    assert re.findall(r"^\| `([\w/<>]+)` \|", documented, re.MULTILINE) == [
+        *("rollout/reward_mean", "policy/server_<n>")
+    ]
 
 
 def test_the_demonstration_degrades_and_recovers(capsys: pytest.CaptureFixture[str]) -> None:

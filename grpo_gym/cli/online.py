@@ -1,6 +1,6 @@
 """`train --algo online`: decisions one at a time, the published demonstration, the closing table.
 
-A run's folder holds `config.yaml` and `checkpoints/latest.ckpt`.
+A run's folder holds `config.yaml`, TensorBoard events and `checkpoints/latest.ckpt`.
 """
 
 import time
@@ -16,6 +16,7 @@ from grpo_gym.cli.comparison import compare_with_baselines
 from grpo_gym.cli.run import Run
 from grpo_gym.cli.settings import RunOptions, TrainSettings
 from grpo_gym.cli.signals import StopSignals
+from grpo_gym.reporting import TensorBoardReporter
 from grpo_gym.trainers.online import OnlineGRPO, OnlineStats, changed_at
 
 _EVERY = 500
@@ -45,11 +46,11 @@ def train_online(
     run = Run.create(settings, folder)
     console.print(f"run: {run.folder}", markup=False)
     demonstrating = settings.env_kwargs.get("preset") == "tiny-grpo"
-    with signals.deferred():
+    with signals.deferred(), TensorBoardReporter(run.folder) as board:
         if demonstrating:
-            demonstrate(model, settings.total_steps, signals, Console())
+            demonstrate(model, settings.total_steps, signals, Console(), board)
         else:
-            _learn(model, settings.total_steps, signals, console)
+            _learn(model, settings.total_steps, signals, console, board)
         model.save(run.latest)
     console.print(f"weights sha256: {model.weights_sha256()}")
     if signals.number is not None:
@@ -64,11 +65,18 @@ def train_online(
     return 0
 
 
-def _learn(model: OnlineGRPO, total_steps: int, signals: StopSignals, console: Console) -> None:
+def _learn(
+    model: OnlineGRPO,
+    total_steps: int,
+    signals: StopSignals,
+    console: Console,
+    board: TensorBoardReporter,
+) -> None:
     started, shown = time.perf_counter(), -np.inf
 
     def report(model: OnlineGRPO, stats: OnlineStats) -> bool:
         nonlocal shown
+        board.add({"rollout/reward_mean": stats.reward_mean}, stats.num_steps)
         now = time.perf_counter()
         stopping = signals.number is not None
         if now - shown >= 1.0 or stopping or stats.num_steps == total_steps:
@@ -83,7 +91,11 @@ def _learn(model: OnlineGRPO, total_steps: int, signals: StopSignals, console: C
 
 
 def demonstrate(
-    model: OnlineGRPO, total_steps: int, signals: StopSignals, console: Console
+    model: OnlineGRPO,
+    total_steps: int,
+    signals: StopSignals,
+    console: Console,
+    board: TensorBoardReporter,
 ) -> None:
     """Learn, and print the policy every 500 decisions and what became of each fault.
 
@@ -94,6 +106,7 @@ def demonstrate(
         total_steps: Decisions to make.
         signals: A signal ends it after the next 500 decisions.
         console: For the printing.
+        board: Records what is printed.
     """
     balancer = model.simulator.config
     policies = np.empty((total_steps, balancer.num_servers))
@@ -105,6 +118,7 @@ def demonstrate(
             f"\nstep {last}: mean reward {rewards.mean():.1f} since step {first}", highlight=False
         )
         console.print(_bars(policies[last - 1]))
+        board.add(_scalars(float(rewards.mean()), policies[last - 1]), last)
         for server, kind, begin, end in balancer.fault_schedule:
             if first < begin <= last < total_steps:
                 console.print(f"server {server} is {kind} from here on", highlight=False)
@@ -116,6 +130,11 @@ def demonstrate(
         recovery = max(end for *_, end in balancer.fault_schedule)
         if recovery < total_steps:
             console.print(_change(policies, recovery, total_steps), highlight=False)
+
+
+def _scalars(reward_mean: float, policy: np.ndarray) -> dict[str, float]:
+    shares = {f"policy/server_{server}": float(share) for server, share in enumerate(policy)}
+    return {"rollout/reward_mean": reward_mean, **shares}
 
 
 def _change(policies: np.ndarray, begin: int, end: int) -> str:
