@@ -76,8 +76,8 @@ def group_advantages(
         bins: With "state_bin", the bin of each step's state, shape (T, G, K), int64.
 
     Returns:
-        Shape (T, G, K); exactly 0 where a member is not alive or missing, and, where groups are
-        compared, throughout groups whose compared returns are all equal.
+        Shape (T, G, K); exactly 0 where a member is not alive or missing, and throughout groups
+        (with "batch": batches) whose compared returns are all equal.
 
     Raises:
         ValueError: If a group has fewer than two members present.
@@ -98,7 +98,8 @@ def group_advantages(
         centred = _center_on_group(returns, taken, members, baseline, center)
     elif baseline in ("none", "batch"):
         mean = returns[taken].mean() if baseline == "batch" else torch.zeros_like(returns[0, 0, 0])
-        centred = torch.where(taken, returns - mean, 0.0)
+        same = _all_equal(returns, taken, (0, 1, 2)) if baseline == "batch" else returns == 0.0
+        centred = torch.where(taken & ~same, returns - mean, 0.0)
     else:
         visited = _step_numbers(alive) if baseline == "time_bin" else bins
         if visited is None:

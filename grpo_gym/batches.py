@@ -16,11 +16,14 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers import TimeLimit
 
 from grpo_gym.config import ConfigError
-from grpo_gym.snapshots import EnvSnapshot, restore_snapshot, take_snapshot
+from grpo_gym.snapshots import EnvSnapshot, layers, restore_snapshot, take_snapshot
 from grpo_gym.spaces import flat_size, flatten_batch, validate_action_space
 
+ENDLESS = 50_000
+"""Steps after which an episode without a limit of time is taken for endless."""
 _NUMBER = (bool, int, float, np.bool_, np.integer, np.floating)
 EnvSource = str | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
 
@@ -54,6 +57,7 @@ class EnvBatch(Protocol):
     num_envs: int
     single_observation_space: gym.Space[Any]
     single_action_space: gym.Space[Any]
+    has_time_limit: bool
 
     def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Start an episode per environment: observations (B, D) float32 and action masks."""
@@ -101,6 +105,8 @@ class SnapshotVectorEnv(Protocol):
 
 class NativeBatch:
     """A vector environment of ours, where equal seeds share one outside world."""
+
+    has_time_limit = True
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         """Wrap a native vector environment made with autoreset disabled.
@@ -167,6 +173,7 @@ class LoopBatch:
         self.num_envs = len(self.envs)
         self.single_observation_space = envs[0].observation_space
         self.single_action_space = envs[0].action_space
+        self.has_time_limit = any(isinstance(layer, TimeLimit) for layer in layers(envs[0]))
         self._size = flat_size(self.single_observation_space)
         self._observations = np.zeros((self.num_envs, self._size), np.float32)
 
@@ -256,6 +263,23 @@ def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: i
     flat_size(batch.single_observation_space)
     validate_action_space(batch.single_action_space)
     return batch
+
+
+def check_ending(batch: EnvBatch, steps: int) -> None:
+    """Refuse to go on with episodes that seem to have no end.
+
+    Args:
+        batch: The environments.
+        steps: How long an episode has been going on.
+
+    Raises:
+        ConfigError: If that is long, and nothing limits it.
+    """
+    if steps >= ENDLESS and not batch.has_time_limit:
+        raise ConfigError(
+            f"episodes of {batch} must end, got one of {steps:,} steps: limit them with "
+            "env_kwargs max_episode_steps=..., or a TimeLimit wrapper"
+        )
 
 
 def _is_native(env_id: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from grpo_gym.batches import EnvBatch
+from grpo_gym.batches import EnvBatch, check_ending
 from grpo_gym.config import ConfigError
 
 _RESAMPLES = 2_000
@@ -96,6 +96,7 @@ def evaluate(
     seed: int,
     warmup: int = 0,
     on_progress: Callable[[int], None] | None = None,
+    max_steps: int | None = None,
 ) -> Evaluation:
     """Play episodes of consecutive seeds.
 
@@ -106,9 +107,10 @@ def evaluate(
         seed: Seed of the first.
         warmup: First steps of each episode that are left out of the metrics.
         on_progress: Called with the number of finished episodes after each round.
+        max_steps: Cuts episodes off in environments without a limit of time.
 
     Raises:
-        ConfigError: If a number makes no sense.
+        ConfigError: If a number makes no sense, or an episode does not end.
     """
     for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("warmup", warmup, 0)):
         if value < least:
@@ -116,7 +118,8 @@ def evaluate(
     rounds = []
     for first in range(0, episodes, batch.num_envs):
         count = min(batch.num_envs, episodes - first)
-        rounds.append(_play_round(actor, batch, count, seed + first, warmup))
+        limit = None if batch.has_time_limit else max_steps
+        rounds.append(_play_round(actor, batch, count, seed + first, warmup, limit))
         if on_progress is not None:
             on_progress(first + count)
     names = sorted(set.union(*(set(metrics) for _, _, metrics in rounds)))
@@ -185,7 +188,7 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
 
 
 def _play_round(
-    actor: Actor, batch: EnvBatch, count: int, seed: int, warmup: int
+    actor: Actor, batch: EnvBatch, count: int, seed: int, warmup: int, limit: int | None
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """One episode in each of the first `count` environments: returns, lengths, metrics."""
     observations, masks = batch.reset(range(seed, seed + batch.num_envs))
@@ -197,6 +200,7 @@ def _play_round(
     state: Any = None
     start = np.ones(batch.num_envs, np.bool_)
     while alive.any():
+        check_ending(batch, int(lengths.max()))
         actions, state = actor(observations, masks, state, start)
         step = batch.step(actions, alive)
         returns += np.where(alive, step.rewards, 0.0)
@@ -207,7 +211,7 @@ def _play_round(
                 sums[name], counts[name] = np.zeros(batch.num_envs), np.zeros(batch.num_envs)
             sums[name] += np.where(counted, values, 0.0)
             counts[name] += counted
-        alive = alive & ~(step.terminated | step.truncated)
+        alive = alive & ~(step.terminated | step.truncated) & (lengths != limit)
         observations, masks = step.observations, step.action_masks
         start = np.zeros(batch.num_envs, np.bool_)
     with np.errstate(invalid="ignore"):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grpo_gym.batches import BatchStep
+from grpo_gym.batches import BatchStep, check_ending
 from grpo_gym.frame_history import as_features, stack_frames
 from grpo_gym.groups import GroupedVectorEnv
 from grpo_gym.policies.network import Policy
@@ -72,6 +72,7 @@ class Player:
         """Go on until every episode has ended, or for so many steps."""
         steps = Steps()
         while self.alive.any() and len(steps) != count:
+            check_ending(self.env.batch, self._elapsed)
             features = torch.from_numpy(as_features(self._frames))
             legal = None if self._masks is None else torch.from_numpy(self._masks)
             outputs = self._policy(features)
@@ -101,12 +102,11 @@ class Player:
     def restore(self, moment: Moment, groups: np.ndarray) -> None:
         """Put all members of the i-th of these groups where the i-th environment was."""
         self._elapsed = moment.elapsed
-        self.alive[:] = False
+        self.alive = np.zeros_like(self.alive)
         if len(groups) == 0:
             return
         members = self.env.members(groups)
         self.env.batch.restore(moment.environments, members)
-        self.alive = np.zeros_like(self.alive)
         self.alive[members] = True
         self.truncated[members] = False
         # Copies: the arrays there were are part of the rollout.

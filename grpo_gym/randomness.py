@@ -29,7 +29,7 @@ class Stream(IntEnum):
 
 
 def derive_seed(seed: int, stream: Stream, *key: int) -> int:
-    """A seed of 62 bits that depends on all arguments."""
+    """A seed of 62 bits from these arguments; keys of one stream have one length and 32 bits."""
     state = np.random.SeedSequence((seed, int(stream), *key)).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(2))
 

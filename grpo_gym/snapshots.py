@@ -121,7 +121,7 @@ def copy_environment(env: Environment, inner: Environment | None = None) -> Envi
     if inner is not None:
         memo[id(env.unwrapped)] = inner
     plain: list[tuple[Environment, Environment]] = []
-    for layer in _layers(env):
+    for layer in layers(env):
         kind = layer.__class__
         if id(layer) not in memo and _copies_by_attributes(kind):
             memo[id(layer)] = blank = kind.__new__(kind)
@@ -245,12 +245,12 @@ def _refusal(batch: "EnvBatch", reason: str) -> SnapshotError:
     )
 
 
-def _layers(env: Environment) -> list[Any]:
+def layers(env: Environment) -> list[Any]:
     """The wrappers from the outermost on, then the innermost environment."""
-    layers: list[Any] = [env]
-    while isinstance(layers[-1], gym.Wrapper):
-        layers.append(layers[-1].env)
-    return layers
+    found: list[Any] = [env]
+    while isinstance(found[-1], gym.Wrapper):
+        found.append(found[-1].env)
+    return found
 
 
 @functools.cache

@@ -65,7 +65,8 @@ def anchor_advantages(returns: Tensor, alive: Tensor, bins: Tensor, scale: str) 
         returns: Reward-to-go, shape (T, G, K).
         alive: Shape (T, G, K), bool.
         bins: The state at each step, shape (T, G, K), int64; see `state_bins`.
-        scale: "group" divides by the deviation among the steps at an anchor; else nothing does.
+        scale: "group" divides by the deviation among the steps at an anchor, "batch" and
+            "time_step" by that over all steps that share an anchor, "none" by nothing.
 
     Returns:
         Shape (T, G, K); 0 where an anchor has one visit only.
@@ -75,13 +76,15 @@ def anchor_advantages(returns: Tensor, alive: Tensor, bins: Tensor, scale: str) 
     labels = _group_labels(bins, alive)
     values = returns[alive]
     centred = values - _label_means(values, labels)
-    counts = torch.bincount(labels)[labels]
+    shared = torch.bincount(labels)[labels] > 1
     highest = _label_extremes(values, labels, "amax")
-    centred = torch.where(
-        (counts < 2) | (highest == _label_extremes(values, labels, "amin")), 0.0, centred
-    )
+    same = highest == _label_extremes(values, labels, "amin")
+    centred = torch.where(shared & ~same, centred, 0.0)
     if scale == "group":
         centred = centred / (_label_means(centred.square(), labels).sqrt() + _EPSILON)
+    elif scale != "none":
+        variance = centred.square().sum() / shared.sum().clamp_min(1)
+        centred = centred / (variance.sqrt() + _EPSILON)
     result = torch.zeros_like(returns)
     result[alive] = centred
     return result

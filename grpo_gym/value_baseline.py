@@ -1,7 +1,8 @@
 """A learned state value as a baseline: what a critic adds, off unless asked for.
 
-It only predicts returns; nothing is bootstrapped from it, so it can lower the variance of an
-advantage and never bias it.
+It only predicts returns; nothing is bootstrapped from it. Subtracted from returns that are compared
+at one time step, or with those of the others, it can lower the variance of an advantage and not
+bias it; a mean over whole trajectories that includes a member's own later values does, a little.
 
 Shapes: M steps, D features.
 """
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from grpo_gym.policies.network import orthogonal
 
 _MINIBATCHES = 8
+_LEAST_DEVIATION = 1e-6
 
 
 class ValueBaseline(nn.Module):
@@ -50,6 +52,8 @@ class ValueBaseline(nn.Module):
         """Expected returns, shape (...), float64, for features (..., D), float32."""
         with torch.no_grad():
             scaled = self.network(features).squeeze(-1).to(torch.float64)
+        if float(self.deviation) <= _LEAST_DEVIATION:  # all returns were equal: nothing to scale
+            scaled = torch.zeros_like(scaled)
         return scaled * self.deviation + self.mean
 
     def fit(
@@ -92,7 +96,7 @@ class ValueBaseline(nn.Module):
 
     def _rescale(self, returns: Tensor) -> None:
         """Move mean and deviation to the latest returns; the last layer keeps its predictions."""
-        mean, deviation = returns.mean(), returns.std().clamp_min(1e-6)
+        mean, deviation = returns.mean(), returns.std().clamp_min(_LEAST_DEVIATION)
         last = self.network[-1]
         with torch.no_grad():
             if float(self.deviation) > 0.0:

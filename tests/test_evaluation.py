@@ -1,5 +1,6 @@
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from scipy import stats
@@ -13,7 +14,7 @@ from grpo_gym.evaluation import (
     interquartile_mean,
     summarise,
 )
-from probe_envs import Context, Countdown
+from probe_envs import Context, Countdown, OneStep
 
 
 def lengths_by_row(observations: np.ndarray, masks: Any, state: Any, start: np.ndarray) -> Any:
@@ -73,6 +74,29 @@ def test_no_environment_is_stepped_beyond_its_episode() -> None:
     batch: Any = make_batch(Countdown, None, 4)
     evaluate(zeros, batch, episodes=6, seed=0)
     assert [env.calls for env in batch.envs] == [2, 2, 1, 1]
+
+
+class Endless(OneStep):
+    """Nothing ever ends it."""
+
+    action_space: gym.Space[Any] = gym.spaces.Discrete(2)
+
+    def step(self, action: Any) -> Any:
+        return self.observe(), 1.0, False, False, {}
+
+
+def test_episodes_without_an_end_are_cut_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = make_batch(Endless, None, 2)
+    assert evaluate(zeros, batch, 3, seed=0, max_steps=7).lengths.tolist() == [7, 7, 7]
+    limited = make_batch(lambda: gym.wrappers.TimeLimit(Endless(), 9), None, 2)
+    assert evaluate(zeros, limited, 3, seed=0, max_steps=7).lengths.tolist() == [9, 9, 9]
+    monkeypatch.setattr("grpo_gym.batches.ENDLESS", 20)
+    with pytest.raises(ConfigError, match=r"episodes of Endless must end, got one of 20 steps"):
+        evaluate(zeros, batch, 1, seed=0)
+    with pytest.raises(ConfigError, match="max_episode_steps"):
+        GRPO("linear", Endless, num_groups=1, group_size=2).learn(10)
+    model = GRPO("linear", Endless, num_groups=1, group_size=2, max_episode_steps=5).learn(10)
+    assert model.evaluate(2).lengths.tolist() == [5, 5]
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,8 @@ def test_environment_arguments_are_saved_and_can_be_replaced(tmp_path: Path) -> 
     loaded = GRPO.load(tmp_path / "m.grpo")
     assert loaded.env_kwargs == {"preset": "park", "num_servers": 3, "episode_length": 20}
     np.testing.assert_array_equal(loaded.evaluate(3).lengths, [20] * 3)
+    for spelling in ("LoadBalancer-v0", "grpo_gym:LoadBalancer-v0"):
+        assert GRPO.load(tmp_path / "m.grpo", spelling).env_kwargs == kwargs
     other = GRPO.load(tmp_path / "m.grpo", env_kwargs={**kwargs, "episode_length": 30})
     np.testing.assert_array_equal(other.evaluate(3).lengths, [30] * 3)
 

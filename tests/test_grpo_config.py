@@ -94,6 +94,26 @@ COMBINATIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         for ratio in ("sequence", "sequence_mean")
     ],
     (
+        {"update": "trust_region", "objective": "cispo"},
+        {"objective": "unclipped"},
+        'objective must be "clipped" with update "trust_region", got "cispo"',
+    ),
+    (
+        {"update": "trust_region", "dual_clip": 3.0},
+        {"dual_clip": None},
+        'dual_clip must be null with update "trust_region", got 3.0',
+    ),
+    (
+        {"objective": "reinforce", "ratio": "sequence"},
+        {"ratio": "step"},
+        'ratio must be "step" with objective "reinforce", got "sequence": it has none',
+    ),
+    (
+        {"refill_rounds": 2, "baseline": "batch"},
+        {"baseline": "trajectory"},
+        'refill_rounds must be 0 with baseline "batch", got 2: it compares no groups',
+    ),
+    (
         {"refill_rounds": 2, "drop_uniform_groups": False},
         {"drop_uniform_groups": True},
         "refill_rounds must be 0 unless drop_uniform_groups is true, got 2: there would be "

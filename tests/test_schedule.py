@@ -34,6 +34,13 @@ def make(**config: Any) -> GRPO:
     return GRPO("linear", Recall, num_groups=2, group_size=4, **config)
 
 
+def test_without_learn_there_is_no_span_and_no_fall() -> None:
+    model = make()
+    for _ in range(3):
+        model.train_iteration()
+        assert model.optimizer.param_groups[0]["lr"] == model.config.learning_rate
+
+
 def test_learn_rounds_up_to_whole_iterations() -> None:
     assert make().learn(1).num_steps == 40
     assert make().learn(81).num_steps == 120

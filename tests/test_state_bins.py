@@ -116,6 +116,16 @@ def test_anchors_compare_every_visit() -> None:
     torch.testing.assert_close(scaled, torch.tensor(wanted), atol=1e-6, rtol=0)
 
 
+def test_one_deviation_scales_all_anchors_of_a_batch() -> None:
+    """A tenth state is visited once: it is compared with nothing, and counts in no deviation."""
+    bins = BINS.clone()
+    bins[2, 0, 1] = 10  # bin 9 keeps one visit as well
+    got = anchor_advantages(RETURNS, ALIVE, bins, "batch")[:, 0].T
+    deviation = ((9.0 + 0.0 + 4.0 + 1.0 + 2 * 1.5**2) / 6) ** 0.5
+    wanted = torch.tensor([[3.0, 1.5, 0.0], [-1.5, -2.0, 0.0], [0.0, -1.0, 0.0]]) / deviation
+    torch.testing.assert_close(got, wanted, atol=1e-6, rtol=0)
+
+
 def test_later_visits_count_at_anchors_only() -> None:
     returns = RETURNS.clone()
     returns[2, 0, 0] = 7.0  # the second visit of bin 7; its four are 6, 7, 1, 2: mean 4
@@ -125,7 +135,7 @@ def test_later_visits_count_at_anchors_only() -> None:
     assert binned[0].tolist() == [3.0, 1.5, 0.0]
 
 
-@pytest.mark.parametrize("scale", ["none", "group"])
+@pytest.mark.parametrize("scale", ["none", "group", "batch"])
 def test_anchors_with_one_visit_or_equal_returns_are_exactly_zero(scale: str) -> None:
     alone = torch.arange(9).reshape(3, 1, 3)
     assert not anchor_advantages(RETURNS, ALIVE, alone, scale).any()

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -10,7 +11,10 @@ import pytest
 import torch
 
 from grpo_gym import GRPO
+from grpo_gym.rollouts import Episodes, GroupedRollout
 from grpo_gym.trainers.grpo import IterationStats
+from grpo_gym.trainers.presets import make_config
+from grpo_gym.trainers.training_batch import compute_advantages
 from grpo_gym.value_baseline import ValueBaseline
 from probe_envs import BestAction, OneStep, Recall
 
@@ -140,6 +144,63 @@ def test_explained_variance_rises_and_the_advantages_shrink() -> None:
     assert abs(last.advantage_mean) < 5.0
     without = GRPO("mlp", BestAction, **SMALL).train_iteration()
     assert math.isnan(without.explained_variance)
+
+
+class Nothing(OneStep):
+    """Whatever one does, nothing comes of it; but the states differ."""
+
+    action_space: gym.Space[Any] = gym.spaces.Discrete(2)
+
+    def reset(self, **arguments: Any) -> Any:
+        gym.Env.reset(self, seed=arguments.get("seed"))
+        self.state = self.np_random.uniform(-1.0, 1.0, 1).astype(np.float32)
+        return self.state, {}
+
+    def observe(self) -> Any:
+        return self.state
+
+    def reward(self, action: Any) -> float:
+        return 0.1
+
+
+@pytest.mark.parametrize("baseline", ["time_step", "trajectory", "batch", "none"])
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_equal_returns_teach_nothing_whatever_is_subtracted(baseline: Any, scale: Any) -> None:
+    model = GRPO("mlp", Nothing, learned_baseline=True, baseline=baseline, scale=scale, **SMALL)
+    model.train_iteration()
+    before = model.weights_sha256() if baseline != "none" else None
+    for _ in range(3):
+        rollout = model._collect()
+        advantages = model._advantages(rollout)
+        if baseline == "none":  # what is left is rounding, and no deviation makes it large
+            assert float(advantages.abs().max()) < 1e-6
+        else:
+            assert not advantages.any()
+        model.train_iteration()
+    if before is not None:
+        assert model.policy.network[0].weight.isfinite().all()
+
+
+def test_an_outcome_is_kept_after_a_members_end() -> None:
+    """Two equal outcomes, one of them early; values of 0 change nothing."""
+    config = make_config(returns="outcome", scale="none", discount=1.0)
+    alive = torch.tensor([[[True, True]], [[False, True]]])
+    rollout = rollout_of(rewards=torch.tensor([[[10.0, 0.0]], [[0.0, 10.0]]]).double(), alive=alive)
+    zeros = torch.zeros(2, 1, 2, dtype=torch.float64)
+    assert not compute_advantages(rollout, rollout.observations, config, zeros).any()
+    unlike = replace(rollout, rewards=rollout.rewards * torch.tensor([1.0, 2.0]).double())
+    without = compute_advantages(unlike, unlike.observations, config)
+    assert without.any()
+    assert torch.equal(compute_advantages(unlike, unlike.observations, config, zeros), without)
+
+
+def rollout_of(rewards: torch.Tensor, alive: torch.Tensor) -> GroupedRollout:
+    steps = {name: torch.zeros(*alive.shape, 1) for name in ("observations", "actions", "outputs")}
+    empty = torch.empty(0)
+    return GroupedRollout(
+        **steps, log_probs=torch.zeros(alive.shape), rewards=rewards, alive=alive, credited=alive,
+        action_masks=None, episodes=Episodes(empty, empty, empty), infos={},
+    )  # fmt: skip
 
 
 def test_it_draws_nothing_that_others_draw() -> None:

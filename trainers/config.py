@@ -1,5 +1,6 @@
 """Settings of GRPO; `trainers.presets` has the named variants, which are nothing but settings."""
 
+import json
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -23,7 +24,8 @@ class GRPOConfig:
     and every `branch_every` steps the group starts anew from where one of them is. "unrelated":
     every member has a seed of its own, as in arXiv 2511.03527; for comparison."""
     branch_every: Count = 50
-    """Steps between two branchings. 1 compares single actions at one state: a step group."""
+    """Steps between two branchings. 1 compares single actions at one state: a step group. This and
+    the next two say how groups branch if `grouping` lets them."""
     branch_lookahead: Annotated[int, Range(0)] = 0
     """Further steps that members take before the group branches: they count for the returns,
     and as environment steps, but are not learned from."""
@@ -31,7 +33,8 @@ class GRPOConfig:
     """The member to go on from: a random one, the first, or the best since the last branching;
     of those whose episode goes on."""
     max_episode_steps: Count | None = None
-    """Cuts training episodes short (truncation), in steps; None leaves them whole."""
+    """Cuts training episodes short (truncation), in steps; None leaves them whole. Where the
+    environment has no limit of time itself, evaluation episodes as well."""
     refill_rounds: Annotated[int, Range(0)] = 0
     """Collect at most so many times more to replace groups whose returns are all equal (DAPO,
     arXiv 2503.14476); their steps count."""
@@ -63,9 +66,10 @@ class GRPOConfig:
     center: Literal["mean", "leave_one_out"] = "mean"
     """Whether a member's own return is part of its baseline."""
     scale: Literal["none", "group", "batch", "time_step"] = "batch"
-    """Which standard deviation divides the advantages."""
+    """Which root mean square of the centred values, a standard deviation, divides them."""
     drop_uniform_groups: bool = True
-    """Leave out groups whose returns are all equal, with their KL and entropy."""
+    """Leave out groups whose compared returns are all equal, with their KL and entropy (DAPO,
+    arXiv 2503.14476). The baselines "none" and "batch" compare no groups."""
     min_advantage: NonNegative = 0.0
     """Leave out steps whose advantage is smaller in size (LOOP: 0.01)."""
 
@@ -115,9 +119,10 @@ class GRPOConfig:
     epochs: Count = 3
     """Passes over each iteration's steps."""
     num_minibatches: Count = 8
-    """Minibatches a pass."""
+    """Minibatches a pass, at most."""
     target_kl: Positive | None = None
-    """Stop an iteration's passes when the exact KL(old, new), in nats a step, exceeds this."""
+    """Make no further pass when the exact KL(old, new), in nats a step, exceeded this on average
+    over the latest one (each minibatch before its own step)."""
 
     max_kl: Positive = 0.01
     """Bound of "trust_region" on the exact KL(old, new), nats a step (arXiv 1502.05477)."""
@@ -165,9 +170,10 @@ class GRPOConfig:
                 f'dual_clip must be None unless objective is "clipped", got {self.dual_clip} with '
                 f'"{self.objective}"'
             )
-        if self.update == "trust_region" and self.ratio != "step":
+        self._check_trust_region()
+        if self.objective == "reinforce" and self.ratio != "step":
             raise ConfigError(
-                f'ratio must be "step" with update "trust_region", got "{self.ratio}"'
+                f'ratio must be "step" with objective "reinforce", got "{self.ratio}": it has none'
             )
         if self.ratio != "step" and self.min_advantage > 0.0:
             raise ConfigError(
@@ -184,11 +190,32 @@ class GRPOConfig:
                 "refill_rounds must be 0 unless drop_uniform_groups is true, got "
                 f"{self.refill_rounds}: there would be nothing to replace"
             )
+        if self.refill_rounds and self.baseline in ("none", "batch"):
+            raise ConfigError(
+                f'refill_rounds must be 0 with baseline "{self.baseline}", got '
+                f"{self.refill_rounds}: it compares no groups"
+            )
         if self.loss_constant is not None and self.loss_normalisation != "constant":
             raise ConfigError(
                 'loss_constant must be None unless loss_normalisation is "constant", got '
                 f"{self.loss_constant}"
             )
+
+    def _check_trust_region(self) -> None:
+        """A trust region maximises the plain surrogate: refuse another that would be ignored."""
+        if self.update != "trust_region":
+            return
+        only: dict[str, tuple[object, ...]] = {
+            "ratio": ("step",),
+            "objective": ("clipped", "unclipped"),
+            "dual_clip": (None,),
+        }
+        for name, values in only.items():
+            if getattr(self, name) not in values:
+                raise ConfigError(
+                    f'{name} must be {json.dumps(values[0])} with update "trust_region", got '
+                    f"{json.dumps(getattr(self, name))}"
+                )
 
     @property
     def num_envs(self) -> int:

@@ -213,7 +213,7 @@ class GRPO(PolicyModel):
         *,
         env_kwargs: Mapping[str, Any] | None = None,
     ) -> "GRPO":
-        """Read a model that `save` wrote; it predicts, evaluates and resumes as the original.
+        """Read a model that `save` wrote; it evaluates and resumes as the original.
 
         Args:
             path: The file.
@@ -308,10 +308,10 @@ class GRPO(PolicyModel):
 def _describe(rollout: GroupedRollout) -> dict[str, float]:
     returns = rollout.episodes.returns
     return {
+        **rollout.infos,  # an environment may call something by a name of ours
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std(correction=0)),
         "return_group_std": float(rollout.returns.std(dim=1, correction=0).mean()),
         "length_mean": float(rollout.episodes.lengths.to(torch.float64).mean()),
         "truncated_share": float(rollout.episodes.truncated.to(torch.float64).mean()),
-        **rollout.infos,
     }

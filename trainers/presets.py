@@ -85,7 +85,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clip_high": 4.0e-4,
         "loss_normalisation": "per_sequence",
     },
-    # TIC-GRPO, arXiv 2508.02833: the ratio of the whole trajectory, clipped above only.
+    # TIC-GRPO, arXiv 2508.02833: the ratio of the whole trajectory, clipped above only; with
+    # GRPO's advantage, without the length correction of the paper's.
     "tic": {
         **_OUTCOME,
         "scale": "group",
@@ -122,6 +123,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "scale": "group",
         "anchor_weight": 1.0,
         "anchor_discount": 0.95,
+        "state_bin_width": 0.0,
         "clip_high": 0.2,
     },
     # Groups from the middle of episodes, all under one noise: TRPO's vine (arXiv 1502.05477,

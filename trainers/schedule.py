@@ -25,9 +25,12 @@ class Schedule:
     def factor(
         self, num_steps: int, kind: Literal["constant", "linear", "cosine"], final: float
     ) -> float:
-        """Factor on the learning rate: 1 at the start, `final` at the end of the span."""
+        """Factor on the learning rate: 1 at the start, `final` at the end of the span.
+
+        Without a span, as in `train_iteration` before any `learn`, it stays 1.
+        """
         progress = self.progress(num_steps)
-        if kind == "constant":
+        if kind == "constant" or self.end <= self.start:
             return 1.0
         if kind == "linear":
             return 1.0 + (final - 1.0) * progress

@@ -5,6 +5,7 @@ Shapes: T steps, G groups, K members; M steps that take part.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -71,24 +72,29 @@ def compute_advantages(
         FloatingPointError: If a reward or an observation is not finite.
     """
     for name, numbers in (("rewards", rollout.rewards), ("observations", rollout.observations)):
-        if not bool(torch.isfinite(numbers).all()):
+        if not bool(torch.isfinite(numbers[rollout.alive]).all()):
             raise FloatingPointError(
                 f"{name} must be finite, got nan or inf: look at the environment"
             )
     returns = compute_returns(rollout.rewards, rollout.alive, config.returns, config.discount)
-    if values is not None:
-        returns = torch.where(rollout.alive, returns - values, 0.0)
     bins = None
     if config.baseline == "state_bin" or config.anchor_weight > 0.0:
         bins = state_bins(features, config.state_bin_width)
-    advantages = group_advantages(
-        returns,
-        rollout.credited,
+    compare = partial(
+        group_advantages,
+        alive=rollout.credited,
         baseline=config.baseline,
         center=config.center,
-        scale=config.scale,
         bins=bins,
     )
+    if values is None:
+        advantages = compare(returns, scale=config.scale)
+    else:
+        advantages = compare(returns - torch.where(rollout.alive, values, 0.0), scale=config.scale)
+        if config.baseline != "none":
+            # Equal returns tell nothing, however the values differ that were subtracted.
+            telling = informative_groups(compare(returns, scale="none"))[None, :, None]
+            advantages = torch.where(telling, advantages, 0.0)
     if config.anchor_weight > 0.0 and bins is not None:
         to_go = compute_returns(
             rollout.rewards, rollout.alive, "reward_to_go", config.anchor_discount

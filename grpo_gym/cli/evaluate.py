@@ -81,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         env_id, kwargs, model = _resolve(options)
         batch = make_batch(env_id, kwargs, min(options.episodes, _batch_limit(kwargs)))
         actor = _actor(options, env_id, batch, model)
-        evaluation = _play(options, actor, batch)
+        limit = model.config.max_episode_steps if isinstance(model, GRPO) else None
+        evaluation = _play(options, actor, batch, limit)
         result = {
             "env": env_id,
             "env_kwargs": kwargs,
@@ -143,7 +144,9 @@ def _actor(options: EvaluateOptions, env_id: str, batch: EnvBatch, model: Model 
     return model.actor(deterministic=not options.stochastic, seed=options.seed)
 
 
-def _play(options: EvaluateOptions, actor: Actor, batch: EnvBatch) -> Evaluation:
+def _play(
+    options: EvaluateOptions, actor: Actor, batch: EnvBatch, max_steps: int | None
+) -> Evaluation:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("episodes", total=options.episodes)
@@ -154,6 +157,7 @@ def _play(options: EvaluateOptions, actor: Actor, batch: EnvBatch) -> Evaluation
             options.seed,
             options.warmup,
             lambda done: progress.update(task, completed=done),
+            max_steps,
         )
 
 

@@ -43,7 +43,6 @@ class CategoricalHead(nn.Module):
         super().__init__()
         self.single = isinstance(space, gym.spaces.Discrete)
         sizes = [int(space.n)] if isinstance(space, gym.spaces.Discrete) else space.nvec.tolist()
-        self.dtype = space.dtype
         self.start = np.asarray(space.start, np.int64)
         self.sizes = sizes
         self.num_components = len(sizes)
