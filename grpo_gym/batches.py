@@ -257,7 +257,7 @@ def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: i
     else:
         make = _maker(env, kwargs)
         envs = [make() for _ in range(num_envs)]
-        if len({id(one) for one in envs}) < num_envs:
+        if len({id(one.unwrapped) for one in envs}) < num_envs:
             raise ConfigError("env must make a new environment at every call, got the same again")
         batch = LoopBatch(envs)
     flat_size(batch.single_observation_space)

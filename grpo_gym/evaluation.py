@@ -96,7 +96,6 @@ def evaluate(
     seed: int,
     warmup: int = 0,
     on_progress: Callable[[int], None] | None = None,
-    max_steps: int | None = None,
 ) -> Evaluation:
     """Play episodes of consecutive seeds.
 
@@ -107,7 +106,6 @@ def evaluate(
         seed: Seed of the first.
         warmup: First steps of each episode that are left out of the metrics.
         on_progress: Called with the number of finished episodes after each round.
-        max_steps: Cuts episodes off in environments without a limit of time.
 
     Raises:
         ConfigError: If a number makes no sense, or an episode does not end.
@@ -118,8 +116,7 @@ def evaluate(
     rounds = []
     for first in range(0, episodes, batch.num_envs):
         count = min(batch.num_envs, episodes - first)
-        limit = None if batch.has_time_limit else max_steps
-        rounds.append(_play_round(actor, batch, count, seed + first, warmup, limit))
+        rounds.append(_play_round(actor, batch, count, seed + first, warmup))
         if on_progress is not None:
             on_progress(first + count)
     names = sorted(set.union(*(set(metrics) for _, _, metrics in rounds)))
@@ -188,7 +185,7 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
 
 
 def _play_round(
-    actor: Actor, batch: EnvBatch, count: int, seed: int, warmup: int, limit: int | None
+    actor: Actor, batch: EnvBatch, count: int, seed: int, warmup: int
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """One episode in each of the first `count` environments: returns, lengths, metrics."""
     observations, masks = batch.reset(range(seed, seed + batch.num_envs))
@@ -211,7 +208,7 @@ def _play_round(
                 sums[name], counts[name] = np.zeros(batch.num_envs), np.zeros(batch.num_envs)
             sums[name] += np.where(counted, values, 0.0)
             counts[name] += counted
-        alive = alive & ~(step.terminated | step.truncated) & (lengths != limit)
+        alive = alive & ~(step.terminated | step.truncated)
         observations, masks = step.observations, step.action_masks
         start = np.zeros(batch.num_envs, np.bool_)
     with np.errstate(invalid="ignore"):

@@ -7,9 +7,11 @@ D features of a flattened observation, A choices.
 """
 
 import numpy as np
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
-from grpo_gym.batches import BatchStep, EnvBatch
+from grpo_gym.batches import BatchStep, EnvBatch, LoopBatch
 from grpo_gym.config import ConfigError
+from grpo_gym.snapshots import layers
 
 
 class GroupError(RuntimeError):
@@ -29,13 +31,14 @@ class GroupedVectorEnv:
         """Group the environments of a batch, K neighbours at a time.
 
         Raises:
-            ConfigError: If B is not a multiple of K.
+            ConfigError: If B is not a multiple of K, or members would not be comparable.
         """
         if group_size < 1 or batch.num_envs % group_size:
             raise ConfigError(
                 f"group_size must divide the number of environments ({batch.num_envs}), got "
                 f"{group_size}"
             )
+        _refuse_own_statistics(batch)
         self.batch = batch
         self.group_size = group_size
         self.num_groups = batch.num_envs // group_size
@@ -77,4 +80,20 @@ class GroupedVectorEnv:
             raise GroupError(
                 f"members of group {group} were reset with one seed and started differently: the "
                 "environment must draw all its randomness from its seed (self.np_random)"
+            )
+
+
+def _refuse_own_statistics(batch: EnvBatch) -> None:
+    """Refuse wrappers that scale what each member sees or gets by its own past.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    if not isinstance(batch, LoopBatch):
+        return
+    for layer in layers(batch.envs[0]):
+        if isinstance(layer, (NormalizeObservation, NormalizeReward)):
+            raise ConfigError(
+                f"{batch} must come without {type(layer).__name__}: each member of a group would "
+                "be scaled by statistics of its own; normalise_observations and scale do it for all"
             )

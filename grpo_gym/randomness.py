@@ -7,11 +7,12 @@ Shapes: G groups, K members, C components of an action.
 """
 
 from enum import IntEnum
+from typing import Literal
 
 import numpy as np
 
-from grpo_gym.policies.distributions import NoiseKind
-
+NoiseKind = Literal["uniform", "normal"]
+"""What actions are sampled from: a uniform number or a standard normal one a component."""
 _CHUNK = 32
 
 

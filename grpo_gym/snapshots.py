@@ -42,7 +42,7 @@ _COPY_METHODS = (
 )
 _WARM_UPS = (3, 3, 3, 2, 1, 0)
 """Steps before the check's snapshot, by attempt: fewer for episodes that end before."""
-_COMPARED_STEPS = 25
+_COMPARED_STEPS = 250
 _RESTORATIONS = 2
 
 
@@ -144,7 +144,7 @@ def copy_environment(env: Environment, inner: Environment | None = None) -> Envi
 def check_snapshots(batch_of_two: "EnvBatch", seed: int = 0) -> None:
     """See whether restored copies really go on as the original did.
 
-    After a few steps the first environment is saved and goes on for up to 25 steps. Then it is
+    After a few steps the first environment is saved and goes on for up to 250 steps. Then it is
     restored into both, twice over: observations, rewards, ends and action masks must be equal to
     the last bit. What no step among these draws or changes is not seen.
 

@@ -9,6 +9,7 @@ finished piece is written at once, so an interrupted experiment goes on where it
 """
 
 import itertools
+import math
 import statistics
 import sys
 import time
@@ -30,6 +31,8 @@ from grpo_gym.results import Results
 from grpo_gym.trainers.online import TINY_GRPO, OnlineConfig, OnlineGRPO, changed_at
 
 EVALUATION_SEED = 5_000_000
+FIRST_SEED = 100
+"""The first training seed; settings were found on seeds 0 to 7."""
 _PER_SERVER = ("base_latency_ms", "latency_per_request_ms", "error_rates", "load_decay")
 
 
@@ -55,20 +58,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
     results = Results(options.out, Console(stderr=True, highlight=False).print)
-    seeds, original = range(options.seeds), [(0, 1, 2, 3)]
+    seeds, original = range(FIRST_SEED, FIRST_SEED + options.seeds), [(0, 1, 2, 3)]
     for name, config in {
         "default": OnlineConfig(),
         "published program": TINY_GRPO,
         "without importance weights": OnlineConfig(importance_weights=False),
         "without limits": OnlineConfig(weight_limit=None, step_limit=None),
+        "with a limit on the weights only": OnlineConfig(step_limit=None),
+        "with a limit on the steps only": OnlineConfig(weight_limit=None),
     }.items():
         results.measure(f"tiny-grpo/{name}", partial(demonstrate, config, original, seeds))
     orders = list(itertools.permutations(range(4)))
-    permuted = partial(demonstrate, OnlineConfig(), orders, range(options.permutation_seeds))
+    permuted = partial(demonstrate, OnlineConfig(), orders, seeds[: options.permutation_seeds])
     results.measure("tiny-grpo/all 24 orders of the servers", permuted)
     for name in baseline_names("LoadBalancer-v0"):
         results.measure(f"flaky/baseline/{name}", partial(play_baseline, name, options))
-    for seed in range(options.flaky_seeds):
+    for seed in seeds[: options.flaky_seeds]:
         results.measure(f"flaky/trained/seed {seed}", partial(train, seed, options))
     results.measure("decisions per second", measure_speed)
     return 0
@@ -93,7 +98,10 @@ def demonstrate(
         rewards = model.train_steps(len(policies), policies)
         runs.append(describe(policies[:, np.argsort(order)], rewards, model))
     columns = {name: [run[name] for run in runs] for name in runs[0]}
-    summary = {name: [min(v), statistics.median(v), max(v)] for name, v in columns.items()}
+    summary = {
+        name: [_or_none(pick(values)) for pick in (min, statistics.median, max)]
+        for name, values in columns.items()
+    }
     passed = sum(
         run["p0 at 500"] >= 0.85 and run["steps to server 1"] <= 200 and run["p0 at 2500"] >= 0.80
         for run in runs
@@ -108,13 +116,25 @@ def describe(policies: np.ndarray, rewards: np.ndarray, model: OnlineGRPO) -> di
         "p0 at 500": float(policies[499, 0]),
         "p1 at 1500": float(policies[1499, 1]),
         "p0 at 2500": float(policies[2499, 0]),
-        "steps to server 1": int(to_server_1[0]) if len(to_server_1) else 1_000,
-        "steps to recovery": changed_at(policies, 2000, 3000) - 2000,
+        "steps to server 1": int(to_server_1[0]) if len(to_server_1) else math.inf,
+        "steps to recovery": _steps_to_recovery(policies),
         "reward to 500": float(rewards[:500].mean()),
         "reward 1000 to 1500": float(rewards[1000:1500].mean()),
         "reward 2000 to 2500": float(rewards[2000:2500].mean()),
         "largest weight": float(np.abs(model.policy.weights).max()),
     }
+
+
+def _or_none(steps: float) -> float | None:
+    """JSON has no infinity: what never happened is null."""
+    return steps if math.isfinite(steps) else None
+
+
+def _steps_to_recovery(policies: np.ndarray) -> float:
+    """Steps after which server 0 stays the most likely one; infinite if it does not, or was."""
+    if policies[1999].argmax() == 0 or policies[2999].argmax() != 0:
+        return math.inf
+    return float(changed_at(policies, 2000, 3000) - 2000)
 
 
 def play_baseline(name: str, options: Options) -> dict[str, Any]:

@@ -105,6 +105,7 @@ def gradient_variance(
     config = model.config
     kwargs = {**model.env_kwargs, **model.training_env_kwargs}
     env = GroupedVectorEnv(make_batch(settings.env, kwargs, config.num_envs), config.group_size)
+    groups = range(config.num_groups)
     measured = {}
     for grouping in GROUPINGS:
         members = None if grouping == "shared" else config.group_size
@@ -114,11 +115,11 @@ def gradient_variance(
                 model.policy.head.noise_kind,
                 7,
                 number,
-                config.num_groups,
+                groups,
                 config.group_size,
                 model.policy.head.num_components,
             )
-            seeds = world_seeds(7, number, config.num_groups, members)
+            seeds = world_seeds(7, number, groups, members)
             rollout = collect(model.policy, env, seeds, noise, config.max_episode_steps)
             returns = compute_returns(
                 rollout.rewards, rollout.alive, config.returns, config.discount

@@ -30,7 +30,7 @@ from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.presets import PRESETS
 
 EVALUATION_SEED = 1_000_000
-"""First seed of the evaluation episodes, which no training and no tuning has seen."""
+"""First seed of the evaluation episodes, which no training has seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +190,7 @@ def train(
             training_env_kwargs=settings.training_env_kwargs,
             config=replace(grpo, seed=seed),
         )
+        model.prepare()
     except SnapshotError as error:
         return {"refused": str(error)}
     started = time.perf_counter()

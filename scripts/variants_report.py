@@ -52,14 +52,16 @@ _HEADER = f"""\
 Every variant is a set of settings of one pipeline, `GRPO(..., preset=NAME)` or `--preset NAME`.
 Here they train in the same environments, from the same seeds, for the same number of environment
 steps. What a preset leaves open (sizes, learning rate, discount, ...) stays as
-`configs/<environment>.yaml` has it, or else as `GRPOConfig` has it: no preset was tuned.
+`configs/<environment>.yaml` has it, or else as `GRPOConfig` has it. Those settings were found with
+the advantages of `default`, which is at home in them; no other preset was tuned.
 
 A number is the interquartile mean (arXiv 2108.13264) over training seeds of the undiscounted
 return at the end of training, each the mean of {Options().episodes:,} episodes with the most
-probable actions, on seeds from {EVALUATION_SEED:,} that no training has seen. In brackets: 95 %
-bootstrap percentile interval of the interquartile mean over seeds; of five seeds it is rough and
-rather too narrow. Then the seeds measured so far. Bold: the best, whether or not the intervals
-overlap. {NOTHING}: not measured yet.
+probable actions, on seeds from {EVALUATION_SEED:,} that no training has seen (settings were chosen
+by the same episodes, with training seeds from 50). In brackets: 95 % bootstrap percentile interval
+of the interquartile mean over seeds; of five seeds it is rough and rather too narrow. Then the
+seeds measured so far. Bold: the best, whether or not the intervals overlap. {NOTHING}: not measured
+yet.
 """
 
 _PRESETS = """\

@@ -471,5 +471,5 @@ def test_environments_that_cannot_be_copied_are_refused_at_once() -> None:
             raise TypeError("holds a socket")
 
     with pytest.raises(Exception, match=r"Uncopyable cannot be branched: .*holds a socket"):
-        GRPO("mlp", Uncopyable, preset="vine")
+        GRPO("mlp", Uncopyable, preset="vine").prepare()
     GRPO("mlp", Uncopyable).train_iteration()

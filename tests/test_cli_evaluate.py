@@ -106,6 +106,17 @@ def test_the_clairvoyant_baseline_is_better_and_marked() -> None:
     assert "least_connections" not in privileged_names("LoadBalancer-v0")
 
 
+def test_arguments_come_over_those_of_training_one_by_one() -> None:
+    trained = {"preset": "park", "num_servers": 3, "episode_length": 25}
+    GRPO("linear", "LoadBalancer-v0", env_kwargs=trained).save("park.grpo")
+    line = ["--policy", "park.grpo", "--episodes", "2"]
+    longer = evaluated(*line, "--env-kwargs", "episode_length=30")
+    assert longer["env_kwargs"] == {**trained, "episode_length": 30}
+    afresh = evaluated(*line, "--env-kwargs", "preset=flaky", "num_servers=3")
+    assert afresh["env_kwargs"] == {"preset": "flaky", "num_servers": 3}
+    assert afresh["length"]["mean"] == 400.0
+
+
 def test_episode_i_is_that_of_seed_plus_i() -> None:
     arguments = [*BALANCER, "--policy", "least_connections"]
     both = evaluated(*arguments, "--episodes", "2", "--seed", "3")["return"]["mean"]

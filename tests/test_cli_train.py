@@ -13,7 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
@@ -493,3 +496,42 @@ def test_the_grpo_gym_command_knows_its_commands(capsys: pytest.CaptureFixture[s
     assert grpo_gym_main(["--help"]) == 0
     assert "evaluate" in capsys.readouterr().out
     assert grpo_gym_main(["train", "--group-size", "1"]) == 2
+
+
+class Undrawable(gym.Env[np.ndarray, np.int64]):
+    """Takes a render mode and then gives anything but pictures."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, render_mode: str | None = None, shows: str = "none") -> None:
+        self.render_mode, self.shows = render_mode, shows
+
+    def reset(self, **arguments: Any) -> Any:
+        super().reset(seed=arguments.get("seed"))
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(1, np.float32), float(action), True, False, {}
+
+    def render(self) -> Any:
+        if self.shows == "error":
+            raise RuntimeError("no display")
+        return None if self.shows == "none" else np.zeros((4, 4))
+
+
+def _undrawable(**arguments: Any) -> gym.Env[Any, Any]:
+    return Undrawable(**arguments)
+
+
+@pytest.mark.parametrize("shows", ["none", "error", "grey"])
+def test_training_goes_on_where_nothing_can_be_drawn(
+    shows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(gym.registry, "Undrawable-v0", EnvSpec("Undrawable-v0", _undrawable))
+    line = ["--env", "Undrawable-v0", "--env-kwargs", f"shows={shows}", "--run-dir", "run"]
+    sizes = ["--num-groups", "2", "--group-size", "2", "--evaluation-episodes", "2"]
+    assert main([*line, *sizes, "--total-steps", "40", "--final-episodes", "2"]) == 0
+    assert steps_of(Path("run"), "eval/return_mean")
+    assert events(Path("run")).Tags()["images"] == []

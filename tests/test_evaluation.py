@@ -85,18 +85,17 @@ class Endless(OneStep):
         return self.observe(), 1.0, False, False, {}
 
 
-def test_episodes_without_an_end_are_cut_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = make_batch(Endless, None, 2)
-    assert evaluate(zeros, batch, 3, seed=0, max_steps=7).lengths.tolist() == [7, 7, 7]
-    limited = make_batch(lambda: gym.wrappers.TimeLimit(Endless(), 9), None, 2)
-    assert evaluate(zeros, limited, 3, seed=0, max_steps=7).lengths.tolist() == [9, 9, 9]
+def test_episodes_without_an_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("grpo_gym.batches.ENDLESS", 20)
+    limited = make_batch(lambda: gym.wrappers.TimeLimit(Endless(), 30), None, 2)
+    assert evaluate(zeros, limited, 3, seed=0).lengths.tolist() == [30, 30, 30]
+    batch = make_batch(Endless, None, 2)
     with pytest.raises(ConfigError, match=r"episodes of Endless must end, got one of 20 steps"):
         evaluate(zeros, batch, 1, seed=0)
     with pytest.raises(ConfigError, match="max_episode_steps"):
         GRPO("linear", Endless, num_groups=1, group_size=2).learn(10)
     model = GRPO("linear", Endless, num_groups=1, group_size=2, max_episode_steps=5).learn(10)
-    assert model.evaluate(2).lengths.tolist() == [5, 5]
+    assert model.num_steps == 10
 
 
 @pytest.mark.parametrize(

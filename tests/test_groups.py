@@ -49,6 +49,19 @@ def test_members_that_draw_randomness_of_their_own_are_an_error() -> None:
     env.reset(np.array([[1, 2], [3, 4]]))  # unrelated: nothing to share
 
 
+@pytest.mark.parametrize("wrapper", ["NormalizeReward", "NormalizeObservation"])
+def test_wrappers_with_statistics_of_their_own_are_refused(wrapper: str) -> None:
+    make = getattr(gym.wrappers, wrapper)
+    with pytest.raises(ConfigError, match=f"CartPole-v1 must come without {wrapper}"):
+        grouped(lambda: gym.wrappers.FlattenObservation(make(gym.make("CartPole-v1"))), 2, 4)
+
+
+def test_one_environment_in_several_wrappers_is_refused() -> None:
+    base = gym.make("CartPole-v1")
+    with pytest.raises(ConfigError, match="env must make a new environment at every call"):
+        grouped(lambda: gym.wrappers.TimeLimit(base, 50), 2, 4)
+
+
 def test_native_groups_share_their_outside_world() -> None:
     env = grouped("LoadBalancer-v0", 3, 6, episode_length=40)
     assert isinstance(env.batch, NativeBatch)

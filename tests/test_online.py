@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -410,3 +412,20 @@ def test_a_callback_ends_learning() -> None:
 def test_what_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         OnlineGRPO(**arguments)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_decision_without_finite_features_is_refused_and_spoils_nothing(bad: float) -> None:
+    policy = OnlinePolicy(2, 3)
+    features = np.ones((2, 3))
+    features[0, 0] = bad
+    for use in (policy.choose, policy.probabilities):
+        with pytest.raises(ValueError, match="features must be finite"):
+            use(features)
+    assert policy.decisions == 0
+    assert policy.probabilities(np.ones((2, 3))).tolist() == [0.5, 0.5]
+
+
+def test_a_router_needs_no_torch() -> None:
+    code = "import sys, grpo_gym.trainers.online_policy; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

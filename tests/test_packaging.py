@@ -114,6 +114,14 @@ print(envs.OWNER, grpo_gym.envs.__name__)
     assert run_elsewhere(code, tmp_path) == "user grpo_gym.envs"
 
 
+def test_the_map_names_every_module() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = ("grpo_gym", "trainers", "envs", "envs/load_balancer")
+    modules = [path for place in places for path in sorted((ROOT / place).glob("*.py"))]
+    missing = [path.name for path in modules if path.name not in text]
+    assert [name for name in missing if name != "__init__.py"] == []
+
+
 def test_importing_the_package_is_light(tmp_path: Path) -> None:
     code = "import sys, grpo_gym; print('torch' in sys.modules, 'gymnasium' in sys.modules)"
     assert run_elsewhere(code, tmp_path) == "False True"

@@ -21,8 +21,14 @@ class Collector:
     """
 
     def __init__(self, env: EnvSource, env_kwargs: Mapping[str, Any], config: GRPOConfig) -> None:
-        """Make the environments; where groups branch, after `check_branching`."""
+        """Make the environments; where groups branch, see first whether they can be copied.
+
+        Raises:
+            SnapshotError: If they cannot.
+        """
         self._config = config
+        if config.grouping == "branch":
+            _check_branching(env, env_kwargs)
         self._env = GroupedVectorEnv(
             make_batch(env, env_kwargs, config.num_envs), config.group_size
         )
@@ -68,12 +74,7 @@ class Collector:
         )
 
 
-def check_branching(env: EnvSource, env_kwargs: Mapping[str, Any]) -> None:
-    """See whether copies of the environment go on as the original does.
-
-    Raises:
-        SnapshotError: If they do not.
-    """
+def _check_branching(env: EnvSource, env_kwargs: Mapping[str, Any]) -> None:
     pair = make_batch(env, env_kwargs, 2)
     try:
         check_snapshots(pair)

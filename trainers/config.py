@@ -33,8 +33,8 @@ class GRPOConfig:
     """The member to go on from: a random one, the first, or the best since the last branching;
     of those whose episode goes on."""
     max_episode_steps: Count | None = None
-    """Cuts training episodes short (truncation), in steps; None leaves them whole. Where the
-    environment has no limit of time itself, evaluation episodes as well."""
+    """Cuts training episodes short (truncation), in steps; None leaves them whole.
+    Evaluation episodes are always whole."""
     refill_rounds: Annotated[int, Range(0)] = 0
     """Collect at most so many times more to replace groups whose returns are all equal (DAPO,
     arXiv 2503.14476); their steps count."""

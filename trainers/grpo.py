@@ -20,7 +20,7 @@ from grpo_gym.config import ConfigError, replace
 from grpo_gym.randomness import Stream, derive_seed
 from grpo_gym.rollouts import GroupedRollout, concatenate
 from grpo_gym.trainers import persistence
-from grpo_gym.trainers.collector import Collector, check_branching
+from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.model import PolicyKind, PolicyModel
 from grpo_gym.trainers.presets import make_config
@@ -111,8 +111,6 @@ class GRPO(PolicyModel):
             make_config(preset, **overrides) if config is None else replace(config, **overrides)
         )
         super().__init__(policy, env, env_kwargs, training_env_kwargs, settings)
-        if self.config.grouping == "branch":
-            check_branching(env, {**self.env_kwargs, **self.training_env_kwargs})
         self._collector: Collector | None = None
         self.reference = make_reference(self.policy, self.config)
         self.value_baseline = self._make_value_baseline()
@@ -193,6 +191,17 @@ class GRPO(PolicyModel):
             update_seconds=time.perf_counter() - collected,
         )
 
+    def prepare(self) -> Collector:
+        """Make the environments to collect from, as training does when it begins.
+
+        Raises:
+            SnapshotError: If groups are to branch where environments cannot be copied.
+        """
+        if self._collector is None:
+            kwargs = {**self.env_kwargs, **self.training_env_kwargs}
+            self._collector = Collector(self.env_source, kwargs, self.config)
+        return self._collector
+
     def save(self, path: str | PathLike[str]) -> str:
         """Write everything that training goes on from to one file, atomically.
 
@@ -227,14 +236,12 @@ class GRPO(PolicyModel):
 
     def _collect(self) -> GroupedRollout:
         """One round of groups, or more where groups without a difference are to be replaced."""
-        if self._collector is None:
-            kwargs = {**self.env_kwargs, **self.training_env_kwargs}
-            self._collector = Collector(self.env_source, kwargs, self.config)
-        rollout = self._collector.collect(self.policy, self.iteration)
+        collector = self.prepare()
+        rollout = collector.collect(self.policy, self.iteration)
         for round_number in range(1, self.config.refill_rounds + 1):
             if self._num_informative(rollout) >= self.config.num_groups:
                 return rollout
-            more = self._collector.collect(self.policy, self.iteration, round_number)
+            more = collector.collect(self.policy, self.iteration, round_number)
             rollout = concatenate([rollout, more])
         if self.config.refill_rounds and not self._num_informative(rollout):
             _log.warning(

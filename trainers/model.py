@@ -135,14 +135,7 @@ class PolicyModel:
         kwargs = self.env_kwargs if env_kwargs is None else dict(env_kwargs)
         batch = make_batch(self.env_source, kwargs, max(1, min(episodes, 128)))
         try:
-            return evaluate(
-                self.actor(deterministic, seed),
-                batch,
-                episodes,
-                seed,
-                warmup,
-                max_steps=self.config.max_episode_steps,
-            )
+            return evaluate(self.actor(deterministic, seed), batch, episodes, seed, warmup)
         finally:
             batch.close()
 

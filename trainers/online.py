@@ -1,7 +1,7 @@
 """GRPO one decision at a time: K sampled actions, one executed, the others estimated.
 
-`OnlineGRPO` trains an `OnlinePolicy` in `LoadBalancer-v0`, with the interface of `GRPO`; between
-two reports nothing but compiled code runs.
+`OnlineGRPO` trains an `OnlinePolicy` in `LoadBalancer-v0`, with the interface of `GRPO`; within an
+episode nothing but compiled code runs.
 
 Shapes: B observations, A actions, F weights, D observed numbers.
 """
@@ -277,7 +277,7 @@ class OnlineGRPO:
         *,
         env_kwargs: Mapping[str, Any] | None = None,
     ) -> "OnlineGRPO":
-        """Read a model that `save` wrote; it predicts, evaluates and learns on as the original.
+        """Read a model that `save` wrote; it evaluates and learns on as the original.
 
         Args:
             path: The file.

@@ -80,8 +80,11 @@ class OnlinePolicy:
 
         Args:
             features: x, shape (A, F).
+
+        Raises:
+            ValueError: If they are not finite.
         """
-        self.workspace.features[:] = features
+        self.workspace.features[:] = _finite(features)
         kernels.policy_kernel(self.weights, self.workspace)
         return self.workspace.pi.copy()
 
@@ -90,9 +93,12 @@ class OnlinePolicy:
 
         Args:
             features: x, shape (A, F).
+
+        Raises:
+            ValueError: If they are not finite: one such decision would spoil all weights.
         """
         work = self.workspace
-        work.features[:] = features
+        work.features[:] = _finite(features)
         kernels.choose_kernel(self.weights, work, self.settings, self.key, self.decisions)
         self.decisions += 1
         return Decision(work.features.copy(), work.group.copy(), work.mixed.copy())
@@ -119,6 +125,12 @@ class OnlinePolicy:
         work.group[:] = decision.group
         work.rewards[:] = given
         kernels.learn_kernel(self.weights, work, self.settings)
+
+
+def _finite(features: np.ndarray) -> np.ndarray:
+    if not np.isfinite(features).all():
+        raise ValueError(f"features must be finite, got {features}")
+    return features
 
 
 def _kernel_settings(config: OnlineConfig) -> np.ndarray:

@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from grpo_gym.cli.failures import reported
+from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.config import ConfigError
 from grpo_gym.files import write_atomic
 from grpo_gym.trainers.grpo import GRPO
@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("repetitions", "num_envs"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be >= 1")
+    if options.json is not None:
+        check_writable(options.json)
     torch.set_num_threads(1)
     measurements = _measurements(options.num_envs)
     for measure in measurements.values():

@@ -56,8 +56,7 @@ def _play(name: str, model: GRPO | OnlineGRPO, env_id: str, episodes: int) -> Ev
     batch = make_batch(env_id, model.env_kwargs, min(episodes, _MAX_ENVS))
     try:
         actor = model.actor() if name == TRAINED else baseline_actor(name, env_id, batch)
-        limit = model.config.max_episode_steps if isinstance(model, GRPO) else None
-        return evaluate(actor, batch, episodes, SEED, max_steps=limit)
+        return evaluate(actor, batch, episodes, SEED)
     finally:
         batch.close()
 

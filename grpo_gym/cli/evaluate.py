@@ -1,7 +1,6 @@
 """`evaluate`: play whole episodes with a trained policy or a baseline, and report statistics."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from grpo_gym.actors import (
     load_model,
 )
 from grpo_gym.batches import EnvBatch, make_batch
-from grpo_gym.cli.failures import reported
+from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import SOURCE, CommandLine
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.cli.tables import decimals, fixed, plain_table
@@ -45,7 +44,7 @@ class EvaluateOptions:
     env: str | None = None
     """Id of the environment; by default the one the policy was trained in."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the environment; by default those of training."""
+    """Arguments of the environment, one by one over those of training."""
     episodes: Annotated[int, Range(1)] = 1000
     """How many episodes to play."""
     seed: Annotated[int, Range(0)] = 0
@@ -79,10 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     with StopSignals().installed():
         env_id, kwargs, model = _resolve(options)
-        batch = make_batch(env_id, kwargs, min(options.episodes, _batch_limit(kwargs)))
+        batch = make_batch(env_id, kwargs, min(options.episodes, _batch_limit(env_id, kwargs)))
         actor = _actor(options, env_id, batch, model)
-        limit = model.config.max_episode_steps if isinstance(model, GRPO) else None
-        evaluation = _play(options, actor, batch, limit)
+        evaluation = _play(options, actor, batch)
         result = {
             "env": env_id,
             "env_kwargs": kwargs,
@@ -112,18 +110,8 @@ def _parse(arguments: Sequence[str]) -> EvaluateOptions:
             "folder"
         )
     if options.json is not None:
-        _check_writable(Path(options.json))
+        check_writable(Path(options.json))
     return options
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse a file that cannot be written before the episodes are played."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--json cannot be written, got {path}: {error.strerror}") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"--json must be a file that can be written, got {path}")
 
 
 def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], Model | None]:
@@ -134,8 +122,16 @@ def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], Model | Non
         if policy in baseline_names(env_id):
             return env_id, kwargs, None
     checkpoint = find_checkpoint(policy, env_id)
-    model = load_model(checkpoint, env_id, kwargs or None)
+    model = load_model(checkpoint, env_id)
+    if kwargs:
+        model = load_model(checkpoint, env_id, _over(model.env_kwargs, kwargs))
     return str(model.env_source), model.env_kwargs, model
+
+
+def _over(trained: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments one by one over those of training; another preset starts afresh."""
+    same_preset = given.get("preset", trained.get("preset")) == trained.get("preset")
+    return {**trained, **given} if same_preset else given
 
 
 def _actor(options: EvaluateOptions, env_id: str, batch: EnvBatch, model: Model | None) -> Actor:
@@ -144,9 +140,7 @@ def _actor(options: EvaluateOptions, env_id: str, batch: EnvBatch, model: Model 
     return model.actor(deterministic=not options.stochastic, seed=options.seed)
 
 
-def _play(
-    options: EvaluateOptions, actor: Actor, batch: EnvBatch, max_steps: int | None
-) -> Evaluation:
+def _play(options: EvaluateOptions, actor: Actor, batch: EnvBatch) -> Evaluation:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("episodes", total=options.episodes)
@@ -157,15 +151,15 @@ def _play(
             options.seed,
             options.warmup,
             lambda done: progress.update(task, completed=done),
-            max_steps,
         )
 
 
-def _batch_limit(kwargs: dict[str, Any]) -> int:
+def _batch_limit(env_id: str, kwargs: dict[str, Any]) -> int:
     """Environments side by side: fewer where an episode's trace is long."""
-    length = kwargs.get("episode_length", 0)
-    long = isinstance(length, (int, float)) and length > _LONG_EPISODE
-    return _MAX_ENVS // 4 if long else _MAX_ENVS
+    one = make_batch(env_id, kwargs, 1)
+    settings = getattr(getattr(one, "env", None), "config", None)
+    one.close()
+    return _MAX_ENVS // 4 if getattr(settings, "episode_length", 0) > _LONG_EPISODE else _MAX_ENVS
 
 
 def _table(result: dict[str, Any]) -> Table:

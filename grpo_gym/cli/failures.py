@@ -1,7 +1,11 @@
 """One clear line for what a user can mend; tracebacks are for our mistakes."""
 
 import functools
+import io
+import os
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from gymnasium.error import Error as GymnasiumError
 from rich.console import Console
@@ -27,18 +31,37 @@ def reported(main: Main) -> Callable[..., int]:
 
     @functools.wraps(main)
     def guarded(arguments: Sequence[str] | None = None) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a narrow encoding is no reason to fail
+                stream.reconfigure(errors="replace")
         try:
             return main(arguments)
         except (ConfigError, GymnasiumError) as error:
             return _report(str(error), USAGE)
         except OSError as error:
             return _report(_describe(error), FAILURE)
+        except MemoryError as error:
+            return _report(f"out of memory: {error}", FAILURE)
         except (CheckpointError, GroupError, FloatingPointError) as error:
             return _report(str(error), FAILURE)
         except KeyboardInterrupt as stop:
             return _report("stopped", 128 + (stop.number if isinstance(stop, Stopped) else 2))
 
     return guarded
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file for `--json` that cannot be written, before any work.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--json cannot be written, got {path}: {error.strerror}") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--json must be a file that can be written, got {path}")
 
 
 def _report(message: str, status: int) -> int:

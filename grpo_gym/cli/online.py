@@ -140,6 +140,8 @@ def _scalars(reward_mean: float, policy: np.ndarray) -> dict[str, float]:
 def _change(policies: np.ndarray, begin: int, end: int) -> str:
     step = changed_at(policies, begin, end)
     likeliest = int(policies[end - 1].argmax())
+    if step == begin:
+        return f"server {likeliest} has been the most likely all the time"
     return (
         f"server {likeliest} has been the most likely since step {step}, "
         f"{step - begin} steps after the change"

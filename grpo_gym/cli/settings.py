@@ -154,6 +154,8 @@ def _settings(run: RunOptions, given: Given) -> TrainSettings:
     changed = {**to_mapping(base), **options, **_env_kwargs(base, options)}
     if changed["algo"] == "online":
         _refuse_options_of_grpo(given)
+        if "seed" in run.online_kwargs:
+            raise ConfigError("--online-kwargs has no seed: give --seed")
         online = {**to_mapping(base.online), **run.online_kwargs, **grpo_options}
         changed["online"] = from_mapping(OnlineConfig, online, SOURCE)
         grpo_options = {"seed": changed["online"].seed}

@@ -67,6 +67,7 @@ def _open(settings: TrainSettings, options: RunOptions) -> tuple[Run, GRPO]:
         return run, run.model()
     check_environment(settings.env, settings.env_kwargs)
     model = new_model(settings)
+    model.prepare()
     folder = None if options.run_dir is None else Path(options.run_dir)
     return Run.create(settings, folder), model
 

@@ -8,12 +8,10 @@ dimensions of a Box.
 """
 
 import math
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-
-NoiseKind = Literal["uniform", "normal"]
 
 
 class Distribution(Protocol):

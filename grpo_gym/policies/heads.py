@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from grpo_gym.policies.distributions import Categorical, Distribution, Gaussian, NoiseKind
+from grpo_gym.policies.distributions import Categorical, Distribution, Gaussian
+from grpo_gym.randomness import NoiseKind
 from grpo_gym.spaces import validate_action_space
 
 
@@ -104,9 +105,10 @@ class GaussianHead(nn.Module):
         self.num_network_outputs = self.num_components
         self.num_outputs = 2 * self.num_components
         low, high = space.low.reshape(-1), space.high.reshape(-1)
-        bounded = np.isfinite(low) & np.isfinite(high)
         self.low, self.high = low, high
-        lower, upper = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+        # One finite bound begins, or ends, the range; without any it is [-1, 1].
+        lower = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 2.0, -1.0))
+        upper = np.where(np.isfinite(high), high, np.where(np.isfinite(low), low + 2.0, 1.0))
         self.center = 0.5 * (lower + upper)
         self.half_width = 0.5 * (upper - lower)
         self.middle = 0.5 * (bounds[0] + bounds[1])
