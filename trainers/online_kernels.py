@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from grpo_gym.envs.kernels import inlined, kernel
-from grpo_gym.envs.load_balancer.trace import uniform
+from grpo_gym.envs.randomness import uniform
 
 LEARNING = np.dtype(
     [

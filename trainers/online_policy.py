@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grpo_gym.config import ConfigError
-from grpo_gym.envs.load_balancer.trace import stream_key
+from grpo_gym.envs.randomness import stream_key
 from grpo_gym.randomness import Stream, derive_seed
 from grpo_gym.trainers import online_kernels as kernels
 from grpo_gym.trainers.online_config import OnlineConfig

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from grpo_gym.config import ConfigError, suggest
-from grpo_gym.envs.load_balancer import trace as world
-from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator, fold_seed
+from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
+from grpo_gym.envs.randomness import episode_noise
+from grpo_gym.envs.seeding import fold_seed
 
 
 class Baseline:
@@ -94,7 +95,7 @@ class Baseline:
 
     def _noise(self, columns: int) -> np.ndarray:
         noise = np.empty((self.simulator.num_envs, columns))
-        world.episode_noise(self.simulator.episodes, self._salt, noise)
+        episode_noise(self.simulator.episodes, self._salt, noise)
         return noise
 
     def _least(self, costs: np.ndarray) -> np.ndarray:

@@ -1,19 +1,20 @@
 """`LoadBalancer-v0` for one environment: the batch simulator with B = 1."""
 
 import operator
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from grpo_gym.envs.arguments import check_options
 from grpo_gym.envs.load_balancer.presets import make_config
 from grpo_gym.envs.load_balancer.rendering import render_ansi, render_rgb
-from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator, fold_seed
-from grpo_gym.envs.load_balancer.spaces import action_space, check_options, observation_space
+from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
+from grpo_gym.envs.load_balancer.spaces import action_space, observation_space
+from grpo_gym.envs.native_env import NativeEnv
 
 
-class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
+class LoadBalancerEnv(NativeEnv[np.ndarray, np.int64]):
     """Route each request of a stream to one of N servers.
 
     ## Description
@@ -101,16 +102,10 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
             ConfigError: If a setting is unknown or makes no sense.
         """
         self.config = make_config(preset, num_servers, **overrides)
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise gym.error.UnsupportedMode(
-                f"render_mode must be one of {self.metadata['render_modes']}, got {render_mode!r}"
-            )
-        self.render_mode = render_mode
         self.simulator = LoadBalancerSimulator(self.config, num_envs=1)
-        self.observation_space = observation_space(self.config)
-        self.action_space = action_space(self.config)
-        self._seeded = False
-        self._history: list[tuple[int, float, bool]] = []
+        super().__init__(
+            self.simulator, observation_space(self.config), action_space(self.config), render_mode
+        )
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -121,15 +116,7 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
             ConfigError: If `options` is not empty.
         """
         check_options(options, known=())
-        super().reset(seed=seed)
-        if seed is not None or not self._seeded:
-            own = self.np_random_seed
-            if own < 0:  # unknown: the generator was set from outside
-                own = int(self.np_random.integers(2**63))
-            self.simulator.seed(np.array([fold_seed(own)], np.uint64))
-            self._seeded = True
-        self.simulator.reset()
-        self._history.clear()
+        self._begin(seed)
         return self.simulator.observe()[0], self._server_info()
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -139,8 +126,7 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
             gymnasium.error.InvalidAction: If there is no such server.
             gymnasium.error.ResetNeeded: If called before the first reset.
         """
-        if not self._seeded:
-            raise gym.error.ResetNeeded("call reset() before step()")
+        self._need_reset("step")
         try:
             server = operator.index(action)
         except TypeError:
@@ -172,33 +158,13 @@ class LoadBalancerEnv(gym.Env[np.ndarray, np.int64]):
         Raises:
             gymnasium.error.ResetNeeded: If called before the first reset.
         """
-        if not self._seeded:
-            raise gym.error.ResetNeeded("call reset() before render()")
+        self._need_reset("render")
         if self.render_mode == "ansi":
             return render_ansi(self.simulator, self._history)
         if self.render_mode == "rgb_array":
             return render_rgb(self.simulator, self._history)
         gym.logger.warn('render() draws nothing without render_mode="ansi" or "rgb_array"')
         return None
-
-    def get_state(self) -> dict[str, np.ndarray]:
-        """A snapshot from which `set_state` continues exactly as this environment would."""
-        return self.simulator.get_state()
-
-    def set_state(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Continue from a snapshot of an environment with the same configuration.
-
-        Returns:
-            The observation there, shape (D,), float32.
-
-        Raises:
-            ValueError: If the snapshot does not fit this configuration.
-        """
-        self.simulator.set_state(state)
-        self._seeded = True
-        # Pictures show recent requests, and those were another episode's.
-        self._history.clear()
-        return self.simulator.observe()[0]
 
     def _server_info(self) -> dict[str, Any]:
         seen = self.simulator.metrics[0]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, suggest, to_mapping
+from grpo_gym.envs.arguments import check_count
 
 Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]
 NonNegative = Annotated[float, Range(0.0)]
@@ -267,18 +268,6 @@ PRESETS: dict[str, Callable[..., dict[str, Any]]] = {
     "hetero2": _hetero2,
 }
 """Each makes the settings of a named task for any number of servers."""
-
-
-def check_count(name: str, value: Any) -> int:
-    """A number of things as an int.
-
-    Raises:
-        ConfigError: If it is not a whole number above 0.
-    """
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not 1 <= value < float("inf") or value != int(value):
-        raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
-    return int(value)
 
 
 def make_config(

@@ -24,6 +24,7 @@ from grpo_gym.envs.load_balancer.parameters import (
 )
 from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig
 from grpo_gym.envs.load_balancer.records import EPISODE, ESTIMATE, OUTCOME, REQUEST, SERVER
+from grpo_gym.envs.randomness import episode_seeds
 
 
 class LoadBalancerSimulator:
@@ -80,9 +81,7 @@ class LoadBalancerSimulator:
         members = self._all if members is None else members
         self.episodes["episode"][members] += 1
         seeds = np.empty(len(members), np.uint64)
-        world.episode_seeds(
-            self.episodes["base_seed"][members], self.episodes["episode"][members], seeds
-        )
+        episode_seeds(self.episodes["base_seed"][members], self.episodes["episode"][members], seeds)
         distinct, first, group = np.unique(seeds, return_index=True, return_inverse=True)
         rows = self._free_rows(members, first)
         self.episodes["trace_row"][members] = rows[group]
@@ -146,6 +145,15 @@ class LoadBalancerSimulator:
             observations.reshape(-1),
         )
         return observations
+
+    def elapsed(self) -> np.ndarray:
+        """Requests routed since the reset, shape (B,), int64."""
+        steps: np.ndarray = self.episodes["step"]
+        return steps
+
+    def rewards(self) -> np.ndarray:
+        """Of the last step, shape (B,), float64: a copy."""
+        return self.outcomes["reward"].copy()
 
     def counterfactuals(self) -> np.ndarray:
         """What the waiting request would meet at each server: a look that changes nothing.
@@ -244,15 +252,6 @@ def _as_bytes(records: np.ndarray) -> np.ndarray:
     """
     size = records.dtype.itemsize * math.prod(records.shape[1:])
     return np.ascontiguousarray(records).view(np.uint8).reshape(len(records), size)
-
-
-def fold_seed(seed: int) -> int:
-    """Any non-negative seed as 64 bits, without losing the upper ones."""
-    folded = 0
-    while seed:
-        folded ^= seed & (2**64 - 1)
-        seed >>= 64
-    return folded
 
 
 _STATE = ("episodes", "servers", "metrics", "requests", "outcomes")

@@ -2,8 +2,8 @@
 
 A trace holds every request's arrival time, size and error coin, and every server's faults.
 Members of a group share one trace (common random numbers), so their returns differ only by
-what they did. All randomness is counter-based: draw number i of stream s is a pure function of
-(seed, s, i), so changing one part of a configuration leaves the other streams as they were.
+what they did. Each part has a stream of its own, so changing one part of a configuration leaves
+the others as they were.
 
 Shapes: R traces, T requests an episode, N servers, F fault slots a server.
 """
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from grpo_gym.envs.kernels import inlined, kernel
+from grpo_gym.envs.kernels import kernel
+from grpo_gym.envs.randomness import stream_key, uniform
 
 ARRIVAL = np.dtype([("arrival_ms", "f8"), ("size", "f4"), ("error_coin", "f4")])
 """One request: when it arrives, its work (ms on a server of rate 1), and a uniform in (0, 1]."""
@@ -56,42 +57,6 @@ SCHEDULED_FAULT = np.dtype(
 )
 
 _ARRIVALS, _SIZES, _ERRORS, _FAULTS, _PHASES = range(1, 6)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-@inlined
-def mix(value: np.uint64) -> np.uint64:
-    """Scramble 64 bits (the finaliser of SplitMix64; Steele, Lea and Flood, OOPSLA 2014)."""
-    value = np.uint64(value)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-@inlined
-def stream_key(seed: np.uint64, stream: int) -> np.uint64:
-    """The key of one stream of random numbers of one trace."""
-    return mix(np.uint64(seed) + _GOLDEN * np.uint64(2 * stream + 1))
-
-
-@inlined
-def uniform(key: np.uint64, index: int) -> float:
-    """Number `index` of a stream, uniform in (0, 1]: its logarithm is finite."""
-    bits = mix(key + _GOLDEN * np.uint64(index + 1)) >> np.uint64(11)
-    return (np.float64(bits) + 1.0) * 1.1102230246251565e-16
-
-
-@kernel
-def episode_seeds(base_seeds: np.ndarray, episodes: np.ndarray, out: np.ndarray) -> None:
-    """Seed of each environment's current episode, from its own seed and its episode count.
-
-    Args:
-        base_seeds: What `reset(seed=...)` gave, shape (B,), uint64.
-        episodes: Episodes since then, shape (B,), int64.
-        out: Written, shape (B,), uint64.
-    """
-    for b in range(base_seeds.shape[0]):
-        out[b] = mix(mix(base_seeds[b] + _GOLDEN) + np.uint64(episodes[b]))
 
 
 @kernel
@@ -236,23 +201,6 @@ def _draw_faults(
         now += -math.log(uniform(key, 3 * f + 1)) * p.mean_time_to_recovery_ms
         faults[f].end_ms = now
         faults[f].kind = _pick(p.fault_mix, uniform(key, 3 * f + 2))
-
-
-@kernel
-def episode_noise(episodes: np.ndarray, salt: np.uint64, out: np.ndarray) -> None:
-    """Uniforms in (0, 1] that depend only on each environment's seed, episode and step.
-
-    Args:
-        episodes: `EPISODE` records, shape (B,).
-        salt: Whose numbers these are.
-        out: Written, shape (B, M), float64.
-    """
-    for b in range(out.shape[0]):
-        episode = episodes[b]
-        key = mix(mix(episode.base_seed ^ mix(salt)) + np.uint64(episode.episode))
-        key = mix(key + np.uint64(episode.step))
-        for i in range(out.shape[1]):
-            out[b, i] = uniform(key, i)
 
 
 @kernel
