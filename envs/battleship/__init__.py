@@ -1,0 +1,1 @@
+"""Battleship: find a hidden fleet in as few shots as possible."""

@@ -1,0 +1,91 @@
+"""What a player sees of a game.
+
+Shapes: B games, A cells, S ships, N lengths of ships.
+"""
+
+import numpy as np
+
+from grpo_gym.envs.battleship.presets import BattleshipConfig
+from grpo_gym.envs.battleship.records import HIT, MISS, SUNK, UNKNOWN
+from grpo_gym.envs.kernels import kernel
+
+
+def count_planes(config: BattleshipConfig) -> int:
+    """Images in the observation "planes": kinds of cells, then one for each length afloat."""
+    return 4 + len(config.lengths) if config.announce_sunk else 3
+
+
+def observation_shape(config: BattleshipConfig) -> tuple[int, ...]:
+    """Shape of one observation."""
+    rows, columns = config.board_size
+    if config.observation == "compact":
+        return (rows, columns)
+    if config.observation == "flat":
+        kinds = 4 if config.announce_sunk else 3
+        return (kinds * config.cells + count_planes(config) - kinds,)
+    density = 2 if config.observation == "planes_density" else 0
+    return (count_planes(config) + density, rows, columns)
+
+
+@kernel
+def compact_kernel(seen: np.ndarray, out: np.ndarray) -> None:
+    """Unknown cells as 0, misses as -1, hits as 1.
+
+    Args:
+        seen: What is known of each cell, shape (B, A), int8.
+        out: Written, shape (B, A), float32.
+    """
+    for b in range(seen.shape[0]):
+        for cell in range(seen.shape[1]):
+            what = seen[b, cell]
+            if what == UNKNOWN:
+                out[b, cell] = 0.0
+            else:
+                out[b, cell] = -1.0 if what == MISS else 1.0
+
+
+@kernel
+def planes_kernel(
+    seen: np.ndarray, left: np.ndarray, length_of: np.ndarray, afloat_width: int, out: np.ndarray
+) -> None:
+    """One-hot images of what is known, then the share of each length's ships afloat.
+
+    Args:
+        seen: What is known of each cell, shape (B, A), int8.
+        left: Cells of each ship not hit yet, shape (B, S), int8.
+        length_of: Which of the N lengths each ship has, shape (S,), int64; empty where sunk ships
+            are not announced.
+        afloat_width: Numbers that tell one share: A for an image, or 1.
+        out: Written from the front, shape (B, D), float32.
+    """
+    cells = seen.shape[1]
+    kinds = SUNK + 1 if length_of.shape[0] > 0 else HIT + 1
+    for b in range(seen.shape[0]):
+        out[b, :] = 0.0
+        for cell in range(cells):
+            out[b, seen[b, cell] * cells + cell] = 1.0
+        for ship in range(length_of.shape[0]):
+            if left[b, ship] == 0:
+                continue
+            same = 0
+            for other in range(length_of.shape[0]):
+                same += length_of[other] == length_of[ship]
+            begin = kinds * cells + length_of[ship] * afloat_width
+            for i in range(afloat_width):
+                out[b, begin + i] += 1.0 / same
+
+
+@kernel
+def relative_kernel(values: np.ndarray, out: np.ndarray) -> None:
+    """Divide each row by its largest value; all 0 stay as they are.
+
+    Args:
+        values: Shape (B, A), float64, none negative.
+        out: Written, shape (B, A), float32.
+    """
+    for b in range(values.shape[0]):
+        largest = 0.0
+        for cell in range(values.shape[1]):
+            largest = max(largest, values[b, cell])
+        for cell in range(values.shape[1]):
+            out[b, cell] = values[b, cell] / largest if largest > 0.0 else 0.0

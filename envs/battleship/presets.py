@@ -1,0 +1,117 @@
+"""Settings of the Battleship game, and the named boards."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, suggest
+
+MAX_SIDE = 16
+_LENGTH = Annotated[int, Range(1, MAX_SIDE)]
+_SIDE = Annotated[int, Range(1, MAX_SIDE)]
+_PENALTY = Annotated[float, Range(0.0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BattleshipConfig:
+    """Rules of the game, what is observed, and what is rewarded."""
+
+    board_size: tuple[_SIDE, _SIDE] = (10, 10)
+    """Rows and columns."""
+    fleet: tuple[_LENGTH, ...] = (5, 4, 3, 3, 2)
+    """Lengths of the ships (default: Hasbro's)."""
+    allow_touch: bool = True
+    """Whether ships may lie side by side; if not, corners may not touch either."""
+    announce_sunk: bool = True
+    """Whether a shot that sinks a ship says so, and which cells that ship covered."""
+    placement: Literal["uniform", "microgrpo"] = "uniform"
+    """"uniform": every legal board is equally likely. "microgrpo": as in the program of that name,
+    whose ships of length n begin in the first rows - n + 1 rows and columns - n + 1 columns,
+    whichever way they lie; so the last cell is always water."""
+    observation: Literal["planes", "planes_density", "compact", "flat"] = "planes"
+    """"planes": images of unknown, missed, hit and sunk cells, and the lengths still afloat.
+    "planes_density": and of how many placements cover each cell. "compact": one image of 0
+    (unknown), -1 (miss) and 1 (hit). "flat": the planes as a vector, with one number a length."""
+    reward: Literal["score", "shots", "hits"] = "score"
+    """"score": at the end 1 - misses / (cells - ship cells + 1), as in microGRPO. "shots": -1 a
+    shot. "hits": a hit is worth 1 / ship cells, a miss -1 / water cells; 1 a perfect game."""
+    mask_repeats: bool = True
+    """Whether `info["action_mask"]` forbids cells that were shot at before."""
+    repeat_penalty: _PENALTY = 1.0
+    """What a shot at a known cell costs on top; it changes nothing, and counts as a step."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        rows, columns = self.board_size
+        if not self.fleet:
+            raise ConfigError("fleet must have at least one ship, got none")
+        longest = max(rows, columns) if self.placement == "uniform" else min(rows, columns)
+        if max(self.fleet) > longest:
+            raise ConfigError(
+                f"fleet must fit on a board of {rows} x {columns} cells, got a ship of length "
+                f"{max(self.fleet)}: the longest that fits has {longest}"
+            )
+        if sum(self.fleet) > self.cells:
+            raise ConfigError(
+                f"fleet must fit on a board of {self.cells} cells, got ships of {sum(self.fleet)}"
+            )
+
+    @property
+    def cells(self) -> int:
+        """Number of cells, A."""
+        return self.board_size[0] * self.board_size[1]
+
+    @property
+    def ship_cells(self) -> int:
+        """Number of cells that ships cover."""
+        return sum(self.fleet)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Different lengths of ships, ascending."""
+        return tuple(sorted(set(self.fleet)))
+
+
+_MICROGRPO: dict[str, Any] = {
+    "board_size": (5, 5),
+    "fleet": (2, 3, 4),
+    "announce_sunk": False,
+    "observation": "compact",
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    # Hasbro's game; uniformly random boards.
+    "classic-10x10": {"reward": "shots"},
+    # github.com/superlinear-ai/microGRPO, like for like.
+    "microgrpo-5x5": {**_MICROGRPO, "placement": "microgrpo"},
+    # The same game on uniformly random boards.
+    "uniform-5x5": _MICROGRPO,
+    # Hasbro's fleet where ships keep their distance.
+    "no-touch-10x10": {"reward": "shots", "allow_touch": False},
+    # The fleet and the rule usual in Russia.
+    "russian-10x10": {
+        "fleet": (4, 3, 3, 2, 2, 2, 1, 1, 1, 1),
+        "reward": "shots",
+        "allow_touch": False,
+    },
+}
+"""Each is the settings of a named board."""
+
+
+def make_config(preset: str = "classic-10x10", **overrides: Any) -> BattleshipConfig:
+    """The settings of a preset with any of them replaced.
+
+    Args:
+        preset: A name from `PRESETS`.
+        **overrides: Fields of `BattleshipConfig`; `board_size` may be one number for a square.
+
+    Raises:
+        ConfigError: If a name is unknown or a value makes no sense.
+    """
+    if not isinstance(preset, str) or preset not in PRESETS:
+        hint = suggest(str(preset), PRESETS)
+        raise ConfigError(f"preset must be a known name, got {preset!r}.{hint}")
+    side = overrides.get("board_size")
+    if isinstance(side, int) and not isinstance(side, bool):
+        overrides = {**overrides, "board_size": (side, side)}
+    return from_mapping(
+        BattleshipConfig, {**PRESETS[preset], **overrides}, f"Battleship ({preset})"
+    )

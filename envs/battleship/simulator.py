@@ -1,0 +1,274 @@
+"""B games of Battleship that are played together.
+
+Batch-first: every array starts with B. The same kernels serve one game and thousands. Nothing
+here knows of Gymnasium or torch.
+
+Shapes: B games, A cells, S ships, P placements.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from grpo_gym.config import ConfigError
+from grpo_gym.envs.battleship.density import count_kernel
+from grpo_gym.envs.battleship.dynamics import shoot_kernel, start_kernel
+from grpo_gym.envs.battleship.observation import (
+    compact_kernel,
+    count_planes,
+    observation_shape,
+    planes_kernel,
+    relative_kernel,
+)
+from grpo_gym.envs.battleship.placements import draw_boards, find_placements, list_layouts
+from grpo_gym.envs.battleship.presets import BattleshipConfig
+from grpo_gym.envs.battleship.records import EPISODE, REWARDS, RULES, UNKNOWN
+from grpo_gym.envs.randomness import episode_seeds
+
+_STATE = ("episodes", "layouts", "ship_at", "seen", "left")
+_UNLIMITED = np.iinfo(np.int64).max
+
+
+class BattleshipSimulator:
+    """State and rules of B games under one configuration.
+
+    Games that are reset with equal seeds have the same board.
+
+    Attributes:
+        config: The settings.
+        placements: All placements of each ship.
+        episodes: `EPISODE` records, shape (B,).
+        layouts: The placement of each ship, hidden from the player, shape (B, S), int32.
+        ship_at: The ship at each cell or -1, hidden too, shape (B, A), int8.
+        seen: What is known of each cell, shape (B, A), int8.
+        left: Cells of each ship that were not hit yet, shape (B, S), int8.
+    """
+
+    def __init__(self, config: BattleshipConfig, num_envs: int) -> None:
+        """Allocate everything; nothing is drawn before `reset`.
+
+        Raises:
+            ConfigError: If the fleet does not fit the board.
+        """
+        self.config = config
+        self.num_envs = num_envs
+        self.placements = find_placements(config)
+        ships = len(config.fleet)
+        self.episodes = np.zeros(num_envs, EPISODE)
+        self.layouts = np.zeros((num_envs, ships), np.int32)
+        self.ship_at = np.zeros((num_envs, config.cells), np.int8)
+        self.seen = np.zeros((num_envs, config.cells), np.int8)
+        self.left = np.zeros((num_envs, ships), np.int8)
+        self.rules = _rules(config)
+        lengths = config.lengths if config.announce_sunk else ()
+        self._length_of = np.array([lengths.index(n) for n in config.fleet if lengths], np.int64)
+        self._shape = observation_shape(config)
+        self._all = np.arange(num_envs)
+        self._no_skip = np.zeros(0, np.bool_)
+        self._words = np.zeros((3, self.placements.covered.shape[1]), np.uint64)
+        self._listed: np.ndarray | None = None
+
+    def seed(self, seeds: np.ndarray, members: np.ndarray | None = None) -> None:
+        """Start the given games (default: all) over from these seeds, at episode 0.
+
+        Args:
+            seeds: Shape (M,), uint64.
+            members: Which games, shape (M,), int64.
+        """
+        members = self._all if members is None else members
+        self.episodes["base_seed"][members] = seeds
+        self.episodes["episode"][members] = -1
+
+    def reset(
+        self, members: np.ndarray | None = None, layouts: np.ndarray | None = None
+    ) -> None:
+        """Draw the next boards of the given games (default: all) and begin them.
+
+        Args:
+            members: Which games, shape (M,), int64.
+            layouts: Boards to play instead, as the placement of each ship, shape (M, S), int32.
+        """
+        members = self._all if members is None else members
+        self.episodes["episode"][members] += 1
+        self.layouts[members] = self._draw(members) if layouts is None else layouts
+        start_kernel(
+            members,
+            self.layouts,
+            self.placements.cells,
+            self.episodes,
+            self.ship_at,
+            self.seen,
+            self.left,
+        )
+
+    def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> np.ndarray:
+        """Shoot once in each game; finished games stay as they are, with reward 0.
+
+        Args:
+            actions: Cells, shape (B,), int64, each in [0, A).
+            skip: Games to leave untouched, shape (B,), bool.
+
+        Returns:
+            Observations, first axis B, float32, also of games that were left as they are.
+        """
+        shoot_kernel(
+            actions,
+            self._no_skip if skip is None else skip,
+            self.rules,
+            self.layouts,
+            self.placements.cells,
+            self.episodes,
+            self.ship_at,
+            self.seen,
+            self.left,
+        )
+        return self.observe()
+
+    def observe(self) -> np.ndarray:
+        """Observations of all games, first axis B, float32."""
+        config = self.config
+        out = np.empty((self.num_envs, *self._shape), np.float32)
+        rows = out.reshape(self.num_envs, -1)
+        if config.observation == "compact":
+            compact_kernel(self.seen, rows)
+            return out
+        width = 1 if config.observation == "flat" else config.cells
+        planes_kernel(self.seen, self.left, self._length_of, width, rows)
+        if config.observation == "planes_density":
+            end = count_planes(config) * config.cells
+            counts, hit_counts, _ = self.densities()
+            relative_kernel(counts, rows[:, end : end + config.cells])
+            relative_kernel(hit_counts, rows[:, end + config.cells :])
+        return out
+
+    def densities(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Placements that fit and cover each cell; see `density.count_kernel`.
+
+        Returns:
+            All of them, those that cover an open hit, and these weighted; each (B, A), float64.
+        """
+        shape = (self.num_envs, self.config.cells)
+        results = np.empty(shape), np.empty(shape), np.empty(shape)
+        placements = self.placements
+        count_kernel(
+            self.rules,
+            self.seen,
+            self.left,
+            placements.first,
+            placements.cells,
+            placements.covered,
+            placements.closed,
+            self._words,
+            *results,
+        )
+        return results
+
+    def unknown(self) -> np.ndarray:
+        """Cells that were not shot at, shape (B, A), bool."""
+        mask: np.ndarray = self.seen == UNKNOWN
+        return mask
+
+    def won(self) -> np.ndarray:
+        """Games in which every ship is sunk, shape (B,), bool."""
+        mask: np.ndarray = self.episodes["afloat"] == 0
+        return mask
+
+    def elapsed(self) -> np.ndarray:
+        """Shots since the reset, shape (B,), int64."""
+        steps: np.ndarray = self.episodes["step"]
+        return steps
+
+    def rewards(self) -> np.ndarray:
+        """Of the last step, shape (B,), float64: a copy."""
+        return self.episodes["reward"].copy()
+
+    def listed_layouts(self) -> np.ndarray:
+        """All legal boards, as the placement of each ship, shape (boards, S), int32.
+
+        Raises:
+            ConfigError: If there are too many to list.
+        """
+        if self._listed is None:
+            self._listed = list_layouts(self.placements)
+        if self._listed is None:
+            raise ConfigError(
+                f"board_size {self.config.board_size} and fleet {self.config.fleet} have too many "
+                "boards to list them all: use a smaller board"
+            )
+        return self._listed
+
+    def get_state(self, members: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """A copy of everything that decides how the given games go on.
+
+        Returns:
+            Arrays whose first axis is the game; `set_state` takes them back.
+        """
+        members = self._all if members is None else members
+        return {name: getattr(self, name)[members] for name in _STATE}
+
+    def set_state(self, state: Mapping[str, np.ndarray], members: np.ndarray | None = None) -> None:
+        """Put the given games where `get_state` found those of the state.
+
+        Raises:
+            ValueError: If the state is not one of games like these.
+        """
+        members = self._all if members is None else members
+        self._check_state(state, len(members))
+        for name in _STATE:
+            getattr(self, name)[members] = state[name]
+
+    def copy_members(self, source: np.ndarray, target: np.ndarray) -> None:
+        """Make games `target` go on exactly as `source`, on the same board.
+
+        Args:
+            source: Games to copy from, shape (M,), int64.
+            target: Games to overwrite, shape (M,), int64.
+        """
+        for name in _STATE:
+            rows = getattr(self, name)
+            rows[target] = rows[source]
+
+    def _draw(self, members: np.ndarray) -> np.ndarray:
+        seeds = np.empty(len(members), np.uint64)
+        episode_seeds(
+            self.episodes["base_seed"][members], self.episodes["episode"][members], seeds
+        )
+        distinct, group = np.unique(seeds, return_inverse=True)
+        boards = np.empty((len(distinct), self.layouts.shape[1]), np.int32)
+        placements = self.placements
+        draw_boards(
+            distinct,
+            placements.first,
+            placements.order,
+            placements.covered,
+            placements.closed,
+            _UNLIMITED,
+            self._words[0],
+            boards,
+        )
+        return boards[group]
+
+    def _check_state(self, state: Mapping[str, np.ndarray], count: int) -> None:
+        for name in _STATE:
+            array = getattr(self, name)
+            given = state.get(name) if isinstance(state, Mapping) else None
+            shape = (count, *array.shape[1:])
+            if (
+                not isinstance(given, np.ndarray)
+                or given.shape != shape
+                or given.dtype != array.dtype
+            ):
+                raise ValueError(
+                    f"state[{name!r}] must be an array of shape {shape} as get_state gives it: "
+                    "restore a state only into environments of the same configuration"
+                )
+
+
+def _rules(config: BattleshipConfig) -> np.ndarray:
+    rules = np.zeros(1, RULES)
+    rules["announce_sunk"] = config.announce_sunk
+    rules["allow_touch"] = config.allow_touch
+    rules["reward"] = REWARDS.index(config.reward)
+    rules["repeat_penalty"] = config.repeat_penalty
+    rules["ship_cells"] = config.ship_cells
+    return rules
