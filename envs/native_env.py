@@ -1,5 +1,6 @@
 """What the single environments of ours share: seeding, snapshots, render modes."""
 
+import operator
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -55,8 +56,13 @@ class NativeEnv(gym.Env[Observation, Action]):
         self._history.clear()
         return self._single.observe()[0]
 
-    def _begin(self, seed: int | None) -> None:
-        """Draw a new episode: that of `seed`, or the next one of the current seed."""
+    def _begin(self, seed: int | None, **world: Any) -> None:
+        """Draw a new episode: that of `seed`, or the next one of the current seed.
+
+        Args:
+            seed: As for `reset`.
+            **world: The outside world instead, as the simulator's `reset` takes it.
+        """
         gym.Env.reset(self, seed=seed)
         if seed is not None or not self._seeded:
             own = self.np_random_seed
@@ -64,9 +70,26 @@ class NativeEnv(gym.Env[Observation, Action]):
                 own = int(self.np_random.integers(2**63))
             self._single.seed(np.array([fold_seed(own)], np.uint64))
             self._seeded = True
-        self._single.reset()
+        self._single.reset(**world)
         self._history.clear()
 
     def _need_reset(self, method: str) -> None:
         if not self._seeded:
             raise gym.error.ResetNeeded(f"call reset() before {method}()")
+
+    def _choice(self, action: Any, name: str) -> int:
+        """A number that stands for an action, as an int.
+
+        Raises:
+            gymnasium.error.InvalidAction: If it is none.
+        """
+        count = int(self.action_space.n)  # type: ignore[attr-defined]
+        try:
+            number = operator.index(action)
+        except TypeError:
+            number = -1
+        if not 0 <= number < count:
+            raise gym.error.InvalidAction(
+                f"action must be a {name} from 0 to {count - 1}, got {action!r}"
+            )
+        return number

@@ -7,7 +7,7 @@ Shapes: B environments, M chosen ones.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 
 from grpo_gym.config import ConfigError
 from grpo_gym.envs.arguments import check_options
+from grpo_gym.envs.kernels import kernel
 from grpo_gym.envs.seeding import fold_seed, seed_list
 
 StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
@@ -30,8 +31,12 @@ class BatchSimulator(Protocol):
     def seed(self, seeds: np.ndarray, members: np.ndarray | None = None) -> None:
         """Start environments over from these seeds, shape (M,), uint64."""
 
-    def reset(self, members: np.ndarray | None = None) -> None:
-        """Draw the next outside world of these environments."""
+    @property
+    def reset(self) -> Callable[..., None]:
+        """Draws the next outside world of environments, or takes the one given.
+
+        Its first argument is `members`; the rest, if any, is the simulator's own.
+        """
 
     def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> np.ndarray:
         """Move all environments but the skipped ones; observations (B, ...) of all."""
@@ -67,6 +72,11 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         "autoreset_mode": AutoresetMode.NEXT_STEP,
         "shares_outside_world": True,
     }
+
+    actions_are = "actions"
+    """What messages call the numbers that stand for actions."""
+    reset_options: tuple[str, ...] = ()
+    """Options of `reset` beside `reset_mask`; `_world` makes something of them."""
 
     def __init__(
         self,
@@ -104,14 +114,6 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._history: list[list[Any]] = [[] for _ in range(self.num_envs)]
 
     @abstractmethod
-    def _checked(self, actions: np.ndarray) -> np.ndarray:
-        """Actions of all environments as the simulator takes them.
-
-        Raises:
-            gymnasium.error.InvalidAction: If one is none, or they are not (B,).
-        """
-
-    @abstractmethod
     def _own_ends(self) -> tuple[np.ndarray, np.ndarray]:
         """Terminal states, and truncations other than by `max_episode_steps`; (B,), bool."""
 
@@ -139,15 +141,17 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             seed: s gives environment i the seed s + i; a sequence gives one seed each, where
                 equal seeds share one outside world. None goes on from the current seed, or from
                 a random one at first.
-            options: `reset_mask`, shape (B,), bool: which environments to reset (default: all).
+            options: `reset_mask`, shape (B,), bool: which environments to reset (default: all);
+                and those in `reset_options`.
 
         Raises:
             ConfigError: If a seed or an option makes no sense.
         """
-        check_options(options, known=("reset_mask",))
+        check_options(options, known=("reset_mask", *self.reset_options))
         members = self._members((options or {}).get("reset_mask"))
+        world = self._world(options or {}, members)
         self._seed(seed, members)
-        self._restart(members)
+        self._restart(members, world)
         present = np.zeros(self.num_envs, np.bool_)
         present[members] = True
         return self._batch.observe(), self._reset_infos(present)
@@ -272,10 +276,31 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         terminal, cut = self._own_ends()
         return terminal & stepped, (cut | self._past_limit()) & stepped
 
+    def _world(self, options: Mapping[str, Any], members: np.ndarray) -> dict[str, Any]:
+        """Arguments of the simulator's `reset` that options of `reset` stand for.
+
+        Raises:
+            ConfigError: If an option makes no sense.
+        """
+        return {}
+
     def _ready_for(self, actions: np.ndarray) -> np.ndarray:
         if not self._ready:
             raise gym.error.ResetNeeded("call reset() before step()")
-        return self._checked(actions)
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
+            raise gym.error.InvalidAction(
+                f"actions must be integers of shape ({self.num_envs},), got {actions.dtype} of "
+                f"shape {actions.shape}"
+            )
+        actions = np.ascontiguousarray(actions, np.int64)
+        count = int(self.single_action_space.n)  # type: ignore[attr-defined]
+        if not are_below(actions, count):
+            raise gym.error.InvalidAction(
+                f"actions must be {self.actions_are} from 0 to {count - 1}, got "
+                f"{actions.min()} to {actions.max()}"
+            )
+        return actions
 
     def _members(self, mask: np.ndarray | None) -> np.ndarray:
         if mask is None:
@@ -302,8 +327,8 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._seeded[chosen] = True
         self._ready = bool(self._seeded.all())
 
-    def _restart(self, members: np.ndarray) -> None:
-        self._batch.reset(members)
+    def _restart(self, members: np.ndarray, world: Mapping[str, Any] | None = None) -> None:
+        self._batch.reset(members, **(world or {}))
         self._finished[members] = False
         for b in members.tolist() if self.render_mode is not None else ():
             self._history[b].clear()
@@ -342,3 +367,12 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "_final_info": done.copy(),
         }
         return self._batch.observe(), infos
+
+
+@kernel
+def are_below(actions: np.ndarray, count: int) -> bool:
+    """Whether every action, shape (B,), int64, is one of `count`."""
+    for b in range(actions.shape[0]):  # noqa: SIM110 -- kernels have no generators
+        if actions[b] < 0 or actions[b] >= count:
+            return False
+    return True

@@ -7,9 +7,16 @@ _ENVIRONMENTS = {
         "grpo_gym.envs.load_balancer.env:LoadBalancerEnv",
         "grpo_gym.envs.load_balancer.vector_env:LoadBalancerVectorEnv",
     ),
+    "Battleship-v0": (
+        "grpo_gym.envs.battleship.env:BattleshipEnv",
+        "grpo_gym.envs.battleship.vector_env:BattleshipVectorEnv",
+    ),
 }
 
-BASELINE_MODULES = {"LoadBalancer-v0": "grpo_gym.envs.load_balancer.baselines"}
+BASELINE_MODULES = {
+    "LoadBalancer-v0": "grpo_gym.envs.load_balancer.baselines",
+    "Battleship-v0": "grpo_gym.envs.battleship.baselines",
+}
 """Where each environment's heuristics are: a module with `BASELINES` and `make_baseline`."""
 
 

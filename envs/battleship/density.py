@@ -48,7 +48,7 @@ def count_kernel(
     """
     rule = rules[0]
     for b in range(seen.shape[0]):
-        _bits(seen[b], known)
+        bits_kernel(seen[b], known)
         counts[b, :] = 0.0
         hit_counts[b, :] = 0.0
         hit_weights[b, :] = 0.0
@@ -56,7 +56,7 @@ def count_kernel(
             if rule.announce_sunk and left[b, ship] == 0:
                 continue
             for placement in range(first[ship], first[ship + 1]):
-                if not _fits(placement, covered, closed, known, rule.allow_touch):
+                if not fits_kernel(placement, covered, closed, known, rule.allow_touch):
                     continue
                 weight = 1.0
                 for i in range(cells.shape[1]):
@@ -73,7 +73,7 @@ def count_kernel(
 
 
 @kernel
-def _bits(seen: np.ndarray, known: np.ndarray) -> None:
+def bits_kernel(seen: np.ndarray, known: np.ndarray) -> None:
     """Misses, sunk cells and open hits of one game as bits: rows 0, 1 and 2."""
     known[:] = np.uint64(0)
     for cell in range(seen.shape[0]):
@@ -87,9 +87,10 @@ def _bits(seen: np.ndarray, known: np.ndarray) -> None:
 
 
 @kernel
-def _fits(
+def fits_kernel(
     placement: int, covered: np.ndarray, closed: np.ndarray, known: np.ndarray, allow_touch: bool
 ) -> bool:
+    """Whether a placement covers no miss and no sunk ship, nor lies beside what it may not."""
     for word in range(covered.shape[1]):
         own = covered[placement, word]
         if own & (known[0, word] | known[1, word]):

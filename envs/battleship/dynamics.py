@@ -122,12 +122,3 @@ def shoot_kernel(
             episode.reward = 1.0 - episode.misses / (water + 1.0)
         if episode.repeated:
             episode.reward -= rule.repeat_penalty
-
-
-@kernel
-def are_cells(actions: np.ndarray, count: int) -> bool:
-    """Whether all actions are cells; faster than two comparisons of whole arrays."""
-    for b in range(actions.shape[0]):
-        if actions[b] < 0 or actions[b] >= count:
-            return False
-    return True

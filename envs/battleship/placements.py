@@ -57,7 +57,10 @@ def find_placements(config: BattleshipConfig) -> Placements:
     covered = np.zeros((len(cells), config.cells), np.bool_)
     for row, placement in enumerate(cells):
         covered[row, placement[placement >= 0]] = True
-    closed = covered if config.allow_touch else _with_neighbours(covered, config)
+    closed = covered
+    if not config.allow_touch:
+        boards = covered.reshape(-1, *config.board_size)
+        closed = with_neighbours(boards).reshape(covered.shape)
     placements = Placements(
         first=first,
         order=np.argsort([-length for length in config.fleet], kind="stable"),
@@ -98,6 +101,16 @@ def list_layouts(placements: Placements) -> np.ndarray | None:
         layouts = np.column_stack([layouts[row], (begin + placement).astype(np.int32)])
         closed = closed[row] | placements.closed[begin + placement]
     return layouts if len(layouts) <= MAX_LAYOUTS else None
+
+
+def with_neighbours(boards: np.ndarray) -> np.ndarray:
+    """Cells and all around them, shape (M, rows, columns), bool."""
+    _, rows, columns = boards.shape
+    padded = np.zeros((len(boards), rows + 2, columns + 2), np.bool_)
+    for down in range(3):
+        for right in range(3):
+            padded[:, down : down + rows, right : right + columns] |= boards
+    return padded[:, 1:-1, 1:-1]
 
 
 @kernel
@@ -183,17 +196,6 @@ def _placements_of(config: BattleshipConfig, length: int) -> np.ndarray:
         for column in range(columns - spare)
     ]
     return np.array(across if length == 1 else across + down, np.int16)
-
-
-def _with_neighbours(cells: np.ndarray, config: BattleshipConfig) -> np.ndarray:
-    """Cells and all around them, shape (P, A), bool."""
-    rows, columns = config.board_size
-    padded = np.zeros((len(cells), rows + 2, columns + 2), np.bool_)
-    board = cells.reshape(-1, rows, columns)
-    for down in range(3):
-        for right in range(3):
-            padded[:, down : down + rows, right : right + columns] |= board
-    return padded[:, 1:-1, 1:-1].reshape(len(cells), -1)
 
 
 def _check_drawable(placements: Placements, config: BattleshipConfig) -> None:

@@ -42,6 +42,7 @@ class BattleshipSimulator:
         ship_at: The ship at each cell or -1, hidden too, shape (B, A), int8.
         seen: What is known of each cell, shape (B, A), int8.
         left: Cells of each ship that were not hit yet, shape (B, S), int8.
+        observation_shape: Of one observation.
     """
 
     def __init__(self, config: BattleshipConfig, num_envs: int) -> None:
@@ -62,7 +63,7 @@ class BattleshipSimulator:
         self.rules = _rules(config)
         lengths = config.lengths if config.announce_sunk else ()
         self._length_of = np.array([lengths.index(n) for n in config.fleet if lengths], np.int64)
-        self._shape = observation_shape(config)
+        self.observation_shape = observation_shape(config)
         self._all = np.arange(num_envs)
         self._no_skip = np.zeros(0, np.bool_)
         self._words = np.zeros((3, self.placements.covered.shape[1]), np.uint64)
@@ -79,9 +80,7 @@ class BattleshipSimulator:
         self.episodes["base_seed"][members] = seeds
         self.episodes["episode"][members] = -1
 
-    def reset(
-        self, members: np.ndarray | None = None, layouts: np.ndarray | None = None
-    ) -> None:
+    def reset(self, members: np.ndarray | None = None, layouts: np.ndarray | None = None) -> None:
         """Draw the next boards of the given games (default: all) and begin them.
 
         Args:
@@ -127,7 +126,7 @@ class BattleshipSimulator:
     def observe(self) -> np.ndarray:
         """Observations of all games, first axis B, float32."""
         config = self.config
-        out = np.empty((self.num_envs, *self._shape), np.float32)
+        out = np.empty((self.num_envs, *self.observation_shape), np.float32)
         rows = out.reshape(self.num_envs, -1)
         if config.observation == "compact":
             compact_kernel(self.seen, rows)
@@ -230,9 +229,7 @@ class BattleshipSimulator:
 
     def _draw(self, members: np.ndarray) -> np.ndarray:
         seeds = np.empty(len(members), np.uint64)
-        episode_seeds(
-            self.episodes["base_seed"][members], self.episodes["episode"][members], seeds
-        )
+        episode_seeds(self.episodes["base_seed"][members], self.episodes["episode"][members], seeds)
         distinct, group = np.unique(seeds, return_inverse=True)
         boards = np.empty((len(distinct), self.layouts.shape[1]), np.int32)
         placements = self.placements

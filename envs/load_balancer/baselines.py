@@ -1,10 +1,7 @@
 """The routing heuristics that users would otherwise run, with a trained model's `predict`.
 
-A baseline is bound to an environment, single or vector, whose metrics it reads: the same that
-the policy observes, except for `least_work`, `least_time_left`, `earliest_completion` and
-`oracle`, which look into the simulator. What it remembers travels in `state`. Its randomness
-depends only on its seed and on the environment's seed, episode and step, so results do not
-depend on how many environments run side by side.
+They read the metrics that the policy observes, except for `least_work`, `least_time_left`,
+`earliest_completion` and `oracle`, which look into the simulator.
 
 Shapes: B environments, N servers.
 """
@@ -15,88 +12,31 @@ from typing import Any
 import numpy as np
 
 from grpo_gym.config import ConfigError, suggest
+from grpo_gym.envs.baseline import Baseline
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
-from grpo_gym.envs.randomness import episode_noise
-from grpo_gym.envs.seeding import fold_seed
 
 
-class Baseline:
+class Router(Baseline):
     """A routing heuristic.
 
     Attributes:
-        name: Its name in `BASELINES`.
+        rates: Service rate of each server, shape (N,), float64.
     """
 
-    name: str
-    privileged = False
-    """Whether it sees what no real balancer sees: unfinished work, sizes, faults."""
+    simulator_class = LoadBalancerSimulator
 
     def __init__(self, env: Any, seed: int = 0) -> None:
-        """Bind to an environment.
-
-        Args:
-            env: A `LoadBalancer-v0` environment, single or vector, wrapped or not.
-            seed: Decides random choices.
-
-        Raises:
-            ConfigError: If `env` is not a load balancer or `seed` is negative.
-        """
-        simulator = getattr(getattr(env, "unwrapped", env), "simulator", None)
-        if not isinstance(simulator, LoadBalancerSimulator):
-            raise ConfigError(
-                f"env must be a LoadBalancer environment for the baseline {self.name}, got {env}"
-            )
-        self.simulator = simulator
-        self.rates = simulator.config.per_server("service_rates")
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise ConfigError(f"seed must be an integer >= 0, got {seed!r}")
-        self._salt = np.uint64(fold_seed(int(seed)))
-
-    def predict(
-        self,
-        observation: np.ndarray,
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Choose a server for each waiting request.
-
-        Args:
-            observation: Shape (D,) or (B, D); only tells one environment from many.
-            state: What the last call returned, or None at the start.
-            episode_start: Which environments have just been reset, shape (B,), bool.
-            deterministic: Accepted for the common signature; heuristics are what they are.
-
-        Returns:
-            Servers, int64, shape () or (B,), and the state for the next call.
-        """
-        if state is None:
-            state = self.initial_state()
-        elif episode_start is not None and np.any(episode_start):
-            started = np.broadcast_to(episode_start, (self.simulator.num_envs,))
-            state = tuple(
-                np.where(started.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-                for new, old in zip(self.initial_state(), state, strict=True)
-            )
-        actions, state = self.choose(state)
-        return (actions if np.ndim(observation) > 1 else actions[0]), state
-
-    def initial_state(self) -> tuple[np.ndarray, ...]:
-        """What is remembered at an episode's start; arrays whose first axis is B."""
-        return ()
+        """Bind to an environment; see `Baseline`."""
+        super().__init__(env, seed)
+        self.rates = self.simulator.config.per_server("service_rates")
 
     def choose(self, state: tuple[np.ndarray, ...]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Servers, shape (B,), int64, and the new state. By default the least of `costs`."""
+        """See `Baseline.choose`; by default the server of least `costs`."""
         return self._least(self.costs()), state
 
     def costs(self) -> np.ndarray:
         """What choosing each server is thought to cost, shape (B, N)."""
         raise NotImplementedError
-
-    def _noise(self, columns: int) -> np.ndarray:
-        noise = np.empty((self.simulator.num_envs, columns))
-        episode_noise(self.simulator.episodes, self._salt, noise)
-        return noise
 
     def _least(self, costs: np.ndarray) -> np.ndarray:
         """The server of least cost, ties broken at random, shape (B,)."""
@@ -114,7 +54,7 @@ class Baseline:
         return np.where(costs[members, second] < costs[members, first], second, first)
 
 
-class Random(Baseline):
+class Random(Router):
     """A server at random."""
 
     name = "random"
@@ -124,7 +64,7 @@ class Random(Baseline):
         return self._noise(len(self.rates)).argmax(axis=1), state
 
 
-class WeightedRandom(Baseline):
+class WeightedRandom(Router):
     """A server at random, in proportion to its rate."""
 
     name = "weighted_random"
@@ -136,7 +76,7 @@ class WeightedRandom(Baseline):
         return np.minimum(actions, len(edges) - 1), state
 
 
-class RoundRobin(Baseline):
+class RoundRobin(Router):
     """Each server in turn."""
 
     name = "round_robin"
@@ -151,7 +91,7 @@ class RoundRobin(Baseline):
         return turn, ((turn + 1) % len(self.rates),)
 
 
-class WeightedRoundRobin(Baseline):
+class WeightedRoundRobin(Router):
     """Each server in proportion to its rate, evenly spread (NGINX's smooth weighted variant)."""
 
     name = "weighted_round_robin"
@@ -168,7 +108,7 @@ class WeightedRoundRobin(Baseline):
         return actions, (credit,)
 
 
-class LeastConnections(Baseline):
+class LeastConnections(Router):
     """The server with the fewest requests in flight: join the shortest queue."""
 
     name = "least_connections"
@@ -188,7 +128,7 @@ class PowerOfTwo(LeastConnections):
         return self._better_of_two(self.costs()), state
 
 
-class ShortestExpectedDelay(Baseline):
+class ShortestExpectedDelay(Router):
     """The least (requests in flight + 1) / rate."""
 
     name = "shortest_expected_delay"
@@ -198,7 +138,7 @@ class ShortestExpectedDelay(Baseline):
         return (self.simulator.metrics["in_flight"] + 1) / self.rates
 
 
-class PeakEwma(Baseline):
+class PeakEwma(Router):
     """The least latency average, which jumps to peaks, times requests in flight (Finagle)."""
 
     name = "peak_ewma"
@@ -222,7 +162,7 @@ class PeakEwmaP2c(PeakEwma):
         return self._better_of_two(self.costs()), state
 
 
-class OutlierEjection(Baseline):
+class OutlierEjection(Router):
     """Least connections among servers that are not ejected for errors (after Envoy).
 
     A server is ejected after five errors in a row, or when its error rate exceeds the mean by
@@ -260,7 +200,7 @@ class OutlierEjection(Baseline):
         return self._least(costs), (until, count)
 
 
-class LeastTimeLeft(Baseline):
+class LeastTimeLeft(Router):
     """The server that will be free first."""
 
     name = "least_time_left"
@@ -282,7 +222,7 @@ class LeastWork(LeastTimeLeft):
         return super().costs() * self.rates
 
 
-class EarliestCompletion(Baseline):
+class EarliestCompletion(Router):
     """The server that would answer this request first: knows its size and the faults."""
 
     name = "earliest_completion"
@@ -293,7 +233,7 @@ class EarliestCompletion(Baseline):
         return self.simulator.counterfactuals()["response_time_ms"]
 
 
-class Oracle(Baseline):
+class Oracle(Router):
     """The server with the best reward for this request: knows its size, faults and errors."""
 
     name = "oracle"
@@ -304,7 +244,7 @@ class Oracle(Baseline):
         return -self.simulator.counterfactuals()["reward"]
 
 
-BASELINES: dict[str, Callable[..., Baseline]] = {
+BASELINES: dict[str, Callable[..., Router]] = {
     baseline.name: baseline
     for baseline in (
         Random,
@@ -325,7 +265,7 @@ BASELINES: dict[str, Callable[..., Baseline]] = {
 }
 
 
-def make_baseline(name: str, env: Any, seed: int = 0) -> Baseline:
+def make_baseline(name: str, env: Any, seed: int = 0) -> Router:
     """A baseline by its name, bound to an environment.
 
     Raises:

@@ -11,15 +11,6 @@ from grpo_gym.envs.load_balancer.observation import observe_all
 
 
 @kernel
-def are_servers(actions: np.ndarray, num_servers: int) -> bool:
-    """Whether every action, shape (B,), int64, is a server."""
-    for b in range(actions.shape[0]):  # noqa: SIM110 -- kernels have no generators
-        if actions[b] < 0 or actions[b] >= num_servers:
-            return False
-    return True
-
-
-@kernel
 def step_kernel(
     actions: np.ndarray,
     skip: np.ndarray,

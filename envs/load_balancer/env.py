@@ -1,6 +1,5 @@
 """`LoadBalancer-v0` for one environment: the batch simulator with B = 1."""
 
-import operator
 from typing import Any
 
 import gymnasium as gym
@@ -127,14 +126,7 @@ class LoadBalancerEnv(NativeEnv[np.ndarray, np.int64]):
             gymnasium.error.ResetNeeded: If called before the first reset.
         """
         self._need_reset("step")
-        try:
-            server = operator.index(action)
-        except TypeError:
-            server = -1
-        if not 0 <= server < self.config.num_servers:
-            raise gym.error.InvalidAction(
-                f"action must be a server from 0 to {self.config.num_servers - 1}, got {action!r}"
-            )
+        server = self._choice(action, "server")
         observation = self.simulator.step(np.array([server], np.int64))[0]
         outcome = self.simulator.outcomes[0]
         done = bool(outcome["done"])

@@ -146,6 +146,11 @@ class LoadBalancerSimulator:
         )
         return observations
 
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of one observation."""
+        return (self.num_features,)
+
     def elapsed(self) -> np.ndarray:
         """Requests routed since the reset, shape (B,), int64."""
         steps: np.ndarray = self.episodes["step"]

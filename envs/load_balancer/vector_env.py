@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from grpo_gym.envs.arguments import check_vector_arguments
-from grpo_gym.envs.load_balancer.batch_kernels import are_servers
 from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
 from grpo_gym.envs.load_balancer.presets import make_config
 from grpo_gym.envs.load_balancer.rendering import render_rgb
@@ -27,6 +25,7 @@ class LoadBalancerVectorEnv(NativeVectorEnv):
         **LoadBalancerEnv.metadata,
         **NativeVectorEnv.metadata,
     }
+    actions_are = "servers"
 
     def __init__(
         self,
@@ -73,21 +72,6 @@ class LoadBalancerVectorEnv(NativeVectorEnv):
         return tuple(
             render_rgb(self.simulator, history, member=b) for b, history in enumerate(self._history)
         )
-
-    def _checked(self, actions: np.ndarray) -> np.ndarray:
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
-            raise gym.error.InvalidAction(
-                f"actions must be integers of shape ({self.num_envs},), got {actions.dtype} of "
-                f"shape {actions.shape}"
-            )
-        actions = np.ascontiguousarray(actions, np.int64)
-        if not are_servers(actions, self.config.num_servers):
-            raise gym.error.InvalidAction(
-                f"actions must be servers from 0 to {self.config.num_servers - 1}, got "
-                f"{actions.min()} to {actions.max()}"
-            )
-        return actions
 
     def _own_ends(self) -> tuple[np.ndarray, np.ndarray]:
         complete = self.simulator.elapsed() >= self.config.episode_length

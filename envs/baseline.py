@@ -1,0 +1,96 @@
+"""What heuristics of our environments share: a trained model's `predict`, and their randomness.
+
+A baseline is bound to an environment, single or vector, whose simulator it reads. What it
+remembers travels in `state`. Its randomness depends only on its seed and on the environment's
+seed, episode and step, so results do not depend on how many environments run side by side.
+
+Shapes: B environments, M numbers.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from grpo_gym.config import ConfigError
+from grpo_gym.envs.randomness import episode_noise
+from grpo_gym.envs.seeding import fold_seed
+
+
+class Baseline:
+    """A heuristic.
+
+    Attributes:
+        name: Its name in `BASELINES`.
+        simulator: Of the environment that it is bound to.
+    """
+
+    name: str
+    privileged = False
+    """Whether it sees what no policy in production could."""
+    simulator_class: ClassVar[type]
+    """The simulator that it can read."""
+
+    def __init__(self, env: Any, seed: int = 0) -> None:
+        """Bind to an environment.
+
+        Args:
+            env: An environment of ours, single or vector, wrapped or not.
+            seed: Decides random choices.
+
+        Raises:
+            ConfigError: If `env` is not of the right kind or `seed` is negative.
+        """
+        simulator = getattr(getattr(env, "unwrapped", env), "simulator", None)
+        if not isinstance(simulator, self.simulator_class):
+            kind = self.simulator_class.__name__.removesuffix("Simulator")
+            raise ConfigError(
+                f"env must be a {kind} environment for the baseline {self.name}, got {env}"
+            )
+        self.simulator: Any = simulator
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+            raise ConfigError(f"seed must be an integer >= 0, got {seed!r}")
+        self._salt = np.uint64(fold_seed(int(seed)))
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Choose an action for each environment.
+
+        Args:
+            observation: One observation or a batch; only tells one environment from many.
+            state: What the last call returned, or None at the start.
+            episode_start: Which environments have just been reset, shape (B,), bool.
+            deterministic: Accepted for the common signature; heuristics are what they are.
+
+        Returns:
+            Actions, int64, shape () or (B,), and the state for the next call.
+        """
+        if state is None:
+            state = self.initial_state()
+        elif episode_start is not None and np.any(episode_start):
+            started = np.broadcast_to(episode_start, (self.simulator.num_envs,))
+            state = tuple(
+                np.where(started.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+                for new, old in zip(self.initial_state(), state, strict=True)
+            )
+        actions, state = self.choose(state)
+        single = np.shape(observation) == self.simulator.observation_shape
+        return (actions[0] if single else actions), state
+
+    def initial_state(self) -> tuple[np.ndarray, ...]:
+        """What is remembered at an episode's start; arrays whose first axis is B."""
+        return ()
+
+    def choose(self, state: tuple[np.ndarray, ...]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Actions, shape (B,), int64, and the new state."""
+        raise NotImplementedError
+
+    def _noise(self, columns: int) -> np.ndarray:
+        """Uniforms in (0, 1], shape (B, M), the same at the same moment of an episode."""
+        noise = np.empty((self.simulator.num_envs, columns))
+        episode_noise(self.simulator.episodes, self._salt, noise)
+        return noise
