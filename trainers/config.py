@@ -137,8 +137,13 @@ class GRPOConfig:
     """Width of each hidden layer of the `mlp` policy."""
     activation: Literal["tanh", "relu", "silu"] = "tanh"
     """Activation of the `mlp` policy."""
-    normalise_observations: bool = True
-    """Normalise observations by their running mean and deviation."""
+    channels: Count = 32
+    """Images of a hidden layer of the `board` policy."""
+    blocks: Count = 2
+    """Residual blocks of the `board` policy, of two 3 x 3 convolutions each."""
+    normalise_observations: bool | None = None
+    """Normalise observations by their running mean and deviation; None: all policies but `board`
+    do."""
     initial_log_std: float = -0.5
     """Log standard deviation of Box actions at the start, in units of half the action range."""
     log_std_bounds: tuple[float, float] = (-3.0, 0.5)

@@ -93,7 +93,8 @@ class GRPO(PolicyModel):
         """Set up a policy for an environment; nothing is collected yet.
 
         Args:
-            policy: "mlp", or "linear" for no hidden layer.
+            policy: "mlp", "linear" for no hidden layer, or "board" for a convolutional network
+                that scores every cell of a board.
             env: A registered id, a made environment, or a function that makes one.
             env_kwargs: Passed to the environment; only with an id.
             training_env_kwargs: Arguments that replace or join them in training only, such as

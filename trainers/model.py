@@ -16,13 +16,14 @@ from grpo_gym.batches import EnvSource, make_batch
 from grpo_gym.config import ConfigError, suggest
 from grpo_gym.evaluation import Evaluation, evaluate
 from grpo_gym.frame_history import as_features, stack_frames
+from grpo_gym.policies.board import BoardPolicy
 from grpo_gym.policies.network import Policy
 from grpo_gym.randomness import Stream, derive_seed
 from grpo_gym.spaces import flatten_batch, flatten_one, is_batch
 from grpo_gym.trainers.config import GRPOConfig
 
-PolicyKind = Literal["linear", "mlp"]
-POLICIES: tuple[str, ...] = ("linear", "mlp")
+PolicyKind = Literal["linear", "mlp", "board"]
+POLICIES: tuple[str, ...] = ("linear", "mlp", "board")
 
 
 class PolicyModel:
@@ -162,12 +163,21 @@ class PolicyModel:
         config = self.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.seed, Stream.WEIGHTS))
+            if self.policy_kind == "board":
+                return BoardPolicy(
+                    self.observation_space,
+                    self.action_space,
+                    channels=config.channels,
+                    blocks=config.blocks,
+                    normalise_observations=bool(config.normalise_observations),
+                    frame_history=config.frame_history,
+                )
             return Policy(
                 self.observation_space,
                 self.action_space,
                 hidden_sizes=() if self.policy_kind == "linear" else config.hidden_sizes,
                 activation=config.activation,
-                normalise_observations=config.normalise_observations,
+                normalise_observations=config.normalise_observations is not False,
                 initial_log_std=config.initial_log_std,
                 log_std_bounds=config.log_std_bounds,
                 frame_history=config.frame_history,
