@@ -141,6 +141,9 @@ class GRPOConfig:
     """Images of a hidden layer of the `board` policy."""
     blocks: Count = 2
     """Residual blocks of the `board` policy, of two 3 x 3 convolutions each."""
+    augment_symmetries: bool = False
+    """Turn and mirror the board of each minibatch at random: what was learned on one board holds
+    on all 8. Only for the `board` policy."""
     normalise_observations: bool | None = None
     """Normalise observations by their running mean and deviation; None: all policies but `board`
     do."""

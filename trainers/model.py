@@ -74,6 +74,11 @@ class PolicyModel:
         # Orthogonal weights differ in their last bits with the number of threads.
         torch.set_num_threads(config.torch_threads)
         self.policy = self._make_policy()
+        if config.augment_symmetries and not self.policy.symmetries:
+            raise ConfigError(
+                f"augment_symmetries must be false with the policy {policy!r}: only 'board' knows "
+                "symmetries"
+            )
         self._predictions = itertools.count()
 
     def predict(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grpo_gym.advantages import compute_returns, group_advantages, informative_groups
 from grpo_gym.objectives import step_weights
+from grpo_gym.policies.symmetries import Symmetry
 from grpo_gym.rollouts import GroupedRollout
 from grpo_gym.state_bins import anchor_advantages, state_bins
 from grpo_gym.trainers.config import GRPOConfig
@@ -126,6 +127,21 @@ def training_batch(
         weights[used],
         sequences[used],
         None if rollout.action_masks is None else rollout.action_masks[used],
+    )
+
+
+def turned(batch: TrainingBatch, symmetry: Symmetry) -> TrainingBatch:
+    """The batch as it would have been on a turned board.
+
+    There the policy that acted is the turned one, so `old_log_probs` stay and `old_outputs`
+    turn: ratios to them are right, if not 1 at first where the policy is not symmetric.
+    """
+    return replace(
+        batch,
+        observations=batch.observations[:, symmetry.observations],
+        actions=symmetry.moved[batch.actions],
+        old_outputs=batch.old_outputs[:, symmetry.cells],
+        action_masks=None if batch.action_masks is None else batch.action_masks[:, symmetry.cells],
     )
 
 

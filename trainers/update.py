@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from grpo_gym.objectives import Surrogate, estimate_kl, log_ratios, policy_objective
 from grpo_gym.policies.network import Policy
 from grpo_gym.trainers.config import GRPOConfig
-from grpo_gym.trainers.training_batch import TrainingBatch, minibatches
+from grpo_gym.trainers.training_batch import TrainingBatch, minibatches, turned
 from grpo_gym.trainers.trust_region import trust_region_step
 
 
@@ -74,10 +74,12 @@ def update_policy(
         return None
     parts = []
     for _ in range(config.epochs):
-        latest = [
-            _update_minibatch(policy, optimizer, minibatch, reference, config)
-            for minibatch in minibatches(batch, config, generator)
-        ]
+        latest = []
+        for minibatch in minibatches(batch, config, generator):
+            if config.augment_symmetries:
+                number = int(torch.randint(len(policy.symmetries), (), generator=generator))
+                minibatch = turned(minibatch, policy.symmetries[number])
+            latest.append(_update_minibatch(policy, optimizer, minibatch, reference, config))
         parts.append(torch.stack(latest).mean(dim=0))
         if config.target_kl is not None and float(parts[-1][1]) > config.target_kl:
             break

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from grpo_gym.config import ConfigError
 from grpo_gym.policies.network import Policy, orthogonal
+from grpo_gym.policies.symmetries import board_symmetries
 
 
 class BoardPolicy(Policy):
@@ -21,6 +22,7 @@ class BoardPolicy(Policy):
 
     Attributes:
         board_shape: C, H and W.
+        symmetries: Of the board.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class BoardPolicy(Policy):
             frame_history=frame_history,
         )
         self.board_shape = (frame_history * images, rows, columns)
+        self.symmetries = board_symmetries(self.board_shape)
         self.network = nn.Sequential(
             _Images(self.board_shape),
             _convolution(self.board_shape[0] + 1, channels, 2**0.5),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from grpo_gym.policies.distributions import Distribution
 from grpo_gym.policies.heads import make_head
 from grpo_gym.policies.normaliser import RunningNormaliser
+from grpo_gym.policies.symmetries import Symmetry
 from grpo_gym.spaces import flat_size
 
 Activation = Literal["tanh", "relu", "silu"]
@@ -26,6 +27,7 @@ class Policy(nn.Module):
     Attributes:
         frame_history: Observations seen at once, H.
         observation_size: D, of all H observations together.
+        symmetries: Of observations and actions, the identity first; empty if none are known.
         head: Turns outputs into distributions and actions.
         normaliser: Running normalisation of observations, or None.
     """
@@ -59,6 +61,7 @@ class Policy(nn.Module):
             ConfigError: If a space cannot be used.
         """
         super().__init__()
+        self.symmetries: list[Symmetry] = []
         self.frame_history = frame_history
         self.observation_size = frame_history * flat_size(observation_space)
         self.head = make_head(action_space, initial_log_std, log_std_bounds)
