@@ -25,6 +25,8 @@ class Baseline:
     """
 
     name: str
+    deterministic = False
+    """Whether it always does the same in the same situation, and draws nothing."""
     privileged = False
     """Whether it sees what no policy in production could."""
     simulator_class: ClassVar[type]

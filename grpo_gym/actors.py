@@ -35,6 +35,12 @@ def privileged_names(env_id: str) -> set[str]:
     return {name for name, baseline in module.BASELINES.items() if baseline.privileged}
 
 
+def is_deterministic(name: str, env_id: str) -> bool:
+    """Whether a baseline of this name draws nothing."""
+    module = _baselines(env_id)
+    return module is not None and bool(getattr(module.BASELINES.get(name), "deterministic", False))
+
+
 def baseline_actor(name: str, env_id: str, batch: EnvBatch, seed: int = 0) -> Actor:
     """A baseline bound to the environments that it will play in.
 

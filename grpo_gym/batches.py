@@ -164,6 +164,31 @@ class NativeBatch:
         return _name(self.env)
 
 
+class WorldsBatch(NativeBatch):
+    """Environments that play given outside worlds, one by one: all of them, where they are few.
+
+    Their number stands where that of a seed does elsewhere.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        """Wrap a native vector environment that can list its worlds.
+
+        Raises:
+            ConfigError: If it cannot.
+        """
+        super().__init__(env)
+        if not hasattr(env, "count_worlds"):
+            raise ConfigError(f"{self} has no list of all its outside worlds to play")
+        self.num_worlds: int = env.count_worlds()
+
+    def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Begin these worlds; beyond the last one, it again."""
+        worlds = np.minimum(np.asarray(seeds), self.num_worlds - 1)
+        observations, infos = self.env.reset(seed=0, options={"layout": worlds})
+        flat = flatten_batch(self.single_observation_space, observations)
+        return flat, _action_masks(infos.get("action_mask"))
+
+
 class LoopBatch:
     """Separate Gymnasium environments, stepped one after the other."""
 
@@ -263,6 +288,25 @@ def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: i
     flat_size(batch.single_observation_space)
     validate_action_space(batch.single_action_space)
     return batch
+
+
+def make_worlds(env_id: str, env_kwargs: Mapping[str, Any], most: int) -> WorldsBatch:
+    """Make environments that play an environment's outside worlds, all of them.
+
+    Args:
+        env_id: A registered id.
+        env_kwargs: Its arguments.
+        most: Environments side by side at most.
+
+    Raises:
+        ConfigError: If its worlds cannot be listed.
+    """
+    batch = make_batch(env_id, env_kwargs, 1)
+    if not isinstance(batch, NativeBatch):
+        raise ConfigError(f"{batch} has no list of all its outside worlds to play")
+    count = WorldsBatch(batch.env).num_worlds
+    many = cast(NativeBatch, make_batch(env_id, env_kwargs, min(count, most)))
+    return WorldsBatch(many.env)
 
 
 def check_ending(batch: EnvBatch, steps: int) -> None:

@@ -8,7 +8,7 @@ Shapes: E episodes, B environments, D features.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,12 +80,23 @@ class Evaluation:
         """Mean undiscounted return."""
         return float(self.returns.mean())
 
-    def summary(self) -> dict[str, Any]:
-        """Statistics as plain values: `return`, `length`, and `metrics` by name."""
+    def summary(self, exact: bool = False) -> dict[str, Any]:
+        """Statistics as plain values: `return`, `length`, and `metrics` by name.
+
+        Args:
+            exact: Whether these are all episodes there are, so that the means have no error.
+        """
+
+        def plain(values: np.ndarray) -> dict[str, Any]:
+            summary = summarise(values)
+            if exact:
+                summary = replace(summary, sem=0.0, ci95=(summary.mean, summary.mean))
+            return _plain(summary)
+
         return {
-            "return": _plain(summarise(self.returns)),
-            "length": _plain(summarise(self.lengths)),
-            "metrics": {name: _plain(summarise(v)) for name, v in self.metrics.items()},
+            "return": plain(self.returns),
+            "length": plain(self.lengths),
+            "metrics": {name: plain(values) for name, values in self.metrics.items()},
         }
 
 

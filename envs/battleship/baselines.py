@@ -155,6 +155,7 @@ class ExactPosterior(Player):
     """The first of the cells that most fitting boards cover; where boards can be listed."""
 
     name = "exact_posterior"
+    deterministic = True
 
     def __init__(self, env: Any, seed: int = 0) -> None:
         """Bind to an environment.

@@ -72,6 +72,14 @@ class BattleshipVectorEnv(NativeVectorEnv):
         """Cells not shot at, shape (B, cells), bool."""
         return self.simulator.unknown()
 
+    def count_worlds(self) -> int:
+        """Number of all legal boards, which `reset(options={"layout": ...})` numbers from 0.
+
+        Raises:
+            ConfigError: If there are too many to list.
+        """
+        return len(self.simulator.listed_layouts())
+
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One frame per environment, each (height, width, 3), uint8."""
         if self.render_mode is None:

@@ -3,9 +3,9 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from rich.console import Console
 from rich.progress import Progress
@@ -16,9 +16,10 @@ from grpo_gym.actors import (
     baseline_names,
     check_environment,
     find_checkpoint,
+    is_deterministic,
     load_model,
 )
-from grpo_gym.batches import EnvBatch, make_batch
+from grpo_gym.batches import EnvBatch, WorldsBatch, make_batch, make_worlds
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import SOURCE, CommandLine
 from grpo_gym.cli.signals import StopSignals
@@ -32,6 +33,7 @@ from grpo_gym.trainers.online import OnlineGRPO
 Model = GRPO | OnlineGRPO
 
 _MAX_ENVS = 128
+_MAX_WORLDS = 2048
 _LONG_EPISODE = 10_000
 
 
@@ -53,6 +55,9 @@ class EvaluateOptions:
     """First steps of each episode that are left out of the metrics (not of the return)."""
     stochastic: bool = False
     """Sample a trained policy's actions instead of taking the most probable."""
+    exact: bool = False
+    """Play every outside world once instead of `episodes` drawn ones: the exact mean of a policy
+    that draws nothing, where the worlds can be listed (small Battleship boards)."""
     json: str | None = None
     """Write the statistics to this file."""
 
@@ -78,7 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     with StopSignals().installed():
         env_id, kwargs, model = _resolve(options)
-        batch = make_batch(env_id, kwargs, min(options.episodes, _batch_limit(env_id, kwargs)))
+        if options.exact:
+            batch: EnvBatch = make_worlds(env_id, kwargs, _MAX_WORLDS)
+            options = replace(options, episodes=cast(WorldsBatch, batch).num_worlds, seed=0)
+        else:
+            batch = make_batch(env_id, kwargs, min(options.episodes, _batch_limit(env_id, kwargs)))
         actor = _actor(options, env_id, batch, model)
         evaluation = _play(options, actor, batch)
         result = {
@@ -88,12 +97,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "episodes": options.episodes,
             "seed": options.seed,
             "warmup": options.warmup,
-            **evaluation.summary(),
+            "exact": options.exact,
+            **evaluation.summary(exact=options.exact),
         }
         if options.json is not None:
             write_atomic(options.json, json.dumps(result, indent=2, default=str).encode() + b"\n")
     console = Console()
-    title = f"{options.policy} on {env_id}: {options.episodes:,} episodes from seed {options.seed}"
+    which = "all" if options.exact else f"from seed {options.seed}"
+    title = f"{options.policy} on {env_id}: {options.episodes:,} episodes, {which}"
     console.print(f"\n{title}", markup=False, highlight=False, soft_wrap=True)
     console.print(_table(result))
     return 0
@@ -136,7 +147,13 @@ def _over(trained: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 def _actor(options: EvaluateOptions, env_id: str, batch: EnvBatch, model: Model | None) -> Actor:
     if model is None:
+        if options.exact and not is_deterministic(str(options.policy), env_id):
+            raise ConfigError(
+                f"--exact must come with a policy that draws nothing, got {options.policy}"
+            )
         return baseline_actor(str(options.policy), env_id, batch, options.seed)
+    if options.exact and options.stochastic:
+        raise ConfigError("--exact must come without --stochastic: samples have no exact mean")
     return model.actor(deterministic=not options.stochastic, seed=options.seed)
 
 
@@ -166,7 +183,7 @@ def _table(result: dict[str, Any]) -> Table:
     rows = {"return": result["return"], "length": result["length"], **result["metrics"]}
     table = plain_table("", "mean", "s.e.", "median", "IQM", "95 % low", "high")
     for name, summary in rows.items():
-        places = decimals([summary["sem"]], 2)
+        places = 4 if result["exact"] else decimals([summary["sem"]], 2)
         numbers = [summary[key] for key in ("mean", "sem", "median", "iqm")]
         table.add_row(name, *(fixed(number, places) for number in [*numbers, *summary["ci95"]]))
     return table

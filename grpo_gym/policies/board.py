@@ -89,7 +89,9 @@ class _Images(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         images = rows.reshape(-1, *self.shape)
-        return torch.cat([images, torch.ones_like(images[:, :1])], dim=1)
+        marked = torch.cat([images, torch.ones_like(images[:, :1])], dim=1)
+        # Convolutions are up to half as fast again with the images of a cell side by side.
+        return marked.contiguous(memory_format=torch.channels_last)
 
 
 class _Block(nn.Module):
@@ -135,6 +137,7 @@ def _convolution(inputs: int, outputs: int, gain: float, size: int = 3) -> nn.Co
     """A convolution that keeps the size, with orthogonal weights of this gain and no bias."""
     layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
     nn.init.orthogonal_(layer.weight, gain)
+    layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
