@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -16,7 +17,8 @@ Cells = frozenset[int]
 Board = tuple[Cells, ...]
 
 
-def ship_positions(config: BattleshipConfig, length: int) -> list[Cells]:
+@cache
+def ship_positions(config: BattleshipConfig, length: int) -> tuple[Cells, ...]:
     """All places of a ship: those across, then those down, each row by row."""
     rows, columns = config.board_size
     found = []
@@ -29,12 +31,13 @@ def ship_positions(config: BattleshipConfig, length: int) -> list[Cells]:
             if inside:
                 step = down * columns + across
                 found.append(frozenset(row * columns + column + i * step for i in range(length)))
-    return found if length > 1 else found[: len(found) // 2]
+    return tuple(found if length > 1 else found[: len(found) // 2])
 
 
-def around(config: BattleshipConfig, cells: Cells) -> Cells:
+@cache
+def around(board_size: tuple[int, int], cells: Cells) -> Cells:
     """These cells and all that touch them, diagonally too."""
-    rows, columns = config.board_size
+    rows, columns = board_size
     return frozenset(
         row * columns + column
         for row, column in itertools.product(range(rows), range(columns))
@@ -45,8 +48,9 @@ def around(config: BattleshipConfig, cells: Cells) -> Cells:
 
 
 def is_legal(config: BattleshipConfig, board: Sequence[Cells]) -> bool:
+    """Whether ships keep out of each other's cells, or away from each other."""
     for one, other in itertools.combinations(board, 2):
-        if one & (other if config.allow_touch else around(config, other)):
+        if one & (other if config.allow_touch else around(config.board_size, other)):
             return False
     return True
 
@@ -93,7 +97,7 @@ class Game:
     shots: list[int] = field(default_factory=list)
     """All of them, with repeats."""
 
-    @property
+    @cached_property
     def ship_cells(self) -> Cells:
         return frozenset().union(*self.board)
 
@@ -173,26 +177,24 @@ class Game:
 
     def fitting(self) -> list[Cells]:
         """Places of each ship that may be afloat which contradict nothing that was seen."""
-        config, found = self.config, []
+        config, hits, wet = self.config, self.hits, self.misses | self.sunk_cells
+        found = []
         for ship, length in enumerate(config.fleet):
             if ship in self.announced:
                 continue
             for cells in ship_positions(config, length):
-                beside = around(config, cells) - cells
-                if cells & (self.misses | self.sunk_cells):
-                    continue
-                if not config.allow_touch and beside & self.hits:
-                    continue
-                found.append(cells)
+                apart = config.allow_touch or not (around(config.board_size, cells) - cells) & hits
+                if apart and not cells & wet:
+                    found.append(cells)
         return found
 
     def densities(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Fitting places over each unknown cell; those with open hits; these by 100^hits."""
         counts, with_hits, weights = np.zeros((3, self.config.cells))
-        open_hits = self.hits - self.sunk_cells
+        open_hits, known = self.hits - self.sunk_cells, frozenset(self.shots)
         for cells in self.fitting():
             covered = len(cells & open_hits)
-            for cell in cells - frozenset(self.shots):
+            for cell in cells - known:
                 counts[cell] += 1
                 with_hits[cell] += covered > 0
                 weights[cell] += 100.0**covered if covered else 0.0

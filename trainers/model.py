@@ -120,6 +120,32 @@ class PolicyModel:
         actions = self.policy.act(features, masks, noise)
         return (actions if many else actions[0]), state
 
+    def probabilities(self, observation: Any, action_mask: np.ndarray | None = None) -> np.ndarray:
+        """Probabilities of the actions at one observation, shape (A,), float32.
+
+        Args:
+            observation: As the environment gives it.
+            action_mask: Legal actions, shape (A,).
+
+        Raises:
+            ConfigError: If the actions are not Discrete, the policy needs a history, or the
+                observation does not fit the space.
+        """
+        if not isinstance(self.action_space, gym.spaces.Discrete):
+            raise ConfigError(f"actions must be Discrete, got {self.action_space}")
+        if self.config.frame_history > 1:
+            raise ConfigError("frame_history must be 1: one observation is not all it sees")
+        is_batch(self.observation_space, observation)  # refuses other shapes
+        features = torch.from_numpy(flatten_one(self.observation_space, observation))
+        legal = None if action_mask is None else torch.tensor(action_mask, dtype=torch.bool)[None]
+        count = int(self.action_space.n)
+        with torch.inference_mode():
+            outputs = self.policy(features).expand(count, -1)
+            masks = None if legal is None else legal.expand(count, -1)
+            each = torch.arange(count)[:, None]
+            chances = self.policy.distribution(outputs, masks).log_prob(each).exp()
+        return chances.numpy()
+
     def evaluate(
         self,
         episodes: int = 100,

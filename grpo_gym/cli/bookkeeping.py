@@ -128,9 +128,18 @@ def _is_picture(frame: Any) -> bool:
     return is_array and frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8
 
 
+def _show_chances(
+    model: GRPO, env: gym.Env[Any, Any], observation: Any, info: dict[str, Any]
+) -> None:
+    """Let environments of ours that can draw it show the policy's probabilities."""
+    if hasattr(env.unwrapped, "heat_map") and model.config.frame_history == 1:
+        env.unwrapped.heat_map = model.probabilities(observation, info.get("action_mask"))
+
+
 def _play(model: GRPO, env: gym.Env[Any, Any], seed: int) -> list[Any]:
     """One episode; more frames of it than are needed, its first and its last among them."""
     observation, info = env.reset(seed=seed)
+    _show_chances(model, env, observation, info)
     frames = [env.render()]
     step, done = 0, False
     state: Any = None
@@ -142,5 +151,6 @@ def _play(model: GRPO, env: gym.Env[Any, Any], seed: int) -> list[Any]:
         step += 1
         # More rarely the longer the episode, whose end is not known before.
         if done or step % (1 << max(step.bit_length() - 4, 0)) == 0:
+            _show_chances(model, env, observation, info)
             frames.append(env.render())
     return frames

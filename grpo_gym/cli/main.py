@@ -13,6 +13,7 @@ from grpo_gym.config import suggest
 COMMANDS = {
     "train": "train a policy in any Gymnasium environment",
     "evaluate": "play episodes with a trained policy or a baseline",
+    "play": "play Battleship against a policy's advice, or record its game",
     "benchmark": "measure the speed of environments and training here",
 }
 _HELP = "usage: grpo-gym COMMAND [OPTIONS]\n\n{commands}\n\nCOMMAND --help shows its options."

@@ -1,0 +1,204 @@
+"""`play`: Battleship in the terminal against a policy's advice, or a recording of its game."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import gymnasium as gym
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from grpo_gym.actors import baseline_names, find_checkpoint, load_model
+from grpo_gym.cli.failures import reported
+from grpo_gym.cli.options import SOURCE, CommandLine
+from grpo_gym.config import ConfigError, Range, check_fields, from_mapping
+from grpo_gym.envs.battleship.baselines import make_baseline
+from grpo_gym.envs.battleship.env import BattleshipEnv
+from grpo_gym.envs.battleship.posterior import Posterior
+from grpo_gym.envs.battleship.rendering import heat
+from grpo_gym.envs.battleship.terminal import show
+from grpo_gym.trainers.grpo import GRPO
+
+Advice = Callable[[BattleshipEnv, np.ndarray], tuple[np.ndarray, int]]
+"""Shares of cells, shape (A,), and the cell to shoot at, from a game and its observation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayOptions:
+    """Which game, whose advice, and who shoots."""
+
+    env: str = "Battleship-v0"
+    """Id of the environment."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the environment; with a trained policy, over those of training."""
+    policy: str = "probability_density"
+    """Who advises: a baseline's name, a checkpoint file, or a run's folder."""
+    seed: Annotated[int, Range(0)] = 0
+    """Seed of the board."""
+    auto: bool = False
+    """Let the adviser play."""
+    record: str | None = None
+    """Let the adviser play and write pictures of its game to this file, .gif or .mp4."""
+
+    @property
+    def heat_title(self) -> str:
+        """What the heat map beside the board shows."""
+        is_baseline = self.policy in baseline_names(self.env)
+        return "placements that fit, %" if is_baseline else "next shot, %"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
+        if self.env != "Battleship-v0":
+            raise ConfigError(f"env must be 'Battleship-v0' to be played, got {self.env!r}")
+        if self.record is not None and Path(self.record).suffix not in (".gif", ".mp4"):
+            raise ConfigError(f"--record must end in .gif or .mp4, got {self.record}")
+
+
+_LINE = CommandLine(
+    "play",
+    "Play Battleship in the terminal against a policy's advice, or record its game.\n\n"
+    "For example:\n"
+    "  --env Battleship-v0 --env-kwargs preset=microgrpo-5x5 --policy exact_posterior\n"
+    "  --policy runs/Battleship-v0/grpo-seed0-... --record game.gif",
+    {"play": PlayOptions},
+)
+
+
+@reported
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    given = _LINE.parse(sys.argv[1:] if arguments is None else arguments)
+    options = from_mapping(PlayOptions, given.values["play"], SOURCE)
+    if given.help:
+        _LINE.show_help({"play": options})
+    console = Console(highlight=False)
+    kwargs, advise = _adviser(options)
+    if options.record is not None:
+        _record(options, kwargs, advise)
+        console.print(f"written: {options.record}", markup=False)
+        return 0
+    env = gym.make(options.env, **kwargs)
+    _play(env, advise, options, console)
+    return 0
+
+
+def _adviser(options: PlayOptions) -> tuple[dict[str, Any], Advice]:
+    """The environment's arguments, and who advises."""
+    if options.policy in baseline_names(options.env):
+        game = gym.make(options.env, **options.env_kwargs)
+        make_baseline(options.policy, game)  # refuses boards that it cannot play
+        return options.env_kwargs, _baseline_advice(options.policy)
+    checkpoint = find_checkpoint(options.policy, options.env)
+    model = load_model(checkpoint, options.env)
+    kwargs = {**model.env_kwargs, **options.env_kwargs}
+    if options.env_kwargs:
+        model = load_model(checkpoint, options.env, kwargs)
+    return kwargs, _model_advice(cast(GRPO, model))
+
+
+def _baseline_advice(name: str) -> Advice:
+    def advise(game: BattleshipEnv, observation: np.ndarray) -> tuple[np.ndarray, int]:
+        action, advise_state[0] = make_baseline(name, game).predict(observation, advise_state[0])
+        return heat(game.simulator, 0, None), int(action)
+
+    advise_state: list[Any] = [None]
+    return advise
+
+
+def _model_advice(model: GRPO) -> Advice:
+    def advise(game: BattleshipEnv, observation: np.ndarray) -> tuple[np.ndarray, int]:
+        shares = model.probabilities(observation, game.action_masks())
+        return shares, int(shares.argmax())
+
+    return advise
+
+
+def _play(env: gym.Env[Any, Any], advise: Advice, options: PlayOptions, console: Console) -> None:
+    """One game; the player types cells, or takes the advice."""
+    observation, _ = env.reset(seed=options.seed)
+    game = cast(BattleshipEnv, env.unwrapped)
+    posterior = _posterior(game)
+    history: list[int] = []
+    done = False
+    while not done:
+        shares, advised = advise(game, observation)
+        maps = {options.heat_title: shares}
+        if posterior is not None:
+            maps["chance of a ship, %"] = posterior.shares()[0]
+        console.print(show(game.simulator, history, maps))
+        cell = advised if options.auto else _ask(game, advised, console)
+        if cell is None:
+            break
+        observation, _, won, cut, _ = env.step(cell)
+        history.append(cell)
+        done = won or cut
+    console.print(show(game.simulator, history, {}, reveal=True))
+
+
+def _posterior(game: BattleshipEnv) -> Posterior | None:
+    """The exact one, where the boards can be listed."""
+    try:
+        return Posterior(game.simulator)
+    except ConfigError:
+        return None
+
+
+def _ask(game: BattleshipEnv, advised: int, console: Console) -> int | None:
+    """The cell that the player types; None to stop."""
+    rows, columns = game.config.board_size
+    row, column = divmod(advised, columns)
+    while True:
+        try:
+            text = console.input(
+                f"row column (Enter: the advice, {row} {column}; q: stop) > ", markup=False
+            )
+        except EOFError:
+            return None
+        words = text.replace(",", " ").split()
+        if not words:
+            return advised
+        if words[0] in ("q", "quit", "exit"):
+            return None
+        if len(words) == 2 and all(word.isdigit() for word in words):
+            row_typed, column_typed = map(int, words)
+            cell = row_typed * columns + column_typed
+            if row_typed < rows and column_typed < columns:
+                if game.action_masks()[cell]:
+                    return cell
+                console.print("you have shot there before")
+                continue
+        console.print(f"type a row from 0 to {rows - 1} and a column from 0 to {columns - 1}")
+
+
+def _record(options: PlayOptions, kwargs: dict[str, Any], advise: Advice) -> None:
+    """Pictures of the adviser's game, with its shares beside the board."""
+    path = Path(str(options.record))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=path.parent))
+    env: gym.Env[Any, Any] = gym.make(options.env, render_mode="rgb_array", **kwargs)
+    if path.suffix == ".mp4":
+        env = gym.wrappers.RecordVideo(env, str(folder / "video"))
+    frames = []
+    observation, _ = env.reset(seed=options.seed)
+    game = cast(BattleshipEnv, env.unwrapped)
+    done = False
+    while not done:
+        game.heat_map, cell = advise(game, observation)
+        if path.suffix == ".gif":
+            frames.append(Image.fromarray(cast(Any, env.render())))
+        observation, _, won, cut, _ = env.step(cell)
+        done = won or cut
+    if path.suffix == ".gif":
+        frames.append(Image.fromarray(cast(Any, env.render())))
+        durations = [250] * (len(frames) - 1) + [3000]
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    env.close()
+    for video in folder.glob("video/*.mp4"):
+        video.replace(path)
+    shutil.rmtree(folder)
