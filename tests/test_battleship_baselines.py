@@ -178,11 +178,6 @@ def test_sampled_shares_agree_with_the_exact_ones(name: str) -> None:
     assert sampled.std(axis=0).max() < 0.1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="sample_posterior divides by the largest count instead of the samples' total weight, "
-    "so its numbers are no estimate of Posterior.shares as its docstring says (posterior.py)",
-)
 def test_sampled_shares_are_shares() -> None:
     env, games, boards = mid_games("announced", 4)
     sampled = sample_posterior(env.simulator, np.uint64(3))[0]

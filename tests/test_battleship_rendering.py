@@ -18,6 +18,7 @@ from grpo_gym.envs.battleship.rendering import (
     FIRE,
     GAP,
     HEADER,
+    HEAT_LEFT,
     HOT,
     HULL,
     MARGIN,
@@ -147,7 +148,7 @@ def test_heat_is_of_the_member_that_is_asked_for() -> None:
 
 def test_the_heat_map_is_drawn_from_cold_to_hot() -> None:
     env = hand_made(3)
-    left = MARGIN + 4 * 38 + GAP
+    left = HEAT_LEFT
     env.heat_map = np.array([0.0, 4.0, 2.0, 9.0] + [0.0] * 8)
     found = colours(env.render(), 4, 3, left).astype(float)
     np.testing.assert_allclose(found[1], HOT, atol=1.0)
@@ -165,7 +166,7 @@ def test_only_the_right_board_depends_on_the_heat_map(drawn: list[Any]) -> None:
     with_map = env.render()
     assert "the policy's next shot; darkest" in " ".join(text for *_, text in drawn)
     columns = np.flatnonzero((without != with_map).any(axis=(0, 2)))
-    assert columns.min() >= MARGIN + 4 * 38 + GAP - 2  # the first letter's edge
+    assert columns.min() >= HEAT_LEFT - 2  # the first letter's edge
     env.reset()
     assert env.heat_map is None, "another game's map would mislead"
 
@@ -185,16 +186,13 @@ def test_the_end_of_a_won_game_shows_the_ships(announce_sunk: bool) -> None:
     assert named(frame) == "###o....##.."
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="`over` is only true when all is sunk, where no ship is left to show: games that run "
-    "out of shots never show theirs (rendering._draw_board)",
-)
 def test_the_end_of_a_lost_game_shows_the_ships() -> None:
     env = hand_made(*[3] * 10, 0)
     assert named(env.render()) == "x..o........", "not before the end"
     assert env.step(np.int64(8))[3], "out of shots"
-    assert named(env.render()) == "xHHo....xH.."
+    shown = named(env.render())
+    assert [shown[cell] for cell in (1, 2, 9)] == ["H"] * 3
+    assert shown[3:8] == "o...."
 
 
 def test_frames_tell_nothing_that_is_hidden() -> None:
@@ -257,7 +255,7 @@ def test_any_board_has_room_for_its_cells(rows: int, columns: int) -> None:
     height = frame.shape[0]
     side = min((WIDTH - 2 * MARGIN - GAP) // (2 * columns), 38)
     assert HEADER + rows * side + 20 <= height <= 800
-    for left in (MARGIN, MARGIN + columns * side + GAP):
+    for left in (MARGIN, HEAT_LEFT):
         assert left + columns * side <= WIDTH - MARGIN
         shown = colours(frame, columns, rows, left)
         assert (shown != 255).any(axis=1).all()
@@ -313,11 +311,6 @@ def test_texts_do_not_overlap_or_leave_the_page(preset: str, given: bool, drawn:
         assert_readable(drawn, env.render())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="titles of the two boards overlap on boards of one column, and a long row of "
-    "ships runs over the headline, and from the page (rendering._draw_header, _draw_heat)",
-)
 @pytest.mark.parametrize(
     "settings",
     [

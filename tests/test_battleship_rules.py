@@ -224,10 +224,6 @@ def test_ships_alike_share_an_image() -> None:
     assert seen == [[1, 1, 1, 1], [1, 0.5, 1, 1], [0, 0.5, 1, 1], [0, 0, 1, 1]]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="shares are added up in float32: ten times 1 / 10 exceeds 1 (observation.py)",
-)
 @pytest.mark.parametrize("count", [10, 14, 18, 20])
 def test_shares_of_many_ships_alike_stay_in_the_space(count: int) -> None:
     env = BattleshipEnv(fleet=(1,) * count)

@@ -130,10 +130,6 @@ def test_disabled_autoreset_with_masks(name: str, limit: int | None) -> None:
     assert ends >= 3
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="infos['sunk_length'] is int32, that of single environments int64 (vector_env.py)",
-)
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_infos_have_the_types_of_single_environments(mode: AutoresetMode) -> None:
     vector, sync = pair(2, mode, **SETTINGS["announced"])

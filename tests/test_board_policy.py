@@ -65,12 +65,6 @@ def test_scores_have_the_leading_axes_of_observations(
     torch.testing.assert_close(each.flatten(-2), rows, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeError,
-    reason="reshape(*leading, -1) cannot tell the last axis of nothing; reshape(*leading, "
-    "scores.shape[-1]) could, as the policy `mlp` does (board.py)",
-)
 def test_an_empty_batch_has_no_scores() -> None:
     plain = Policy(spaces.Box(0.0, 1.0, (3, 5, 7)), spaces.Discrete(35), hidden_sizes=(4,))
     assert plain(torch.zeros(0, 105)).shape == (0, 35)

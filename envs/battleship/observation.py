@@ -65,14 +65,14 @@ def planes_kernel(
         for cell in range(cells):
             out[b, seen[b, cell] * cells + cell] = 1.0
         for ship in range(length_of.shape[0]):
-            if left[b, ship] == 0:
-                continue
-            same = 0
+            afloat, same = 0, 0
             for other in range(length_of.shape[0]):
-                same += length_of[other] == length_of[ship]
+                if length_of[other] == length_of[ship]:
+                    same += 1
+                    afloat += left[b, other] > 0
             begin = kinds * cells + length_of[ship] * afloat_width
             for i in range(afloat_width):
-                out[b, begin + i] += 1.0 / same
+                out[b, begin + i] = afloat / same
 
 
 @kernel

@@ -73,6 +73,7 @@ def sample_posterior(simulator: BattleshipSimulator, salt: np.uint64) -> np.ndar
     placements = simulator.placements
     words = placements.covered.shape[1]
     counts = np.zeros(simulator.seen.shape)
+    totals = np.zeros(simulator.num_envs)
     sample_kernel(
         simulator.rules,
         simulator.seen,
@@ -90,9 +91,9 @@ def sample_posterior(simulator: BattleshipSimulator, salt: np.uint64) -> np.ndar
         np.zeros(len(placements.first), np.int64),
         np.zeros(len(simulator.config.fleet), np.int64),
         counts,
+        totals,
     )
-    totals = counts.max(axis=1, keepdims=True)
-    return counts / np.where(totals > 0.0, totals, 1.0)
+    return counts / np.where(totals > 0.0, totals, 1.0)[:, None]
 
 
 @kernel
@@ -195,6 +196,7 @@ def sample_kernel(
     fitting_first: np.ndarray,
     chosen: np.ndarray,
     counts: np.ndarray,
+    totals: np.ndarray,
 ) -> None:
     """Add up weighted boards that fit each game; see `sample_posterior`.
 
@@ -215,6 +217,7 @@ def sample_kernel(
         fitting_first: Scratch: where each ship's begin, shape (S + 1,), int64.
         chosen: Scratch: the placement of each ship, shape (S,), int64.
         counts: Added to, shape (B, A), float64.
+        totals: Added to: weights of all boards, shape (B,), float64.
     """
     announce, allow_touch = rules[0].announce_sunk, rules[0].allow_touch
     for b in range(seen.shape[0]):
@@ -246,6 +249,7 @@ def sample_kernel(
                     weight *= choices
                     draws += choices
             if weight > 0.0:
+                totals[b] += weight
                 for ship in range(chosen.shape[0]):
                     for i in range(cells.shape[1]):
                         cell = cells[chosen[ship], i] if chosen[ship] >= 0 else -1

@@ -11,7 +11,7 @@ EPISODE = np.dtype(
         ("hits", "i4"),
         ("misses", "i4"),
         ("afloat", "i4"),
-        ("sunk_length", "i4"),
+        ("sunk_length", "i8"),
         ("hit", "?"),
         ("repeated", "?"),
     ]

@@ -17,8 +17,11 @@ from grpo_gym.envs.battleship.simulator import BattleshipSimulator
 
 Draw = ImageDraw.ImageDraw
 
-WIDTH, MARGIN, HEADER, GAP = 840, 24, 92, 36
-"""Width of the image, its margin, the height above the boards, and the gap between them (px)."""
+WIDTH, MARGIN, HEADER, GAP, HEADLINE = 840, 24, 92, 36, 300
+"""Width of the image, its margin, the height above the boards, the gap between them, and the width
+of the headline (px)."""
+HEAT_LEFT = MARGIN + (WIDTH - 2 * MARGIN + GAP) // 2
+"""Where the heat map begins, whatever the board's size (px)."""
 PAPER, INK, GREY, LINE = "#ffffff", "#1c2028", "#5c636f", "#c4ccd6"
 SEA, WATER_SHOT, FIRE, WRECK, HULL = "#e4effc", "#b9cfe8", "#e0402c", "#7d1420", "#465878"
 ACCENT = "#005cb8"
@@ -84,9 +87,8 @@ def render_rgb(
     _draw_header(draw, simulator, history, member)
     _draw_board(draw, simulator, history, member, side)
     shares = heat(simulator, member, heat_map)
-    left = MARGIN + columns * side + GAP
     title = "placements that fit" if heat_map is None else "the policy's next shot"
-    _draw_heat(draw, shares.reshape(rows, columns), left, side, title)
+    _draw_heat(draw, shares.reshape(rows, columns), HEAT_LEFT, side, title)
     return np.asarray(image)
 
 
@@ -97,12 +99,14 @@ def _draw_header(
     rows, columns = config.board_size
     draw.text((MARGIN, 14), f"Battleship, {rows} x {columns}", INK, _font(20))
     draw.text((MARGIN, 42), status(simulator, history, member), GREY, _font(14))
-    x = WIDTH - MARGIN
+    x = float(WIDTH - MARGIN)
+    room = WIDTH - 2 * MARGIN - HEADLINE
+    unit = min(11.0, room / (sum(config.fleet) + len(config.fleet)))
     for ship, length in reversed(list(enumerate(config.fleet))):
-        width = 11 * length
+        width = unit * length
         gone = config.announce_sunk and left[ship] == 0
-        draw.rectangle((x - width, 20, x - 3, 30), WRECK if gone else HULL)
-        x -= width + 8
+        draw.rectangle((x - width, 20, x - 0.25 * unit, 30), WRECK if gone else HULL)
+        x -= width + 0.73 * unit
     draw.text((x, 25), "fleet", GREY, _font(13), anchor="rm")
 
 
@@ -111,11 +115,14 @@ def _draw_board(
 ) -> None:
     rows, columns = simulator.config.board_size
     seen, ships = simulator.seen[member], simulator.ship_at[member]
-    over = simulator.episodes["afloat"][member] == 0
+    episode = simulator.episodes[member]
+    over = episode["afloat"] == 0 or episode["step"] >= rows * columns
     draw.text((MARGIN, HEADER - 20), "what is known", GREY, _font(13))
     for cell in range(rows * columns):
         box = _box(cell, columns, MARGIN, side)
-        what = WRECK_IF_OVER[int(seen[cell])] if over else int(seen[cell])
+        what = int(seen[cell])
+        if over and what == HIT and simulator.left[member, ships[cell]] == 0:
+            what = SUNK  # where sinking is not announced, the end of the game tells
         fill = {UNKNOWN: SEA, MISS: WATER_SHOT, HIT: FIRE, SUNK: WRECK}[what]
         draw.rectangle(box, fill, LINE)
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
@@ -129,10 +136,6 @@ def _draw_board(
             draw.rectangle(box, HULL)
     if history:
         draw.rectangle(_box(history[-1], columns, MARGIN, side), None, ACCENT, 3)
-
-
-WRECK_IF_OVER = {UNKNOWN: UNKNOWN, MISS: MISS, HIT: SUNK, SUNK: SUNK}
-"""Where sinking is not announced, the end of the game tells."""
 
 
 def _draw_heat(draw: Draw, shares: np.ndarray, left: int, side: int, title: str) -> None:

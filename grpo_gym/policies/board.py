@@ -74,7 +74,7 @@ class BoardPolicy(Policy):
         scores: Tensor = self.network(
             self.features(observations).reshape(-1, self.observation_size)
         )
-        return scores.reshape(*leading, -1)
+        return scores.reshape(*leading, scores.shape[-1])
 
 
 class _Images(nn.Module):
