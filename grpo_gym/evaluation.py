@@ -7,13 +7,13 @@ Shapes: E episodes, B environments, D features.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from grpo_gym.batches import EnvBatch, check_ending
+from grpo_gym.batches import EnvBatch, EnvSource, check_ending, make_batch
 from grpo_gym.config import ConfigError
 
 _RESAMPLES = 2_000
@@ -98,6 +98,52 @@ class Evaluation:
             "length": plain(self.lengths),
             "metrics": {name: plain(values) for name, values in self.metrics.items()},
         }
+
+
+class Evaluable:
+    """A trained model, whatever it learned with, that can play its environment.
+
+    Attributes:
+        env_source: The environment: an id, a made one, or a function that makes one.
+        env_kwargs: The environment's arguments.
+    """
+
+    env_source: EnvSource
+    env_kwargs: dict[str, Any]
+
+    def actor(self, deterministic: bool = True, seed: int = 0) -> Actor:
+        """The policy as `evaluate` takes it.
+
+        Args:
+            deterministic: The most probable actions instead of samples.
+            seed: Decides samples.
+        """
+        raise NotImplementedError
+
+    def evaluate(
+        self,
+        episodes: int = 100,
+        *,
+        seed: int = 1_000_000,
+        deterministic: bool = True,
+        warmup: int = 0,
+        env_kwargs: Mapping[str, Any] | None = None,
+    ) -> Evaluation:
+        """Play whole episodes of the model's environment.
+
+        Args:
+            episodes: How many.
+            seed: Seed of the first; episode i has seed + i.
+            deterministic: The most probable actions instead of samples.
+            warmup: First steps of each episode left out of the metrics.
+            env_kwargs: Instead of the model's own.
+        """
+        kwargs = self.env_kwargs if env_kwargs is None else dict(env_kwargs)
+        batch = make_batch(self.env_source, kwargs, max(1, min(episodes, 128)))
+        try:
+            return evaluate(self.actor(deterministic, seed), batch, episodes, seed, warmup)
+        finally:
+            batch.close()
 
 
 def evaluate(

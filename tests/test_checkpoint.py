@@ -342,6 +342,8 @@ KILLED_WHILE_SAVING = """
 import os, pathlib, signal, sys, time, torch
 from grpo_gym.checkpoint import load, save
 
+torch.set_num_threads(1)  # a fork of a process with a pool of threads hangs at its next use
+
 path = pathlib.Path(sys.argv[1])
 save(path, {"value": torch.zeros(1)}, kind="x")
 interrupted = 0

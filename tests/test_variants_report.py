@@ -235,6 +235,7 @@ def test_keys_are_those_of_the_experiment(
     page = written(report, results)
     tables = page[page.index("## Presets") :]
     skipped = len(experiment["SKIPPED"])
-    settings = len(PRESETS) * 3 + 5 * 3 - skipped + 2 * (2 * 2 * 5 + 4)
+    groupings = len(experiment["GROUPINGS"])
+    settings = len(PRESETS) * 3 + 5 * groupings - skipped + 2 * (2 * 2 * 5 + 4)
     assert tables.count("2/5") == settings
     assert "| – | – |" not in tables

@@ -14,7 +14,7 @@ import torch
 from grpo_gym import checkpoint
 from grpo_gym.batches import EnvSource, make_batch
 from grpo_gym.config import ConfigError, suggest
-from grpo_gym.evaluation import Evaluation, evaluate
+from grpo_gym.evaluation import Evaluable
 from grpo_gym.frame_history import as_features, stack_frames
 from grpo_gym.policies.board import BoardPolicy
 from grpo_gym.policies.network import Policy
@@ -26,7 +26,7 @@ PolicyKind = Literal["linear", "mlp", "board"]
 POLICIES: tuple[str, ...] = ("linear", "mlp", "board")
 
 
-class PolicyModel:
+class PolicyModel(Evaluable):
     """A policy and the environment it is for.
 
     Attributes:
@@ -145,31 +145,6 @@ class PolicyModel:
             each = torch.arange(count)[:, None]
             chances = self.policy.distribution(outputs, masks).log_prob(each).exp()
         return chances.numpy()
-
-    def evaluate(
-        self,
-        episodes: int = 100,
-        *,
-        seed: int = 1_000_000,
-        deterministic: bool = True,
-        warmup: int = 0,
-        env_kwargs: Mapping[str, Any] | None = None,
-    ) -> Evaluation:
-        """Play whole episodes of the model's environment.
-
-        Args:
-            episodes: How many.
-            seed: Seed of the first; episode i has seed + i.
-            deterministic: The most probable actions instead of samples.
-            warmup: First steps of each episode left out of the metrics.
-            env_kwargs: Instead of the model's own.
-        """
-        kwargs = self.env_kwargs if env_kwargs is None else dict(env_kwargs)
-        batch = make_batch(self.env_source, kwargs, max(1, min(episodes, 128)))
-        try:
-            return evaluate(self.actor(deterministic, seed), batch, episodes, seed, warmup)
-        finally:
-            batch.close()
 
     def actor(self, deterministic: bool = True, seed: int = 0) -> Callable[..., Any]:
         """The policy as `evaluation.evaluate` takes it; `seed` decides sampled actions."""

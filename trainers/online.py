@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from grpo_gym import checkpoint
-from grpo_gym.batches import make_batch
 from grpo_gym.checkpoint import CheckpointError
 from grpo_gym.config import ConfigError, from_mapping, replace, to_mapping
 from grpo_gym.envs.load_balancer.presets import make_config
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
 from grpo_gym.envs.load_balancer.spaces import action_space, observation_space
-from grpo_gym.evaluation import Evaluation, evaluate
+from grpo_gym.evaluation import Evaluable
 from grpo_gym.randomness import Stream, derive_seed
 from grpo_gym.trainers.online_balancer import play_kernel, world_of
 from grpo_gym.trainers.online_config import TINY_GRPO, OnlineConfig
@@ -61,7 +60,7 @@ class OnlineStats:
 Callback = Callable[["OnlineGRPO", OnlineStats], bool | None]
 
 
-class OnlineGRPO:
+class OnlineGRPO(Evaluable):
     """GRPO one decision at a time, for `LoadBalancer-v0`.
 
     Where servers are observed one by one, they share one weight for each of their features; with
@@ -219,23 +218,6 @@ class OnlineGRPO:
         masks = None if action_mask is None else np.atleast_2d(np.asarray(action_mask, np.bool_))
         actions = self._act(np.atleast_2d(observation), masks, stream)
         return (actions if np.ndim(observation) > 1 else actions[0]), state
-
-    def evaluate(
-        self,
-        episodes: int = 100,
-        *,
-        seed: int = 1_000_000,
-        deterministic: bool = True,
-        warmup: int = 0,
-        env_kwargs: Mapping[str, Any] | None = None,
-    ) -> Evaluation:
-        """Play whole episodes without learning; arguments as for `GRPO.evaluate`."""
-        kwargs = self.env_kwargs if env_kwargs is None else dict(env_kwargs)
-        batch = make_batch(self.env_source, kwargs, max(1, min(episodes, 128)))
-        try:
-            return evaluate(self.actor(deterministic, seed), batch, episodes, seed, warmup)
-        finally:
-            batch.close()
 
     def actor(self, deterministic: bool = True, seed: int = 0) -> Callable[..., Any]:
         """The policy as `evaluation.evaluate` takes it; `seed` decides sampled actions."""
