@@ -160,10 +160,10 @@ def _group(config: type, default: Any) -> Any:
     docs = field_docs(config)
     options = {
         name: Annotated[
-            bool if kind is bool else tuple[str, ...],
+            bool if _is_flag(kind) else tuple[str, ...],
             tyro.conf.arg(
                 help=docs.get(name, ""),
-                metavar=None if kind is bool else _metavar(kind),
+                metavar=None if _is_flag(kind) else _metavar(kind),
                 help_behavior_hint=_hint(getattr(default, name, None)),
             ),
         ]
@@ -177,6 +177,11 @@ def _group(config: type, default: Any) -> Any:
 def _field_types(config: type) -> dict[str, Any]:
     kinds = typing.get_type_hints(config)
     return {f.name: kinds[f.name] for f in fields(config) if not is_dataclass(kinds[f.name])}
+
+
+def _is_flag(kind: Any) -> bool:
+    """Whether a field is true or false; None is what it is without the flag."""
+    return kind is bool or set(typing.get_args(kind)) == {bool, types.NoneType}
 
 
 def _metavar(kind: Any) -> str:
