@@ -198,7 +198,7 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Returns:
             As `step`. Environments not stepped show what they showed, with reward 0 and no end,
-            and their infos are marked absent.
+            and infos about the step are marked absent.
 
         Raises:
             gymnasium.error.InvalidAction: If an action is none, or they are not (B,).

@@ -227,3 +227,34 @@ def test_ctrl_c_stops_at_once_and_writes_nothing(
     assert main([*BALANCER, "--policy", "random", "--json", "out.json"]) == 130
     assert capsys.readouterr().err == "stopped\n"
     assert not Path("out.json").exists()
+
+
+# Playing every outside world
+
+
+MICRO = ["--env", "Battleship-v0", "--env-kwargs", "preset=microgrpo-5x5"]
+
+
+def test_an_exact_score_has_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    result = evaluated(*MICRO, "--policy", "exact_posterior", "--exact")
+    assert result["episodes"] == 1504
+    assert result["return"]["mean"] == pytest.approx(0.7160, abs=5e-5)
+    assert result["return"]["sem"] == 0.0
+    assert result["return"]["ci95"] == [result["return"]["mean"]] * 2
+    assert "1,504 episodes, which is all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ([*MICRO, "--policy", "random"], "--exact must come with a policy that draws nothing"),
+        (["--env", "Battleship-v0", "--policy", "exact_posterior"], "too many boards to list"),
+        (["--env", "LoadBalancer-v0", "--policy", "oracle"], "has no list of all its outside"),
+        (["--env", "CartPole-v1", "--policy", "random"], "has no list of all its outside worlds"),
+    ],
+)
+def test_what_has_no_exact_score_is_refused(
+    line: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*line, "--exact"]) == 2
+    assert message in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """`Battleship-v0` for one game: the batch simulator with B = 1."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -131,6 +132,11 @@ class BattleshipEnv(NativeEnv[np.ndarray, np.int64]):
         cut = not won and bool(episode["step"] >= self.config.cells)
         self._history.append(cell)
         return observation, float(episode["reward"]), won, cut, info
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> Any:
+        """Continue from a snapshot; see `NativeEnv.set_state`."""
+        self.heat_map = None
+        return super().set_state(state)
 
     def action_masks(self) -> np.ndarray:
         """Cells not shot at, shape (cells,), bool, as sb3-contrib's MaskablePPO asks for them."""

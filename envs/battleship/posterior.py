@@ -38,13 +38,17 @@ class Posterior:
     def shares(self) -> np.ndarray:
         """The share of fitting boards in which each cell is a ship's, shape (B, A), float64."""
         simulator, placements = self._simulator, self._simulator.placements
-        counts = np.zeros(simulator.seen.shape)
-        totals = np.zeros(simulator.num_envs)
+        # Games that look alike, such as all at the start, are looked at once.
+        announced = np.where(simulator.left == 0, simulator.layouts, -1)
+        knowledge = np.concatenate([simulator.seen, announced], axis=1)
+        _, first, same = np.unique(knowledge, axis=0, return_index=True, return_inverse=True)
+        counts = np.zeros((len(first), simulator.config.cells))
+        totals = np.zeros(len(first))
         count_boards(
             simulator.rules,
-            simulator.seen,
-            simulator.left,
-            simulator.layouts,
+            simulator.seen[first],
+            simulator.left[first],
+            simulator.layouts[first],
             self._listed,
             self._occupied,
             placements.cells,
@@ -53,7 +57,7 @@ class Posterior:
             counts,
             totals,
         )
-        shares: np.ndarray = counts / totals[:, None]
+        shares: np.ndarray = (counts / totals[:, None])[same.reshape(-1)]
         return shares
 
 

@@ -103,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json is not None:
             write_atomic(options.json, json.dumps(result, indent=2, default=str).encode() + b"\n")
     console = Console()
-    which = "all" if options.exact else f"from seed {options.seed}"
-    title = f"{options.policy} on {env_id}: {options.episodes:,} episodes, {which}"
+    which = ", which is all" if options.exact else f" from seed {options.seed}"
+    title = f"{options.policy} on {env_id}: {options.episodes:,} episodes{which}"
     console.print(f"\n{title}", markup=False, highlight=False, soft_wrap=True)
     console.print(_table(result))
     return 0
