@@ -168,7 +168,6 @@ class Nothing(OneStep):
 def test_equal_returns_teach_nothing_whatever_is_subtracted(baseline: Any, scale: Any) -> None:
     model = GRPO("mlp", Nothing, learned_baseline=True, baseline=baseline, scale=scale, **SMALL)
     model.train_iteration()
-    before = model.weights_sha256() if baseline != "none" else None
     for _ in range(3):
         rollout = model._collect()
         advantages = model._advantages(rollout)
@@ -177,8 +176,6 @@ def test_equal_returns_teach_nothing_whatever_is_subtracted(baseline: Any, scale
         else:
             assert not advantages.any()
         model.train_iteration()
-    if before is not None:
-        assert model.policy.network[0].weight.isfinite().all()
 
 
 def test_an_outcome_is_kept_after_a_members_end() -> None:
