@@ -1,5 +1,6 @@
 """Checks of what users pass to environments of ours."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -29,6 +30,27 @@ def check_render_mode(mode: str | None, known: list[str]) -> str | None:
     if mode is not None and mode not in known:
         raise gym.error.UnsupportedMode(f"render_mode must be one of {known}, got {mode!r}")
     return mode
+
+
+def check_state(state: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray], count: int) -> None:
+    """Refuse a snapshot that is not one of environments like these.
+
+    Args:
+        state: What `set_state` was given.
+        own: The simulator's arrays of these names; the first axis is the environment.
+        count: Environments that the state is for.
+
+    Raises:
+        ValueError: At the first array that is missing, or has another shape or dtype.
+    """
+    for name, array in own.items():
+        given = state.get(name) if isinstance(state, Mapping) else None
+        shape = (count, *array.shape[1:])
+        if not isinstance(given, np.ndarray) or (given.shape, given.dtype) != (shape, array.dtype):
+            raise ValueError(
+                f"state[{name!r}] must be an array of shape {shape} as get_state gives it: "
+                "restore a state only into environments of the same configuration"
+            )
 
 
 def check_vector_arguments(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from grpo_gym.config import ConfigError
+from grpo_gym.envs.arguments import check_state
 from grpo_gym.envs.battleship.density import count_kernel
 from grpo_gym.envs.battleship.dynamics import shoot_kernel, start_kernel
 from grpo_gym.envs.battleship.observation import (
@@ -212,7 +213,7 @@ class BattleshipSimulator:
             ValueError: If the state is not one of games like these.
         """
         members = self._all if members is None else members
-        self._check_state(state, len(members))
+        check_state(state, {name: getattr(self, name) for name in _STATE}, len(members))
         for name in _STATE:
             getattr(self, name)[members] = state[name]
 
@@ -244,21 +245,6 @@ class BattleshipSimulator:
             boards,
         )
         return boards[group]
-
-    def _check_state(self, state: Mapping[str, np.ndarray], count: int) -> None:
-        for name in _STATE:
-            array = getattr(self, name)
-            given = state.get(name) if isinstance(state, Mapping) else None
-            shape = (count, *array.shape[1:])
-            if (
-                not isinstance(given, np.ndarray)
-                or given.shape != shape
-                or given.dtype != array.dtype
-            ):
-                raise ValueError(
-                    f"state[{name!r}] must be an array of shape {shape} as get_state gives it: "
-                    "restore a state only into environments of the same configuration"
-                )
 
 
 def _rules(config: BattleshipConfig) -> np.ndarray:

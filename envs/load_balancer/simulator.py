@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from grpo_gym.envs.arguments import check_state
 from grpo_gym.envs.load_balancer import trace as world
 from grpo_gym.envs.load_balancer.batch_kernels import estimate_kernel, start_kernel, step_kernel
 from grpo_gym.envs.load_balancer.observation import observe_all
@@ -200,7 +201,8 @@ class LoadBalancerSimulator:
             ValueError: If the state is not one of environments like these.
         """
         members = self._all if members is None else members
-        self._check_state(state, len(members))
+        own = {name: getattr(self, name) for name in (*_STATE, "arrivals", "faults")}
+        check_state(state, own, len(members))
         rows = self._free_rows(members, np.arange(len(members)))
         for name in _STATE:
             _as_bytes(getattr(self, name))[members] = _as_bytes(state[name])
@@ -228,25 +230,6 @@ class LoadBalancerSimulator:
         others[members] = False
         used[self.episodes["trace_row"][others]] = True
         return np.flatnonzero(~used)[: len(first)]
-
-    def _check_state(self, state: Mapping[str, np.ndarray], count: int) -> None:
-        expected = {
-            **{name: getattr(self, name) for name in _STATE},
-            "arrivals": self.arrivals,
-            "faults": self.faults,
-        }
-        for name, array in expected.items():
-            given = state.get(name) if isinstance(state, Mapping) else None
-            shape = (count, *array.shape[1:])
-            if (
-                not isinstance(given, np.ndarray)
-                or given.shape != shape
-                or given.dtype != array.dtype
-            ):
-                raise ValueError(
-                    f"state[{name!r}] must be an array of shape {shape} as get_state gives it: "
-                    "restore a state only into environments of the same configuration"
-                )
 
 
 def _as_bytes(records: np.ndarray) -> np.ndarray:
