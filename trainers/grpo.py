@@ -228,7 +228,8 @@ class GRPO(PolicyModel):
         Args:
             path: The file.
             env: Needed only if the model was trained in an environment without an id.
-            env_kwargs: Instead of those it was trained with.
+            env_kwargs: Instead of those it was trained with. They must leave the spaces as they
+                are; but the policy `board` goes on to boards of any size with as many images.
 
         Raises:
             CheckpointError: If the file is damaged, not ours, or of another environment.

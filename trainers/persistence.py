@@ -76,7 +76,8 @@ def load(
         )
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be used here: {error}") from error
-    _check_spaces(saved, _describe_environment(model), path)
+    if not _plays_other_boards(model, payload):
+        _check_spaces(saved, _describe_environment(model), path)
     _restore(model, payload)
     return model
 
@@ -97,6 +98,14 @@ def _restore(model: "GRPO", payload: Mapping[str, Any]) -> None:
     model.num_steps = payload["num_steps"]
     model.notes = payload["notes"]
     model.schedule = Schedule(*payload["schedule"])
+
+
+def _plays_other_boards(model: "GRPO", payload: Mapping[str, Any]) -> bool:
+    """Whether the policy is for boards of any size, with as many images as here."""
+    own = model.policy.state_dict()
+    return model.policy_kind == "board" and all(
+        weights.shape == own[name].shape for name, weights in payload["model"].items()
+    )
 
 
 def _check_spaces(
