@@ -34,7 +34,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FILES = {
     "microgrpo": "Battleship-v0-microgrpo-5x5.yaml",
     "classic": "Battleship-v0.yaml",
-    "density": "Battleship-v0-density.yaml",
+    "density": "Battleship-v0-classic-10x10-density.yaml",
 }
 PUBLISHED: dict[str, Any] = {
     "num_groups": 4,

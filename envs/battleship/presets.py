@@ -80,6 +80,8 @@ _MICROGRPO: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     # Hasbro's game; uniformly random boards.
     "classic-10x10": {"reward": "shots"},
+    # The same, and the policy is shown how many placements of the ships afloat cover each cell.
+    "classic-10x10-density": {"reward": "shots", "observation": "planes_density"},
     # github.com/superlinear-ai/microGRPO, like for like.
     "microgrpo-5x5": {**_MICROGRPO, "placement": "microgrpo"},
     # The same game on uniformly random boards.
