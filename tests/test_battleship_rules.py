@@ -128,6 +128,7 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
         "announce_sunk": draw(st.booleans()),
         "observation": draw(st.sampled_from(OBSERVATIONS)),
         "reward": draw(st.sampled_from(REWARDS)),
+        "hit_bonus": draw(st.sampled_from((0.0, 2.5))),
         "mask_repeats": draw(st.booleans()),
         "repeat_penalty": draw(st.sampled_from((0.0, 0.5, 2.0))),
     }

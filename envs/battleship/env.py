@@ -50,7 +50,8 @@ class BattleshipEnv(NativeEnv[np.ndarray, np.int64]):
     - `shots`: -1 a shot.
     - `hits`: 1 / ship cells for a hit, -1 / water cells for a miss: 1 for a game without misses.
 
-    A shot at a known cell changes nothing and costs `repeat_penalty` on top.
+    A hit is worth `hit_bonus` more (default 0). A shot at a known cell changes nothing and costs
+    `repeat_penalty` on top.
 
     ## Starting State
     Nothing known. `reset(options={"board": ...})` sets up a board, shape (rows, columns), of ship
