@@ -405,6 +405,7 @@ def test_presets() -> None:
     assert make_config().fleet == (5, 4, 3, 3, 2)
     assert not make_config("microgrpo-5x5").announce_sunk
     assert make_config(board_size=8).board_size == (8, 8)
+    assert make_config(board_size=np.int64(8)).board_size == (8, 8)
 
 
 # Gymnasium

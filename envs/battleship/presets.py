@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
+
 from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, suggest
 
 MAX_SIDE = 16
@@ -115,8 +117,8 @@ def make_config(preset: str = "classic-10x10", **overrides: Any) -> BattleshipCo
         hint = suggest(str(preset), PRESETS)
         raise ConfigError(f"preset must be a known name, got {preset!r}.{hint}")
     side = overrides.get("board_size")
-    if isinstance(side, int) and not isinstance(side, bool):
-        overrides = {**overrides, "board_size": (side, side)}
+    if isinstance(side, (int, np.integer)) and not isinstance(side, bool):
+        overrides = {**overrides, "board_size": (int(side), int(side))}
     return from_mapping(
         BattleshipConfig, {**PRESETS[preset], **overrides}, f"Battleship ({preset})"
     )
