@@ -159,8 +159,13 @@ class TensorBoardReporter:
         with self._writing():
             self.writer.add_images("eval/episode", frames, num_steps, dataformats="NHWC")
 
+    def flush(self) -> None:
+        """Write what is pending, so that a checkpoint is never ahead of its events."""
+        with self._writing():
+            self.writer.flush()
+
     def close(self) -> None:
-        """Write what is pending."""
+        """Write what is pending, and nothing more."""
         try:
             with self._writing():
                 self.writer.close()

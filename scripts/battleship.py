@@ -5,7 +5,8 @@ on where it stopped. Boards of 5 x 5 are scored exactly, by playing all of them.
 
     python scripts/battleship.py --part microgrpo
     python scripts/battleship.py --part published
-    python scripts/battleship.py --part classic
+    python scripts/battleship.py --part classic --seeds 3
+    python scripts/battleship.py --part density --seeds 3
 """
 
 import sys
@@ -21,14 +22,20 @@ from rich.console import Console
 
 from grpo_gym import GRPO
 from grpo_gym.batches import make_worlds
-from grpo_gym.cli.settings import TrainSettings, default_config
-from grpo_gym.config import from_mapping, replace
+from grpo_gym.cli.settings import TrainSettings
+from grpo_gym.config import from_mapping, load_yaml, replace
 from grpo_gym.evaluation import evaluate
 from grpo_gym.results import Results
 from grpo_gym.trainers.grpo import IterationStats
 
 ENV = "Battleship-v0"
 EVALUATION_SEED = 5_000_000
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+FILES = {
+    "microgrpo": "Battleship-v0-microgrpo-5x5.yaml",
+    "classic": "Battleship-v0.yaml",
+    "density": "Battleship-v0-classic-10x10-density.yaml",
+}
 PUBLISHED: dict[str, Any] = {
     "num_groups": 4,
     "group_size": 16,
@@ -58,7 +65,7 @@ PUBLISHED_ITERATIONS = 2_000
 class Options:
     """The command line."""
 
-    part: Literal["microgrpo", "published", "classic"]
+    part: Literal["microgrpo", "published", "classic", "density"]
     """What to measure; what is in its file already is not measured again."""
     results: Path = Path("docs/results")
     """Folder of the JSON files, battleship_<part>.json."""
@@ -66,48 +73,53 @@ class Options:
     """Trainings of each setting, from seed 0; settings were found on seeds from 50."""
     episodes: int = 10_000
     """Games at the end of each training on boards that cannot all be played."""
+    processes: int = 2
+    """Trainings at a time; each uses one core."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure what is missing."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
-    torch.set_num_threads(1)
     path = options.results / f"battleship_{options.part}.json"
     results = Results(path, Console(stderr=True, highlight=False).print)
-    for seed in range(options.seeds):
-        if options.part == "published":
-            for name, scale in SCALES.items():
-                run = partial(train_as_published, scale, seed)
-                results.measure(f"{name}/seed {seed}", run)
-        else:
-            preset = "microgrpo-5x5" if options.part == "microgrpo" else None
-            run = partial(train, preset, seed, options)
-            results.measure(f"{options.part}/seed {seed}", run)
+    runs = {
+        f"{name}/seed {seed}": partial(run, seed)
+        for seed in range(options.seeds)
+        for name, run in settings_of(options).items()
+    }
+    results.measure_all(runs, options.processes)
     return 0
 
 
-def train(preset: str | None, seed: int, options: Options) -> dict[str, Any]:
+def settings_of(options: Options) -> dict[str, Callable[[int], dict[str, Any]]]:
+    """What a part trains with a seed, by name."""
+    if options.part == "published":
+        return {name: partial(train_as_published, scale) for name, scale in SCALES.items()}
+    return {options.part: partial(train, CONFIGS / FILES[options.part], options.episodes)}
+
+
+def train(config: Path, episodes: int, seed: int) -> dict[str, Any]:
     """The curve of the shipped settings, and the policy at its end."""
-    given = {} if preset is None else {"preset": preset}
-    values = {"env": ENV, "env_kwargs": given, **default_config(ENV, given)}
-    settings = from_mapping(TrainSettings, values, "shipped settings")
+    torch.set_num_threads(1)
+    settings = from_mapping(TrainSettings, load_yaml(config), str(config))
     model = GRPO(
         settings.policy,
-        ENV,
+        settings.env,
         env_kwargs=settings.env_kwargs,
         training_env_kwargs=settings.training_env_kwargs,
         config=replace(settings.grpo, seed=seed),
     )
-    if preset is not None:
+    if settings.env_kwargs.get("preset") == "microgrpo-5x5":
         curve = learn(model, settings.total_steps, exact_score)
         return {"exact score of the most probable shots": curve[-1][2], "curve": curve}
     curve = learn(model, settings.total_steps, partial(mean_shots, 1_000))
-    evaluation = model.evaluate(options.episodes, seed=EVALUATION_SEED)
+    evaluation = model.evaluate(episodes, seed=EVALUATION_SEED)
     return {"shots": evaluation.summary()["length"], "curve": curve}
 
 
 def train_as_published(scale: dict[str, Any], seed: int) -> dict[str, Any]:
     """The published experiment: score of sampled and of the most probable shots, exactly."""
+    torch.set_num_threads(1)
     env_kwargs = {"preset": "microgrpo-5x5"}
     model = GRPO("mlp", ENV, env_kwargs=env_kwargs, seed=seed, **PUBLISHED, **scale)
     curve = []

@@ -152,6 +152,7 @@ class Game:
             reward = 1.0 / len(self.ship_cells) if hit else -1.0 / water
         elif config.reward == "score" and hit and self.won:
             reward = 1.0 - len(self.misses) / (water + 1)
+        reward += config.hit_bonus * hit
         if repeated:
             reward -= config.repeat_penalty
         return reward, {"hit": hit, "repeated": repeated, "sunk_length": sunk}

@@ -128,6 +128,7 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
         "announce_sunk": draw(st.booleans()),
         "observation": draw(st.sampled_from(OBSERVATIONS)),
         "reward": draw(st.sampled_from(REWARDS)),
+        "hit_bonus": draw(st.sampled_from((0.0, 2.5))),
         "mask_repeats": draw(st.booleans()),
         "repeat_penalty": draw(st.sampled_from((0.0, 0.5, 2.0))),
     }
@@ -393,15 +394,18 @@ def test_nothing_happens_before_a_reset() -> None:
 def test_presets() -> None:
     assert {name: make_config(name).board_size for name in PRESETS} == {
         "classic-10x10": (10, 10),
+        "classic-10x10-density": (10, 10),
         "microgrpo-5x5": (5, 5),
         "uniform-5x5": (5, 5),
         "no-touch-10x10": (10, 10),
         "russian-10x10": (10, 10),
     }
     assert make_config("russian-10x10").fleet == RUSSIAN
+    assert make_config("classic-10x10-density") == make_config(observation="planes_density")
     assert make_config().fleet == (5, 4, 3, 3, 2)
     assert not make_config("microgrpo-5x5").announce_sunk
     assert make_config(board_size=8).board_size == (8, 8)
+    assert make_config(board_size=np.int64(8)).board_size == (8, 8)
 
 
 # Gymnasium

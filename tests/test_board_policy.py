@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 
 from grpo_gym import GRPO
+from grpo_gym.checkpoint import CheckpointError
 from grpo_gym.config import ConfigError
 from grpo_gym.envs.battleship.vector_env import BattleshipVectorEnv
 from grpo_gym.policies.board import BoardPolicy
@@ -415,3 +416,43 @@ def test_predict_takes_one_board_or_many() -> None:
     assert actions.shape == (3,)
     with pytest.raises(ConfigError, match=r"observation must have shape \(5, 5\)"):
         model.predict(np.zeros((6, 6), np.float32))
+
+
+def test_loaded_for_a_board_of_another_size_it_plays_and_learns_there(tmp_path: Path) -> None:
+    model = GRPO("board", "Battleship-v0", env_kwargs=MICROGRPO, **SMALL)
+    model.train_iteration()
+    model.save(tmp_path / "model.grpo")
+    larger = GRPO.load(tmp_path / "model.grpo", env_kwargs={**MICROGRPO, "board_size": (6, 7)})
+    assert larger.weights_sha256() == model.weights_sha256()
+    assert larger.evaluate(20).lengths.max() > 25
+    larger.train_iteration()
+    assert larger.iteration == 2
+    with pytest.raises(CheckpointError, match="observation space"):  # an image more
+        GRPO.load(tmp_path / "model.grpo", env_kwargs={**MICROGRPO, "announce_sunk": True})
+
+
+@pytest.mark.parametrize(
+    ("policy", "options"), [("mlp", {}), ("board", {"normalise_observations": True})]
+)
+def test_what_is_made_for_one_size_is_refused_on_another(
+    tmp_path: Path, policy: Any, options: dict[str, Any]
+) -> None:
+    model = GRPO(policy, "Battleship-v0", env_kwargs=MICROGRPO, **{**SMALL, **options})
+    model.save(tmp_path / "model.grpo")
+    with pytest.raises(CheckpointError, match="observation space"):
+        GRPO.load(tmp_path / "model.grpo", env_kwargs={**MICROGRPO, "board_size": 6})
+
+
+@pytest.mark.slow
+def test_a_million_sampled_shots_are_all_legal() -> None:
+    settings = {**MICROGRPO, "mask_repeats": True}
+    model = GRPO("board", "Battleship-v0", env_kwargs=settings, **SMALL)
+    env = BattleshipVectorEnv(4_000, autoreset_mode="SameStep", **settings)
+    actor = model.actor(deterministic=False)
+    images, infos = env.reset(seed=0)
+    state: Any = None
+    for _ in range(250):
+        masks = infos["action_mask"].astype(np.bool_)
+        shots, state = actor(images.reshape(4_000, -1), masks, state, np.zeros(4_000, np.bool_))
+        assert masks[np.arange(4_000), shots].all()
+        images, _, _, _, infos = env.step(shots)

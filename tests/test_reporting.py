@@ -151,6 +151,15 @@ def test_tensorboard_reads_scalars_and_pictures_back(tmp_path: Path) -> None:
     assert (image.width, image.height) == (20, 8)
 
 
+def test_what_was_flushed_is_there_whatever_happens_then(tmp_path: Path) -> None:
+    with TensorBoardReporter(tmp_path) as board:
+        for number in range(1, 101):
+            board(MODEL, iteration(number))
+        board.flush()
+        found = EventAccumulator(str(tmp_path)).Reload().Scalars("rollout/return_mean")
+        assert [event.step for event in found] == [100 * number for number in range(1, 101)]
+
+
 def test_the_explained_variance_is_recorded_where_there_is_one(tmp_path: Path) -> None:
     with TensorBoardReporter(tmp_path) as board:
         board(MODEL, iteration(1))

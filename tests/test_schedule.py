@@ -1,12 +1,15 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from grpo_gym import GRPO
 from grpo_gym.config import ConfigError
+from grpo_gym.trainers import grpo
 from grpo_gym.trainers.grpo import IterationStats
 from grpo_gym.trainers.schedule import Schedule
+from grpo_gym.trainers.training_batch import compute_advantages
 from probe_envs import Recall
 
 
@@ -65,3 +68,37 @@ def test_learning_twice_goes_on() -> None:
     assert (model.iteration, model.num_steps) == (4, 160)
     assert model.weights_sha256() != before
     assert rates == pytest.approx([0.1, 0.075, 0.1, 0.075])  # each call has a schedule of its own
+
+
+def test_the_discount_moves_evenly_to_its_end() -> None:
+    found: list[float] = []
+    model = make(discount=0.6, final_discount=1.0)
+    assert model.discount == 0.6
+    model.train_iteration()
+    assert model.discount == 0.6  # without a span it stays
+    model.learn(160, callback=lambda model, _: found.append(model.discount))
+    assert found == pytest.approx([0.7, 0.8, 0.9, 1.0])
+
+
+def test_returns_are_compared_with_the_discount_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[float] = []
+
+    def compare(rollout: Any, features: Any, config: Any, values: Any) -> Any:
+        used.append(config.discount)
+        return compute_advantages(rollout, features, config, values)
+
+    monkeypatch.setattr(grpo, "compute_advantages", compare)
+    make(discount=0.5, final_discount=0.9).learn(160)
+    assert used == pytest.approx([0.5, 0.6, 0.7, 0.8])
+    used.clear()
+    make(discount=0.5).learn(160)
+    assert used == [0.5] * 4
+
+
+def test_a_run_that_goes_on_has_the_discount_of_the_whole_one(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"discount": 0.5, "final_discount": 1.0}
+    whole = make(**settings).learn(160)
+    half = make(**settings).learn(160, callback=lambda model, _: model.num_steps < 80)
+    half.save(tmp_path / "half.grpo")
+    resumed = GRPO.load(tmp_path / "half.grpo", env=Recall).resume()
+    assert resumed.weights_sha256() == whole.weights_sha256()

@@ -45,6 +45,9 @@ class GRPOConfig:
     """What a step is credited with: the return of its trajectory, or what came after it."""
     discount: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] = 0.99
     """Discount factor of returns, per step."""
+    final_discount: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] | None = None
+    """The discount factor at the end of training, to which it moves evenly by environment steps;
+    None: it stays. Rising, it shows first what an action does soon, with less noise."""
     baseline: Literal["none", "batch", "trajectory", "time_step", "time_bin", "state_bin"] = (
         "time_step"
     )

@@ -192,6 +192,14 @@ class GRPO(PolicyModel):
             update_seconds=time.perf_counter() - collected,
         )
 
+    @property
+    def discount(self) -> float:
+        """The discount factor in use: on the way to `final_discount` if there is one."""
+        first, final = self.config.discount, self.config.final_discount
+        if final is None:
+            return first
+        return first + (final - first) * self.schedule.progress(self.num_steps)
+
     def prepare(self) -> Collector:
         """Make the environments to collect from, as training does when it begins.
 
@@ -228,7 +236,8 @@ class GRPO(PolicyModel):
         Args:
             path: The file.
             env: Needed only if the model was trained in an environment without an id.
-            env_kwargs: Instead of those it was trained with.
+            env_kwargs: Instead of those it was trained with. They must leave the spaces as they
+                are; but the policy `board` goes on to boards of any size with as many images.
 
         Raises:
             CheckpointError: If the file is damaged, not ours, or of another environment.
@@ -260,7 +269,8 @@ class GRPO(PolicyModel):
         with torch.no_grad():
             features = self.policy.features(rollout.observations)
             values = None if self.value_baseline is None else self.value_baseline.predict(features)
-        return compute_advantages(rollout, features, self.config, values)
+        config = replace(self.config, discount=self.discount)
+        return compute_advantages(rollout, features, config, values)
 
     def _update(self, rollout: GroupedRollout, advantages: torch.Tensor) -> UpdateStats | None:
         config = self.config
@@ -283,7 +293,7 @@ class GRPO(PolicyModel):
         if self.value_baseline is None:
             return math.nan
         config = self.config
-        returns = compute_returns(rollout.rewards, rollout.alive, config.returns, config.discount)
+        returns = compute_returns(rollout.rewards, rollout.alive, config.returns, self.discount)
         with torch.no_grad():
             features = self.policy.features(rollout.observations[rollout.credited])
         generator = self._generator(Stream.VALUES)

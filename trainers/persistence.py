@@ -80,7 +80,8 @@ def load(
         )
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be used here: {error}") from error
-    _check_spaces(saved, _describe_environment(model), path)
+    if not _plays_other_boards(model, payload):
+        _check_spaces(saved, _describe_environment(model), path)
     _restore(model, payload)
     return model
 
@@ -103,6 +104,14 @@ def _restore(model: "GRPO", payload: Mapping[str, Any]) -> None:
     metrics = payload.get("metrics_normaliser")  # older files have none
     model.metrics_normaliser = None if metrics is None else MetricsNormaliser.from_state(metrics)
     model.schedule = Schedule(*payload["schedule"])
+
+
+def _plays_other_boards(model: "GRPO", payload: Mapping[str, Any]) -> bool:
+    """Whether the policy is for boards of any size, with as many images as here."""
+    own = model.policy.state_dict()
+    return model.policy_kind == "board" and all(
+        weights.shape == own[name].shape for name, weights in payload["model"].items()
+    )
 
 
 def _check_spaces(

@@ -1,4 +1,4 @@
-"""How far a training call has come, and what that does to the learning rate."""
+"""How far a training call has come, and what that does to learning rate and discount."""
 
 import math
 from dataclasses import dataclass
@@ -18,19 +18,20 @@ class Schedule:
     end: int
 
     def progress(self, num_steps: int) -> float:
-        """Share of the span that is done, in [0, 1]."""
-        span = max(self.end - self.start, 1)
-        return min(max((num_steps - self.start) / span, 0.0), 1.0)
+        """Share of the span that is done, in [0, 1].
+
+        Without a span, as in `train_iteration` before any `learn`, it stays 0.
+        """
+        if self.end <= self.start:
+            return 0.0
+        return min(max((num_steps - self.start) / (self.end - self.start), 0.0), 1.0)
 
     def factor(
         self, num_steps: int, kind: Literal["constant", "linear", "cosine"], final: float
     ) -> float:
-        """Factor on the learning rate: 1 at the start, `final` at the end of the span.
-
-        Without a span, as in `train_iteration` before any `learn`, it stays 1.
-        """
+        """Factor on the learning rate: 1 at the start, `final` at the end of the span."""
         progress = self.progress(num_steps)
-        if kind == "constant" or self.end <= self.start:
+        if kind == "constant":
             return 1.0
         if kind == "linear":
             return 1.0 + (final - 1.0) * progress

@@ -120,5 +120,7 @@ def shoot_kernel(
         elif rule.reward == SCORE and episode.hit and episode.afloat == 0:
             water = ship_at.shape[1] - rule.ship_cells
             episode.reward = 1.0 - episode.misses / (water + 1.0)
-        if episode.repeated:
+        if episode.hit:
+            episode.reward += rule.hit_bonus
+        elif episode.repeated:
             episode.reward -= rule.repeat_penalty

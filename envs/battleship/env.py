@@ -50,7 +50,8 @@ class BattleshipEnv(NativeEnv[np.ndarray, np.int64]):
     - `shots`: -1 a shot.
     - `hits`: 1 / ship cells for a hit, -1 / water cells for a miss: 1 for a game without misses.
 
-    A shot at a known cell changes nothing and costs `repeat_penalty` on top.
+    A hit is worth `hit_bonus` more (default 0). A shot at a known cell changes nothing and costs
+    `repeat_penalty` on top.
 
     ## Starting State
     Nothing known. `reset(options={"board": ...})` sets up a board, shape (rows, columns), of ship
@@ -66,8 +67,9 @@ class BattleshipEnv(NativeEnv[np.ndarray, np.int64]):
     ship that this shot sank, if that is announced, else 0.
 
     ## Arguments
-    `preset` names a board (`classic-10x10`, `microgrpo-5x5`, `uniform-5x5`, `no-touch-10x10`,
-    `russian-10x10`); every other keyword overrides one field of
+    `preset` names a board (`classic-10x10`, the same with other observations
+    `classic-10x10-density`, `microgrpo-5x5`, `uniform-5x5`, `no-touch-10x10`, `russian-10x10`);
+    every other keyword overrides one field of
     `grpo_gym.envs.battleship.presets.BattleshipConfig`:
     ```python
     gym.make("Battleship-v0", board_size=(8, 6), fleet=(3, 2, 2), allow_touch=False)

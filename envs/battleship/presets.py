@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
+
 from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, suggest
 
 MAX_SIDE = 16
@@ -34,6 +36,9 @@ class BattleshipConfig:
     reward: Literal["score", "shots", "hits"] = "score"
     """"score": at the end 1 - misses / (cells - ship cells + 1), as in microGRPO. "shots": -1 a
     shot. "hits": a hit is worth 1 / ship cells, a miss -1 / water cells; 1 a perfect game."""
+    hit_bonus: _PENALTY = 0.0
+    """Added to the reward of each hit. Everybody who wins gets the same in all, so the best play
+    stays the best, but what comes after a shot depends less on what had been found before."""
     mask_repeats: bool = True
     """Whether `info["action_mask"]` forbids cells that were shot at before."""
     repeat_penalty: _PENALTY = 1.0
@@ -80,6 +85,8 @@ _MICROGRPO: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     # Hasbro's game; uniformly random boards.
     "classic-10x10": {"reward": "shots"},
+    # The same, and the policy is shown how many placements of the ships afloat cover each cell.
+    "classic-10x10-density": {"reward": "shots", "observation": "planes_density"},
     # github.com/superlinear-ai/microGRPO, like for like.
     "microgrpo-5x5": {**_MICROGRPO, "placement": "microgrpo"},
     # The same game on uniformly random boards.
@@ -110,8 +117,8 @@ def make_config(preset: str = "classic-10x10", **overrides: Any) -> BattleshipCo
         hint = suggest(str(preset), PRESETS)
         raise ConfigError(f"preset must be a known name, got {preset!r}.{hint}")
     side = overrides.get("board_size")
-    if isinstance(side, int) and not isinstance(side, bool):
-        overrides = {**overrides, "board_size": (side, side)}
+    if isinstance(side, (int, np.integer)) and not isinstance(side, bool):
+        overrides = {**overrides, "board_size": (int(side), int(side))}
     return from_mapping(
         BattleshipConfig, {**PRESETS[preset], **overrides}, f"Battleship ({preset})"
     )

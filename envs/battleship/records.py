@@ -32,6 +32,7 @@ RULES = np.dtype(
         ("announce_sunk", "?"),
         ("allow_touch", "?"),
         ("reward", "i8"),
+        ("hit_bonus", "f8"),
         ("repeat_penalty", "f8"),
         ("ship_cells", "i8"),
     ]

@@ -252,6 +252,7 @@ def _rules(config: BattleshipConfig) -> np.ndarray:
     rules["announce_sunk"] = config.announce_sunk
     rules["allow_touch"] = config.allow_touch
     rules["reward"] = REWARDS.index(config.reward)
+    rules["hit_bonus"] = config.hit_bonus
     rules["repeat_penalty"] = config.repeat_penalty
     rules["ship_cells"] = config.ship_cells
     return rules

@@ -36,6 +36,7 @@ class Bookkeeper:
         stopping = self.signals.number is not None
         finished = model.num_steps >= model.schedule.end
         if stopping or finished or model.iteration % self.run.settings.checkpoint_every == 0:
+            self.board.flush()
             model.save(self.run.latest)
         return not stopping
 
@@ -43,6 +44,7 @@ class Bookkeeper:
         """Make the evaluation that a signal interrupted before the run was resumed."""
         if evaluation_is_due(self.run.settings, model):
             self.evaluate_if_due(model)
+            self.board.flush()
             model.save(self.run.latest)
 
     def evaluate_if_due(self, model: GRPO) -> None:

@@ -1,0 +1,302 @@
+"""GRPO against MaskablePPO of sb3-contrib on Battleship: equal steps, and equal minutes.
+
+Both train on our vector environment, with the same network for the policy, on one core, and play
+the same boards, which are all boards of microgrpo-5x5. Every training is kept in a JSON file as
+soon as it has ended, so an interrupted experiment goes on where it stopped.
+
+    python scripts/maskable_ppo.py --board microgrpo
+    python scripts/maskable_ppo.py --board classic
+
+It needs `pip install -e ".[compare]"`.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+from grpo_gym import GRPO
+from grpo_gym.batches import EnvBatch, make_batch, make_worlds
+from grpo_gym.cli.settings import TrainSettings
+from grpo_gym.config import from_mapping, load_yaml, replace
+from grpo_gym.envs.sb3 import to_sb3
+from grpo_gym.evaluation import evaluate
+from grpo_gym.policies.board import BoardPolicy
+from grpo_gym.results import Results
+from grpo_gym.trainers.grpo import IterationStats
+
+ENV = "Battleship-v0"
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+EVALUATION_SEED = 5_000_000
+GAMES = 1_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """A board and how long to train on it.
+
+    Attributes:
+        config: Our settings.
+        steps: Of equal steps.
+        seconds: Of equal minutes.
+        budget: Steps that our schedule is for where seconds are equal.
+        num_envs: Of MaskablePPO.
+        ppo: Settings of MaskablePPO, found on seed 50.
+    """
+
+    config: str
+    steps: int
+    seconds: float
+    budget: int
+    num_envs: int
+    ppo: dict[str, Any]
+
+
+TASKS = {
+    "microgrpo": Task(
+        config="Battleship-v0-microgrpo-5x5.yaml",
+        steps=1_000_000,
+        seconds=120.0,
+        budget=3_000_000,
+        num_envs=256,
+        ppo={"n_steps": 32, "batch_size": 512, "n_epochs": 4, "learning_rate": 1e-3, "gamma": 1.0},
+    ),
+    "classic": Task(
+        config="Battleship-v0.yaml",
+        steps=150_000,
+        seconds=150.0,
+        budget=300_000,
+        num_envs=64,
+        ppo={
+            "n_steps": 128,
+            "batch_size": 1024,
+            "n_epochs": 4,
+            "learning_rate": 1e-3,
+            "gamma": 0.9,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The command line."""
+
+    board: Literal["microgrpo", "classic"]
+    """What to play."""
+    results: Path = Path("docs/results")
+    """Folder of the JSON files, maskable_ppo_<board>.json."""
+    seeds: int = 5
+    """Trainings of each algorithm, from seed 0."""
+    processes: int = 2
+    """Trainings at a time; each uses one core."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is missing."""
+    options = tyro.cli(Options, args=arguments, description=__doc__)
+    path = options.results / f"maskable_ppo_{options.board}.json"
+    results = Results(path, Console(stderr=True, highlight=False).print)
+    task = TASKS[options.board]
+    runs = {}
+    for seed in range(options.seeds):
+        runs[f"GRPO, equal steps/seed {seed}"] = partial(train_grpo, task, task.steps, seed)
+        runs[f"GRPO, equal minutes/seed {seed}"] = partial(train_grpo, task, task.budget, seed)
+        runs[f"MaskablePPO/seed {seed}"] = partial(train_ppo, task, seed)
+    results.measure_all(runs, options.processes)
+    return 0
+
+
+def train_grpo(task: Task, total_steps: int, seed: int) -> dict[str, Any]:
+    """Our curve."""
+    torch.set_num_threads(1)
+    settings = settings_of(task)
+    model = GRPO(
+        settings.policy,
+        ENV,
+        env_kwargs=settings.env_kwargs,
+        training_env_kwargs=settings.training_env_kwargs,
+        config=replace(settings.grpo, seed=seed),
+    )
+    curve = Curve(task, partial(play_grpo, model, evaluation_batch(settings.env_kwargs)))
+
+    def record(_: GRPO, stats: IterationStats) -> None:
+        curve.record(stats.num_steps, at_end=stats.num_steps >= total_steps)
+
+    model.learn(total_steps, callback=record)
+    return {"curve": curve.points, "parameters": count_parameters(model.policy)}
+
+
+def train_ppo(task: Task, seed: int) -> dict[str, Any]:
+    """The curve of MaskablePPO, until both the steps and the seconds are over."""
+    torch.set_num_threads(1)
+    settings = settings_of(task)
+    kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
+    venv = to_sb3(gym.make_vec(ENV, num_envs=task.num_envs, autoreset_mode="SameStep", **kwargs))
+    policy: Any = "MlpPolicy"
+    policy_kwargs: dict[str, Any] = {"net_arch": list(settings.grpo.hidden_sizes)}
+    if settings.policy == "board":
+        policy = BoardActorCritic
+        policy_kwargs = {
+            "net_arch": [],
+            "ortho_init": False,  # our layers are so already
+            "features_extractor_class": BoardFeatures,
+            "features_extractor_kwargs": {
+                "channels": settings.grpo.channels,
+                "blocks": settings.grpo.blocks,
+            },
+        }
+    model = MaskablePPO(policy, venv, seed=seed, policy_kwargs=policy_kwargs, **task.ppo)
+    curve = Curve(task, partial(play_ppo, model, evaluation_batch(settings.env_kwargs)))
+    model.learn(10**9, callback=RecordCurve(curve))
+    return {"curve": curve.points, "parameters": count_parameters(model.policy)}
+
+
+def settings_of(task: Task) -> TrainSettings:
+    """Our shipped settings."""
+    path = CONFIGS / task.config
+    return from_mapping(TrainSettings, load_yaml(path), str(path))
+
+
+def evaluation_batch(env_kwargs: dict[str, Any]) -> tuple[EnvBatch, int, int]:
+    """Boards to play after training, how many, and the first seed."""
+    if env_kwargs.get("preset") == "microgrpo-5x5":
+        worlds = make_worlds(ENV, env_kwargs, 2_048)
+        return worlds, worlds.num_worlds, 0
+    return make_batch(ENV, env_kwargs, 500), GAMES, EVALUATION_SEED
+
+
+def play_grpo(model: GRPO, games: tuple[EnvBatch, int, int]) -> float:
+    """Mean return of our most probable shots."""
+    return evaluate(model.actor(), *games).mean_return
+
+
+def play_ppo(model: MaskablePPO, games: tuple[EnvBatch, int, int]) -> float:
+    """Mean return of MaskablePPO's most probable shots."""
+    shape = model.observation_space.shape
+
+    def actor(
+        observations: np.ndarray, masks: np.ndarray | None, state: Any, _: np.ndarray
+    ) -> tuple[np.ndarray, Any]:
+        images = observations.reshape(-1, *shape)
+        return model.predict(images, action_masks=masks, deterministic=True)[0], state
+
+    return evaluate(actor, *games).mean_return
+
+
+class Curve:
+    """Seconds of training, environment steps, and the mean return there.
+
+    Seconds are those of the processor, as others may use it at the same time; on one thread alone
+    they are the clock's.
+
+    Attributes:
+        points: What was measured.
+    """
+
+    def __init__(self, task: Task, measure: Callable[[], float]) -> None:
+        self.points: list[tuple[float, int, float]] = []
+        self._task = task
+        self._measure = measure
+        self._due = 10.0
+        # Both comparisons are read off where one of these is passed for the first time.
+        self._marks = [self._past_seconds, self._past_steps]
+        self._start = time.process_time()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether steps and seconds are over."""
+        return not self._marks
+
+    def record(self, steps: int, at_end: bool = False) -> None:
+        """Measure if it is time to; that does not count as training."""
+        seconds = time.process_time() - self._start
+        marks = [mark for mark in self._marks if not mark(seconds, steps)]
+        if len(marks) < len(self._marks) or at_end or seconds >= self._due:
+            self.points.append((round(seconds, 1), steps, self._measure()))
+            self._due = 1.25 * seconds
+        self._marks = marks
+        self._start = time.process_time() - seconds
+
+    def _past_seconds(self, seconds: float, steps: int) -> bool:
+        return seconds >= self._task.seconds
+
+    def _past_steps(self, seconds: float, steps: int) -> bool:
+        return steps >= self._task.steps
+
+
+class RecordCurve(BaseCallback):  # type: ignore[misc,unused-ignore]
+    """Fills the curve between updates, and ends the training."""
+
+    def __init__(self, curve: Curve) -> None:
+        super().__init__()
+        self._curve = curve
+
+    def _on_rollout_start(self) -> None:
+        self._curve.record(self.num_timesteps)
+
+    def _on_step(self) -> bool:
+        return not self._curve.is_complete
+
+
+class BoardFeatures(BaseFeaturesExtractor):  # type: ignore[misc,unused-ignore]
+    """Our board policy but for its last layer: images of the hidden layers, (B, C * A)."""
+
+    def __init__(self, observation_space: gym.spaces.Box, channels: int, blocks: int) -> None:
+        rows, columns = observation_space.shape[1:]
+        super().__init__(observation_space, channels * rows * columns)
+        policy = BoardPolicy(
+            observation_space,
+            gym.spaces.Discrete(rows * columns),
+            channels=channels,
+            blocks=blocks,
+        )
+        self.images = policy.network[:-2]
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Hidden images side by side."""
+        hidden: Tensor = self.images(observations.flatten(1))
+        return hidden.flatten(1)
+
+
+class BoardActorCritic(MaskableActorCriticPolicy):  # type: ignore[misc,unused-ignore]
+    """Actor and critic over the same images; the actor is our board policy."""
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        channels, rows, columns = self._shape()
+        score = nn.Conv2d(channels, 1, 1, bias=False)  # a bias would change no probability
+        nn.init.orthogonal_(score.weight, 0.01)
+        self.action_net = nn.Sequential(
+            nn.Unflatten(1, (channels, rows, columns)), score, nn.Flatten()
+        )
+        self.optimizer = self.optimizer_class(
+            self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+        )
+
+    def _shape(self) -> tuple[int, int, int]:
+        rows, columns = self.observation_space.shape[1:]
+        return self.features_dim // (rows * columns), rows, columns
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers that are learned."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
