@@ -258,7 +258,8 @@ def test_clairvoyant_covers_the_cool_down() -> None:
         preset="constant", episode_steps=60, constraints=True, cooldown_steps=4,
         largest_change_share=1.0, initial_replicas=24,
     )  # fmt: skip
-    env.simulator.demand[:, 20:40] *= 1.5
+    env.simulator.demand[:, 20:41] += 150.0 * np.arange(21)
+    env.simulator.demand[:, 41:] += 3_000.0
     state, scaler = None, make_baseline("clairvoyant", env)
     for _ in range(60):
         actions, state = scaler.predict(env.observe(), state)
@@ -358,6 +359,8 @@ def test_a_state_that_was_returned_is_not_changed() -> None:
         _, state = scaler.predict(env.observe())
         assert state is not None
         kept = [array.copy() for array in state]
+        env.simulator.metrics["requests_per_s"] += 500.0
+        env.simulator.metrics["cpu_percent"] = 90.0
         scaler.predict(env.observe(), state)
         for array, before in zip(state, kept, strict=True):
             np.testing.assert_array_equal(array, before)
