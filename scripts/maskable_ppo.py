@@ -77,9 +77,9 @@ TASKS = {
     ),
     "classic": Task(
         config="Battleship-v0.yaml",
-        steps=150_000,
-        seconds=150.0,
-        budget=300_000,
+        steps=100_000,
+        seconds=120.0,
+        budget=240_000,
         num_envs=64,
         ppo={
             "n_steps": 128,
