@@ -427,8 +427,8 @@ def test_loaded_for_a_board_of_another_size_it_plays_and_learns_there(tmp_path: 
     assert larger.evaluate(20).lengths.max() > 25
     larger.train_iteration()
     assert larger.iteration == 2
-    with pytest.raises(CheckpointError, match="observation space"):  # an image more
-        GRPO.load(tmp_path / "model.grpo", env_kwargs={**MICROGRPO, "announce_sunk": True})
+    with pytest.raises(CheckpointError, match="observation space"):  # more images
+        GRPO.load(tmp_path / "model.grpo", env_kwargs={**MICROGRPO, "observation": "planes"})
 
 
 @pytest.mark.parametrize(
