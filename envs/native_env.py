@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from grpo_gym.envs.arguments import check_render_mode
-from grpo_gym.envs.native_vector_env import BatchSimulator
+from grpo_gym.envs.native_vector_env import BatchSimulator, observation_of
 from grpo_gym.envs.seeding import fold_seed
 
 Observation = TypeVar("Observation")
@@ -54,7 +54,7 @@ class NativeEnv(gym.Env[Observation, Action]):
         self._seeded = True
         # Pictures show recent steps, and those were another episode's.
         self._history.clear()
-        return self._single.observe()[0]
+        return self._observe()
 
     def _begin(self, seed: int | None, **world: Any) -> None:
         """Draw a new episode: that of `seed`, or the next one of the current seed.
@@ -72,6 +72,9 @@ class NativeEnv(gym.Env[Observation, Action]):
             self._seeded = True
         self._single.reset(**world)
         self._history.clear()
+
+    def _observe(self) -> Any:
+        return observation_of(self._single.observe(), 0)
 
     def _need_reset(self, method: str) -> None:
         if not self._seeded:
@@ -93,3 +96,18 @@ class NativeEnv(gym.Env[Observation, Action]):
                 f"action must be a {name} from 0 to {count - 1}, got {action!r}"
             )
         return number
+
+    def _choices(self, action: Any, name: str) -> np.ndarray:
+        """An action of a MultiDiscrete, shape (C,), int64.
+
+        Raises:
+            gymnasium.error.InvalidAction: If it is none.
+        """
+        counts = self.action_space.nvec  # type: ignore[attr-defined]
+        choices = np.asarray(action)
+        fits = choices.shape == counts.shape and choices.dtype.kind in "iu"
+        if not fits or ((choices < 0) | (choices >= counts)).any():
+            raise gym.error.InvalidAction(
+                f"action must be {name} from 0 and below {counts.tolist()}, got {action!r}"
+            )
+        return choices.astype(np.int64)

@@ -20,7 +20,9 @@ from grpo_gym.envs.arguments import check_options
 from grpo_gym.envs.kernels import kernel
 from grpo_gym.envs.seeding import fold_seed, seed_list
 
-StepResult = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+Observations = Any
+"""Of B environments: an array, or for a Dict space a dictionary of them; the first axis is B."""
+StepResult = tuple[Observations, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
 class BatchSimulator(Protocol):
@@ -38,11 +40,11 @@ class BatchSimulator(Protocol):
         Its first argument is `members`; the rest, if any, is the simulator's own.
         """
 
-    def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> np.ndarray:
+    def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> Observations:
         """Move all environments but the skipped ones; observations (B, ...) of all."""
 
-    def observe(self) -> np.ndarray:
-        """Observations of all environments, shape (B, ...)."""
+    def observe(self) -> Observations:
+        """Observations of all environments, (B, ...): arrays of their own at each call."""
 
     def elapsed(self) -> np.ndarray:
         """Steps since the reset, shape (B,)."""
@@ -60,7 +62,7 @@ class BatchSimulator(Protocol):
         """Make environments go on as others do, in the same outside world."""
 
 
-class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
     """Many environments in one array program.
 
     Members that are reset together with equal seeds share one outside world. `autoreset_mode` is
@@ -134,7 +136,7 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[Observations, dict[str, Any]]:
         """Start new episodes.
 
         Args:
@@ -160,14 +162,15 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Move every environment.
 
         Args:
-            actions: Shape (B,), integers.
+            actions: Shape (B,), integers; of a MultiDiscrete with C components (B, C).
 
         Returns:
-            Observations (B, ...), rewards (B,) float64, terminated and truncated (B,) bool, and
-            infos as Gymnasium's vector environments give them.
+            Observations (B, ...), for a Dict space a dictionary of such, rewards (B,) float64,
+            terminated and truncated (B,) bool, and infos as Gymnasium's vector environments give
+            them.
 
         Raises:
-            gymnasium.error.InvalidAction: If an action is none, or they are not (B,).
+            gymnasium.error.InvalidAction: If an action is none, or they are not (B,) or (B, C).
             gymnasium.error.ResetNeeded: Before the first reset; with DISABLED, if a finished
                 environment is stepped.
         """
@@ -193,7 +196,7 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         DISABLED refuses to go on when any environment has finished.
 
         Args:
-            actions: Shape (B,), integers, also where they change nothing.
+            actions: As for `step`, also where they change nothing.
             alive: Which environments to step, shape (B,), bool.
 
         Returns:
@@ -201,7 +204,7 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             and infos about the step are marked absent.
 
         Raises:
-            gymnasium.error.InvalidAction: If an action is none, or they are not (B,).
+            gymnasium.error.InvalidAction: If an action is none, or they are not (B,) or (B, C).
             gymnasium.error.ResetNeeded: Before the first reset, or if a finished environment is
                 stepped.
             ConfigError: If `autoreset_mode` is not DISABLED, or `alive` is not bool of shape (B,).
@@ -258,7 +261,7 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for b, history in zip(target, histories, strict=True):
             self._history[b] = history
 
-    def observe(self) -> np.ndarray:
+    def observe(self) -> Observations:
         """Current observations of all environments, first axis B."""
         return self._batch.observe()
 
@@ -288,13 +291,21 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if not self._ready:
             raise gym.error.ResetNeeded("call reset() before step()")
         actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,) or actions.dtype.kind not in "iu":
+        if actions.shape != self.action_space.shape or actions.dtype.kind not in "iu":
             raise gym.error.InvalidAction(
-                f"actions must be integers of shape ({self.num_envs},), got {actions.dtype} of "
-                f"shape {actions.shape}"
+                f"actions must be integers of shape {self.action_space.shape}, got "
+                f"{actions.dtype} of shape {actions.shape}"
             )
         actions = np.ascontiguousarray(actions, np.int64)
-        count = int(self.single_action_space.n)  # type: ignore[attr-defined]
+        space = self.single_action_space
+        if isinstance(space, gym.spaces.MultiDiscrete):
+            if ((actions < 0) | (actions >= space.nvec)).any():
+                raise gym.error.InvalidAction(
+                    f"actions must be {self.actions_are} from 0 and below {space.nvec.tolist()}, "
+                    f"got {actions.min(axis=0).tolist()} to {actions.max(axis=0).tolist()}"
+                )
+            return actions
+        count = int(space.n)  # type: ignore[attr-defined]
         if not are_below(actions, count):
             raise gym.error.InvalidAction(
                 f"actions must be {self.actions_are} from 0 to {count - 1}, got "
@@ -345,13 +356,13 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._batch.observe(), rewards, terminated, truncated, infos
 
     def _reset_in_place(
-        self, observations: np.ndarray, infos: dict[str, Any]
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+        self, observations: Observations, infos: dict[str, Any]
+    ) -> tuple[Observations, dict[str, Any]]:
         """SAME_STEP: the last observation and infos move to `final_obs` and `final_info`."""
         done = self._finished.copy()
         final_observations = np.full(self.num_envs, None, dtype=object)
         for b in np.flatnonzero(done):
-            final_observations[b] = observations[b].copy()
+            final_observations[b] = observation_of(observations, int(b))
         final_infos = {
             name: (values & done if name.startswith("_") else values)
             for name, values in infos.items()
@@ -367,6 +378,13 @@ class NativeVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "_final_info": done.copy(),
         }
         return self._batch.observe(), infos
+
+
+def observation_of(observations: Observations, b: int) -> Any:
+    """A copy of what one environment shows: an array, or a dictionary of arrays."""
+    if isinstance(observations, dict):
+        return {name: rows[b].copy() for name, rows in observations.items()}
+    return observations[b].copy()
 
 
 @kernel

@@ -11,13 +11,21 @@ _ENVIRONMENTS = {
         "grpo_gym.envs.battleship.env:BattleshipEnv",
         "grpo_gym.envs.battleship.vector_env:BattleshipVectorEnv",
     ),
+    "AutoScaler-v0": (
+        "grpo_gym.envs.autoscaler.env:AutoScalerEnv",
+        "grpo_gym.envs.autoscaler.vector_env:AutoScalerVectorEnv",
+    ),
 }
 
 BASELINE_MODULES = {
     "LoadBalancer-v0": "grpo_gym.envs.load_balancer.baselines",
     "Battleship-v0": "grpo_gym.envs.battleship.baselines",
+    "AutoScaler-v0": "grpo_gym.envs.autoscaler.baselines",
 }
 """Where each environment's heuristics are: a module with `BASELINES` and `make_baseline`."""
+
+FIGURE_MODULES = {"AutoScaler-v0": "grpo_gym.envs.autoscaler.figures"}
+"""Which environments have figures of an episode: a module with `snapshot` and `draw`."""
 
 
 def register_environments() -> None:

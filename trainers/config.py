@@ -137,13 +137,28 @@ class GRPOConfig:
     """Halvings of a step that "trust_region" tries."""
 
     hidden_sizes: tuple[Count, ...] = (64, 64)
-    """Width of each hidden layer of the `mlp` policy."""
+    """Width of each hidden layer of the `mlp` policy, and after the recurrence of `gru`."""
     activation: Literal["tanh", "relu", "silu"] = "tanh"
     """Activation of the `mlp` policy."""
     channels: Count = 32
     """Images of a hidden layer of the `board` policy."""
     blocks: Count = 2
     """Residual blocks of the `board` policy, of two 3 x 3 convolutions each."""
+    gru_width: Count = 64
+    """Width of the recurrent layer of the `gru` policy."""
+    lstm_width: Count = 128
+    """Width of the recurrence and of all tokens of the `temporal` policy."""
+    lstm_layers: Count = 2
+    """Layers of its recurrence."""
+    attention_heads: Count = 4
+    """Heads of its attention over the recurrence's outputs; they divide `lstm_width`."""
+    transformer_layers: Annotated[int, Range(0)] = 1
+    """Layers of its transformer encoder; 0: none. The published design has 4, and otherwise these
+    defaults."""
+    transformer_heads: Count = 8
+    """Heads of each of those layers; they divide `lstm_width`."""
+    feedforward_width: Count = 256
+    """Width of each of those layers between its two linear ones."""
     augment_symmetries: bool = False
     """Turn and mirror the board of each minibatch at random: what was learned on one board holds
     on all 8. Only for the `board` policy."""
@@ -182,6 +197,12 @@ class GRPOConfig:
                 f'"{self.objective}"'
             )
         self._check_trust_region()
+        for name in ("attention_heads", "transformer_heads"):
+            if self.lstm_width % getattr(self, name):
+                raise ConfigError(
+                    f"{name} must divide lstm_width {self.lstm_width}, got {getattr(self, name)}: "
+                    "choose a divisor of it"
+                )
         if self.objective == "reinforce" and self.ratio != "step":
             raise ConfigError(
                 f'ratio must be "step" with objective "reinforce", got "{self.ratio}": it has none'

@@ -93,8 +93,9 @@ class GRPO(PolicyModel):
         """Set up a policy for an environment; nothing is collected yet.
 
         Args:
-            policy: "mlp", "linear" for no hidden layer, or "board" for a convolutional network
-                that scores every cell of a board.
+            policy: "mlp", "linear" for no hidden layer, "board" for a convolutional network
+                that scores every cell of a board, "gru" or "temporal" for a network that reads
+                what was seen before, in order.
             env: A registered id, a made environment, or a function that makes one.
             env_kwargs: Passed to the environment; only with an id.
             training_env_kwargs: Arguments that replace or join them in training only, such as

@@ -5,7 +5,7 @@ Shapes: B observations, D features, A choices.
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -17,13 +17,16 @@ from grpo_gym.config import ConfigError, suggest
 from grpo_gym.evaluation import Evaluable
 from grpo_gym.frame_history import as_features, stack_frames
 from grpo_gym.policies.board import BoardPolicy
+from grpo_gym.policies.gru import GRUPolicy
+from grpo_gym.policies.metrics_normaliser import MetricsNormaliser
 from grpo_gym.policies.network import Policy
+from grpo_gym.policies.temporal import TemporalPolicy
 from grpo_gym.randomness import Stream, derive_seed
 from grpo_gym.spaces import flatten_batch, flatten_one, is_batch
 from grpo_gym.trainers.config import GRPOConfig
 
-PolicyKind = Literal["linear", "mlp", "board"]
-POLICIES: tuple[str, ...] = ("linear", "mlp", "board")
+PolicyKind = Literal["linear", "mlp", "board", "gru", "temporal"]
+POLICIES: tuple[str, ...] = get_args(PolicyKind)
 
 
 class PolicyModel(Evaluable):
@@ -38,6 +41,8 @@ class PolicyModel(Evaluable):
         training_env_kwargs: Those that replace or join them in training.
         observation_space: Of one environment.
         action_space: Of one environment.
+        metrics_normaliser: How the observations that it learns from were made of raw metrics, for
+            whoever deploys it; set it to have it saved with the policy.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class PolicyModel(Evaluable):
                 f"augment_symmetries must be false with the policy {policy!r}: only 'board' knows "
                 "symmetries"
             )
+        self.metrics_normaliser: MetricsNormaliser | None = None
         self._predictions = itertools.count()
 
     def predict(
@@ -166,27 +172,10 @@ class PolicyModel(Evaluable):
         return checkpoint.weights_sha256(self.policy.state_dict())
 
     def _make_policy(self) -> Policy:
-        config = self.config
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(config.seed, Stream.WEIGHTS))
-            if self.policy_kind == "board":
-                return BoardPolicy(
-                    self.observation_space,
-                    self.action_space,
-                    channels=config.channels,
-                    blocks=config.blocks,
-                    normalise_observations=bool(config.normalise_observations),
-                    frame_history=config.frame_history,
-                )
-            return Policy(
-                self.observation_space,
-                self.action_space,
-                hidden_sizes=() if self.policy_kind == "linear" else config.hidden_sizes,
-                activation=config.activation,
-                normalise_observations=config.normalise_observations is not False,
-                initial_log_std=config.initial_log_std,
-                log_std_bounds=config.log_std_bounds,
-                frame_history=config.frame_history,
+            torch.manual_seed(derive_seed(self.config.seed, Stream.WEIGHTS))
+            return _make_policy(
+                self.policy_kind, self.observation_space, self.action_space, self.config
             )
 
     def _remember(
@@ -204,6 +193,56 @@ class PolicyModel(Evaluable):
         if self.policy.head.noise_kind == "uniform":
             return generator.random(shape, np.float32)
         return generator.standard_normal(shape, np.float32)
+
+
+def _make_policy(
+    kind: str,
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    config: GRPOConfig,
+) -> Policy:
+    if kind == "board":
+        return BoardPolicy(
+            observation_space,
+            action_space,
+            channels=config.channels,
+            blocks=config.blocks,
+            normalise_observations=bool(config.normalise_observations),
+            frame_history=config.frame_history,
+        )
+    options: dict[str, Any] = {
+        "normalise_observations": config.normalise_observations is not False,
+        "initial_log_std": config.initial_log_std,
+        "log_std_bounds": config.log_std_bounds,
+        "frame_history": config.frame_history,
+    }
+    if kind == "gru":
+        return GRUPolicy(
+            observation_space,
+            action_space,
+            width=config.gru_width,
+            hidden_sizes=config.hidden_sizes,
+            **options,
+        )
+    if kind == "temporal":
+        return TemporalPolicy(
+            observation_space,
+            action_space,
+            width=config.lstm_width,
+            layers=config.lstm_layers,
+            attention_heads=config.attention_heads,
+            transformer_layers=config.transformer_layers,
+            transformer_heads=config.transformer_heads,
+            feedforward_width=config.feedforward_width,
+            **options,
+        )
+    return Policy(
+        observation_space,
+        action_space,
+        hidden_sizes=() if kind == "linear" else config.hidden_sizes,
+        activation=config.activation,
+        **options,
+    )
 
 
 def _spaces(env: EnvSource, kwargs: Mapping[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:

@@ -10,6 +10,7 @@ from grpo_gym import checkpoint
 from grpo_gym.batches import EnvSource
 from grpo_gym.checkpoint import CheckpointError
 from grpo_gym.config import ConfigError, from_mapping, to_mapping
+from grpo_gym.policies.metrics_normaliser import MetricsNormaliser
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.schedule import Schedule
 
@@ -40,6 +41,9 @@ def save(model: "GRPO", path: str | PathLike[str]) -> None:
             "iteration": model.iteration,
             "num_steps": model.num_steps,
             "notes": model.notes,
+            "metrics_normaliser": None
+            if model.metrics_normaliser is None
+            else model.metrics_normaliser.state(),
             "schedule": [model.schedule.start, model.schedule.end],
         },
         kind=_KIND,
@@ -97,6 +101,8 @@ def _restore(model: "GRPO", payload: Mapping[str, Any]) -> None:
     model.iteration = payload["iteration"]
     model.num_steps = payload["num_steps"]
     model.notes = payload["notes"]
+    metrics = payload.get("metrics_normaliser")  # older files have none
+    model.metrics_normaliser = None if metrics is None else MetricsNormaliser.from_state(metrics)
     model.schedule = Schedule(*payload["schedule"])
 
 

@@ -22,9 +22,10 @@ from grpo_gym.actors import (
 from grpo_gym.batches import EnvBatch, WorldsBatch, make_batch, make_worlds
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import SOURCE, CommandLine
+from grpo_gym.cli.plotting import check_figures, check_plot, draw_episodes, record_episode
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.cli.tables import decimals, fixed, plain_table
-from grpo_gym.config import ConfigError, Range, check_fields, from_mapping
+from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, suggest
 from grpo_gym.evaluation import Actor, Evaluation, evaluate
 from grpo_gym.files import write_atomic
 from grpo_gym.trainers.grpo import GRPO
@@ -60,11 +61,17 @@ class EvaluateOptions:
     that draws nothing, where the worlds can be listed (small Battleship boards)."""
     json: str | None = None
     """Write the statistics to this file."""
+    plot: str | None = None
+    """Draw the first episode to this .png, .pdf or .svg file (AutoScaler-v0; needs matplotlib)."""
+    plot_beside: tuple[str, ...] = ()
+    """Baselines that the figure shows beside the policy."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.env is not None:
             object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
+        if self.plot_beside and self.plot is None:
+            raise ConfigError("--plot-beside must come with --plot FILE")
 
 
 _LINE = CommandLine(
@@ -72,7 +79,8 @@ _LINE = CommandLine(
     "Play whole episodes with a policy and report statistics.\n\n"
     "For example:\n"
     "  --env LoadBalancer-v0 --policy least_connections --episodes 1000 --seed 7\n"
-    "  --policy runs/LoadBalancer-v0/grpo-seed0-... --json result.json",
+    "  --policy runs/LoadBalancer-v0/grpo-seed0-... --json result.json\n"
+    "  --env AutoScaler-v0 --policy hpa --episodes 10 --plot day.png --plot-beside clairvoyant",
     {"evaluation": EvaluateOptions},
 )
 
@@ -83,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     with StopSignals().installed():
         env_id, kwargs, model = _resolve(options)
+        if options.plot is not None:
+            _plot(options, env_id, kwargs, model)
         if options.exact:
             batch: EnvBatch = make_worlds(env_id, kwargs, _MAX_WORLDS)
             options = replace(options, episodes=cast(WorldsBatch, batch).num_worlds, seed=0)
@@ -122,6 +132,8 @@ def _parse(arguments: Sequence[str]) -> EvaluateOptions:
         )
     if options.json is not None:
         check_writable(Path(options.json))
+    if options.plot is not None:
+        check_plot(Path(options.plot))
     return options
 
 
@@ -155,6 +167,30 @@ def _actor(options: EvaluateOptions, env_id: str, batch: EnvBatch, model: Model 
     if options.exact and options.stochastic:
         raise ConfigError("--exact must come without --stochastic: samples have no exact mean")
     return model.actor(deterministic=not options.stochastic, seed=options.seed)
+
+
+def _plot(
+    options: EvaluateOptions, env_id: str, kwargs: dict[str, Any], model: Model | None
+) -> None:
+    """Draw the first episode, as the policy and the baselines beside it play it."""
+    check_figures(env_id)
+    for name in options.plot_beside:
+        if name not in baseline_names(env_id):
+            hint = suggest(name, baseline_names(env_id))
+            raise ConfigError(f"--plot-beside must name baselines of {env_id}, got {name!r}.{hint}")
+    batch = make_batch(env_id, kwargs, 1)
+    try:
+        actors = {str(options.policy): _actor(options, env_id, batch, model)}
+        for name in options.plot_beside:
+            actors[name] = baseline_actor(name, env_id, batch, options.seed)
+        episodes = {
+            name: record_episode(actor, env_id, batch, options.seed)
+            for name, actor in actors.items()
+        }
+        path = Path(str(options.plot))
+        write_atomic(path, draw_episodes(episodes, env_id, batch, options.seed, path))
+    finally:
+        batch.close()
 
 
 def _play(options: EvaluateOptions, actor: Actor, batch: EnvBatch) -> Evaluation:

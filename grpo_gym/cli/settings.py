@@ -47,7 +47,7 @@ class TrainSettings:
     algo: Literal["grpo", "online"] = "grpo"
     """The algorithm: grpo, or online, which learns from one decision at a time and is for
     LoadBalancer-v0."""
-    policy: Literal["mlp", "linear", "board"] = "mlp"
+    policy: Literal["mlp", "linear", "board", "gru", "temporal"] = "mlp"
     """The kind of policy."""
     total_steps: Count = 1_000_000
     """Environment steps to train for, such as 1e6; rounded up to whole iterations."""

@@ -1,0 +1,204 @@
+"""`AutoScaler-v0` for one cluster: the batch simulator with B = 1."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from grpo_gym.envs.arguments import check_options
+from grpo_gym.envs.autoscaler.presets import make_config
+from grpo_gym.envs.autoscaler.records import OUTCOME
+from grpo_gym.envs.autoscaler.rendering import moment, render_ansi, render_rgb
+from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator
+from grpo_gym.envs.autoscaler.spaces import action_space, observation_space
+from grpo_gym.envs.native_env import NativeEnv
+from grpo_gym.envs.native_vector_env import observation_of
+
+MEASURED = (
+    "p50_latency_ms",
+    "p99_latency_ms",
+    "error_percent",
+    "cpu_percent",
+    "memory_percent",
+    "replicas",
+    "pending",
+    "demand",
+    "backlog",
+)
+"""Infos about what was measured last: after resets too."""
+STEP_INFOS = tuple(name for name in OUTCOME.names or () if name not in (*MEASURED, "reward"))
+"""Infos about a step."""
+
+
+class AutoScalerEnv(NativeEnv[Any, Any]):
+    """Run as many replicas of a service as its demand needs, in time, and no more.
+
+    ## Description
+    A service answers requests whose number changes over the day, with noise and bursts. Each step
+    (a minute) adds or removes replicas, which are paid from then on and serve some steps later.
+    Too few replicas make requests wait, time out and be dropped; too many cost money. Latencies
+    are those of an M/M/c queue. Demand is drawn at reset and no action changes it: episodes with
+    equal seeds face equal demand.
+
+    ## Action Space
+    - `action="scaling"` (default): `Discrete(7)`: add -4, -2, -1, 0, 1, 2 or 4 replicas.
+    - `"scaling_config"`: `Discrete(49)`: 7 times that, plus a change of configuration: batch size
+      down, up, timeout down, up, concurrency down, up, none.
+    - `"flat"`: `Discrete(539)`: 11 times that, plus the share of traffic in tenths that stays; the
+      rest goes to a second region, which has room for all, is further away, and has a price.
+    - `"multi"`: `MultiDiscrete([7, 7, 11])`: the same as three choices.
+    - `"replicas"`: `Discrete(max_replicas - min_replicas + 1)`: how many replicas there are to be,
+      `min_replicas` + the action, as horizontal autoscalers say it.
+
+    Replicas that start up count, and are the first to be removed. The number stays between
+    `min_replicas` and `max_replicas`. With `constraints` (default) it changes by at most half, or
+    2 if that is more, and not for `cooldown_steps` after a change. An action that asks for more is
+    clipped to what is allowed, which `info["constrained"]` tells.
+
+    `grpo_gym.envs.autoscaler.actions` has `encode` and `decode` between the kinds.
+
+    ## Observation Space
+    `Box(-1, 1, (M,), float32)`: what was measured in the last step, from its smallest to its
+    largest value, and what is known:
+
+    | Num | Meaning                             | Unit       | -1 is | 1 is    |
+    |-----|-------------------------------------|------------|-------|---------|
+    | 0   | processor use                       | %          | 0     | 100     |
+    | 1   | memory use                          | %          | 0     | 100     |
+    | 2   | network traffic                     | Mbit/s     | 0     | 10,000  |
+    | 3   | disk operations                     | 1/s        | 0     | 100,000 |
+    | 4   | median latency                      | ms         | 0     | 1,000   |
+    | 5   | 99th percentile of latency          | ms         | 0     | 10,000  |
+    | 6   | requests                            | 1/s        | 0     | 100,000 |
+    | 7   | errors                              | % requests | 0     | 100     |
+    | 8   | requests that wait                  | 1          | 0     | 10,000  |
+    | 9   | replicas that served                | 1          | 0     | 100     |
+    | 10  | replicas that start up              | 1          | 0     | 100     |
+    | 11  | sine of the time of day             | 1          | -1    | 1       |
+    | 12  | cosine of the time of day           | 1          | -1    | 1       |
+
+    Number 10 only with `observe_pending`, 11 and 12 with `observe_time`; then sine and cosine of
+    the time of the week, where demand follows it; then, where actions change them, the positions
+    of batch size, timeout and concurrency between their extremes, and the share of traffic.
+
+    With `history=H` it is a `Dict` of that, `current_metrics`, and `metrics_history`,
+    `Box(-1, 1, (H, 10), float32)`: the metrics of the last H steps, oldest first; the first of an
+    episode stands for those before it.
+
+    ## Rewards
+    - `chapter` (default): 0.3 cost + 0.3 performance + 0.25 reliability + 0.15 efficiency.
+      Cost: savings since the last step / 1000 $/h, and 0.1 if under 800 $/h. Performance: the mean
+      of 200 ms / p99 - 1, in [-1, 0.5], and the share of demand served - 0.9. Reliability: 0.5 up
+      to 0.1 % errors, then the mean of 1 - e^excess and -10 times the excess as a share, at least
+      -2. Efficiency: a bell around a mean processor and memory use of 70 %, minus 0.3 below 30 %,
+      0.5 above 90 %. The components are in the infos.
+    - `dollars`: minus replicas, second region, 10 $ for each step with a p99 above 200 ms, and
+      0.001 $ for each request that got no answer in time.
+
+    ## Starting State
+    Midnight (a random step with `random_start` or a CSV file), with as many replicas as use 70 %,
+    no backlog.
+
+    ## Episode End
+    Truncation after `episode_steps`: the service goes on.
+
+    ## Information
+    After each step and reset: `p50_latency_ms`, `p99_latency_ms`, `error_percent`, `cpu_percent`,
+    `memory_percent`, `replicas`, `pending`, `demand` (requests/s) and `backlog` (requests), after a
+    reset those of the minute before; and with `constraints` `action_mask` (int8, one entry per
+    choice; of "multi" the 7 + 7 + 11 side by side).
+
+    After each step, its requests: `arrivals` + `retried` = `served` + `failed` + `timed_out` +
+    `dropped` + `overflow` (to the second region) + the change of `backlog`; `lost`, those that
+    nobody tries again; `cost_dollars` (replicas and second region), `penalty_dollars`; `violation`
+    (p99 above `sla_p99_ms`); `constrained`; and `reward_cost`, `reward_performance`,
+    `reward_reliability`, `reward_efficiency`.
+
+    ## Arguments
+    `preset` names a task (`diurnal`, `bursty`, `flash-crowd`, `weekly`, `constant`); every other
+    keyword overrides one field of `grpo_gym.envs.autoscaler.presets.AutoScalerConfig`:
+    ```python
+    gym.make("AutoScaler-v0", preset="bursty", action="flat", history=60)
+    ```
+
+    ## Version History
+    - v0: first version.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 8,
+    }
+
+    def __init__(
+        self, preset: str = "diurnal", render_mode: str | None = None, **overrides: Any
+    ) -> None:
+        """Build the environment; see the class for the arguments.
+
+        Raises:
+            ConfigError: If a setting is unknown or makes no sense.
+        """
+        self.config = make_config(preset, **overrides)
+        self.simulator = AutoScalerSimulator(self.config, num_envs=1)
+        super().__init__(
+            self.simulator, observation_space(self.config), action_space(self.config), render_mode
+        )
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Draw a new episode: that of `seed`, or the next one of the current seed.
+
+        Raises:
+            ConfigError: If `options` is not empty.
+        """
+        check_options(options, known=())
+        self._begin(seed)
+        return self._observe(), self._state_info()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Let a step pass under an action.
+
+        Raises:
+            gymnasium.error.InvalidAction: If there is no such action.
+            gymnasium.error.ResetNeeded: If called before the first reset.
+        """
+        self._need_reset("step")
+        if self.config.action == "multi":
+            actions = self._choices(action, "choices")[None]
+        else:
+            actions = np.array([self._choice(action, "choice")], np.int64)
+        observation = observation_of(self.simulator.step(actions), 0)
+        outcome = self.simulator.outcomes[0]
+        info = self._state_info()
+        for name in STEP_INFOS:
+            info[name] = outcome[name].item()
+        if self.render_mode is not None:
+            self._history.append(moment(self.simulator))
+        over = bool(self.simulator.elapsed()[0] >= self.config.episode_steps)
+        return observation, float(outcome["reward"]), False, over, info
+
+    def action_masks(self) -> np.ndarray:
+        """Safe actions, shape (A,), bool, as sb3-contrib's MaskablePPO asks for them."""
+        return self.simulator.action_masks()[0].astype(np.bool_)
+
+    def render(self) -> Any:
+        """A frame: text for "ansi", an array of shape (640, 800, 3), uint8, for "rgb_array".
+
+        Raises:
+            gymnasium.error.ResetNeeded: If called before the first reset.
+        """
+        self._need_reset("render")
+        if self.render_mode == "ansi":
+            return render_ansi(self.simulator, self._history)
+        if self.render_mode == "rgb_array":
+            return render_rgb(self.simulator, self._history)
+        gym.logger.warn('render() draws nothing without render_mode="ansi" or "rgb_array"')
+        return None
+
+    def _state_info(self) -> dict[str, Any]:
+        outcome = self.simulator.outcomes[0]
+        info: dict[str, Any] = {name: outcome[name].item() for name in MEASURED}
+        if self.config.constraints:
+            info["action_mask"] = self.simulator.action_masks()[0]
+        return info

@@ -1,0 +1,37 @@
+"""A trained policy in front of real traffic: the guard that lets it act, step by step, or not."""
+
+from grpo_gym.deployment.config import GuardConfig
+from grpo_gym.deployment.constraints import (
+    SCALING_ALTERNATIVES,
+    Constraint,
+    Cooldown,
+    MaximumChange,
+    MinimumReplicas,
+)
+from grpo_gym.deployment.guard import Guard
+from grpo_gym.deployment.records import (
+    Context,
+    Decision,
+    GuardError,
+    GuardStatus,
+    Transition,
+    Violation,
+)
+from grpo_gym.deployment.state_file import GuardStateError
+
+__all__ = [
+    "SCALING_ALTERNATIVES",
+    "Constraint",
+    "Context",
+    "Cooldown",
+    "Decision",
+    "Guard",
+    "GuardConfig",
+    "GuardError",
+    "GuardStateError",
+    "GuardStatus",
+    "MaximumChange",
+    "MinimumReplicas",
+    "Transition",
+    "Violation",
+]

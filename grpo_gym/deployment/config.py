@@ -1,0 +1,132 @@
+"""Settings of the guard. Imports no torch."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from grpo_gym.config import ConfigError, Range, check_fields
+
+Mode = Literal["shadow", "gradual", "full"]
+Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]
+Percentage = Annotated[float, Range(0.0, 100.0, exclusive_minimum=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """When a policy may act, when it gets more of the traffic, and when it loses all of it.
+
+    The figures of the rollout (10 % of 100, 10 % an hour, 1000 actions) are the published
+    description's; those of the outcome test were chosen by simulation (docs/deployment.md).
+    """
+
+    mode: Mode = "shadow"
+    """Where a guard without saved state starts. "shadow": the policy's action is recorded, the
+    fallback's is taken; "gradual": the policy acts in a share of the blocks; "full": in all but
+    the holdout."""
+    start_percentage: Percentage = 10.0
+    """Share of the blocks, in %, when `gradual` begins."""
+    step_percentage: Percentage = 10.0
+    """What a clean period adds to it, in percentage points; at 100 the mode becomes `full`."""
+    clean_hours: Positive = 1.0
+    """Hours without a violation before a step-up."""
+    largest_gap_minutes: Positive = 10.0
+    """Minutes that may count as clean between two decisions. What lies beyond was not watched:
+    a stopped service or a jump of the clock promotes nobody."""
+    resume_after_hours: Positive | None = None
+    """Clean hours in shadow after which a policy that was rolled back may start again; None:
+    only when an operator says so."""
+    violation_limit_percentage: Annotated[float, Range(0.0, 100.0, exclusive_maximum=True)] = 10.0
+    """Largest share of violating actions in the window, in %; beyond it, shadow."""
+    window: Annotated[int, Range(1)] = 100
+    """Last actions of the policy, executed or not, whose violations are counted. The limit is a
+    number of actions, so that a policy whose first actions are bad need not fill the window."""
+    history_size: Annotated[int, Range(1)] = 1000
+    """Last decisions, and last transitions, that are kept."""
+    outcome_test: bool = True
+    """Whether outcomes are compared. Then no step-up comes before a block with outcomes."""
+    false_alarm_rate: Annotated[float, Range(0.0, 1.0, True, True)] = 0.01
+    """Largest probability that a policy which is no worse is ever rolled back for its outcomes,
+    from one start of `gradual` or `full` to the return to shadow, however long that takes."""
+    tolerance: Annotated[float, Range(0.0)] = 0.0
+    """How much worse than the fallback's a policy's outcomes may be, in their own unit."""
+    holdout_percentage: Annotated[float, Range(0.0, 50.0)] = 5.0
+    """Share of the blocks, in %, that the fallback keeps even in `full`: nothing else shows that
+    a policy has become worse. 0: none, and outcomes are not compared in `full`."""
+    block_steps: Annotated[int, Range(1)] = 15
+    """Decisions in a row by one arm: long enough for actions to show in the outcomes."""
+    warmup_steps: Annotated[int, Range(0)] = 3
+    """First decisions of a block whose outcomes still belong to the arm before, and are ignored."""
+    outcome_minimum: float | None = None
+    """Worst outcome of a block; lower ones are clipped. None: no bound."""
+    outcome_maximum: float | None = None
+    """Best outcome of a block; higher ones are clipped. None: no bound."""
+    clip_deviations: Positive | None = 4.0
+    """Outcomes further from their recent level than so many of their recent mean deviations are
+    clipped. None: only the bounds clip, and the means themselves are compared, more slowly."""
+    level_weight: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] = 0.2
+    """Weight of the last block in that level and that deviation."""
+    restart_blocks: Annotated[int, Range(1)] = 100
+    """Blocks after which the test also starts anew, to notice a policy that was good for long."""
+    save_every: Annotated[int, Range(1)] = 1
+    """Calls of `act` and `report` between two savings of the state; transitions are saved at
+    once. 1: a restart loses nothing."""
+    seed: Annotated[int, Range(0)] = 0
+    """Decides which blocks the policy gets; give each guard of a fleet its own."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.warmup_steps >= self.block_steps:
+            raise ConfigError(
+                f"warmup_steps must be < block_steps, got {self.warmup_steps} of "
+                f"{self.block_steps}: no outcome would count"
+            )
+        if self.history_size < self.window:
+            raise ConfigError(
+                f"history_size must be >= window, got {self.history_size} and {self.window}: "
+                "keep the actions that a rollback is for"
+            )
+        self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        minimum, maximum = self.outcome_minimum, self.outcome_maximum
+        if minimum is None or maximum is None:
+            if self.clip_deviations is None:
+                raise ConfigError(
+                    "outcome_minimum and outcome_maximum must be numbers when clip_deviations "
+                    f"is None, got {minimum} and {maximum}: the test needs bounded outcomes"
+                )
+        elif minimum >= maximum:
+            raise ConfigError(
+                f"outcome_minimum must be < outcome_maximum, got {minimum} and {maximum}"
+            )
+        elif self.tolerance >= maximum - minimum:
+            raise ConfigError(
+                f"tolerance must be < outcome_maximum - outcome_minimum, got {self.tolerance} of "
+                f"{maximum - minimum}: nothing could be worse"
+            )
+
+    @property
+    def largest_gap_s(self) -> float:
+        """`largest_gap_minutes` in seconds."""
+        return 60.0 * self.largest_gap_minutes
+
+    @property
+    def clean_s(self) -> float:
+        """`clean_hours` in seconds."""
+        return 3600.0 * self.clean_hours
+
+    @property
+    def resume_after_s(self) -> float | None:
+        """`resume_after_hours` in seconds."""
+        return None if self.resume_after_hours is None else 3600.0 * self.resume_after_hours
+
+    @property
+    def most_violations(self) -> float:
+        """How many violations the window may hold."""
+        return self.violation_limit_percentage * self.window / 100.0
+
+    def policy_share(self, mode: Mode, percentage: float) -> float:
+        """Probability that a block is the policy's, in [0, 1]."""
+        if mode == "shadow":
+            return 0.0
+        most = 100.0 - self.holdout_percentage
+        return (most if mode == "full" else min(percentage, most)) / 100.0

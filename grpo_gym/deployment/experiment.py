@@ -1,0 +1,167 @@
+"""Which arm acts: blocks of decisions given to one arm at random, and their outcomes compared."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from grpo_gym.deployment.config import GuardConfig
+from grpo_gym.deployment.records import Arm, Decision
+from grpo_gym.deployment.sequential import OutcomeLevel, OutcomeTest, cautious_share
+
+_ARMS: tuple[Arm, Arm] = ("policy", "fallback")
+
+
+@dataclass
+class Block:
+    """Some decisions in a row by one arm."""
+
+    number: int
+    """Counts from 0."""
+    share: float
+    """Probability with which it might have been the policy's."""
+    arm: Arm
+    """Whose it is."""
+    steps: int = 0
+    """Decisions so far."""
+    outcomes: int = 0
+    """Outcomes after the warm-up."""
+    total: float = 0.0
+    """Their sum; -inf once one was not finite."""
+
+
+class Experiment:
+    """Blocks, the arms they are given to, and the test that compares these.
+
+    Attributes:
+        block: The present block, which may be over; None before the first or after `abort`.
+        next_number: Of the next block.
+        measured: Blocks with outcomes, ever.
+        late: Outcomes that came after their block, ever.
+        level: Where outcomes lie, by all blocks.
+        test: Of the present rollout.
+        counts: Blocks with outcomes of each arm in the present rollout.
+        totals: Sums of their outcomes.
+    """
+
+    def __init__(self, config: GuardConfig) -> None:
+        """Start before the first block."""
+        self._config = config
+        self.block: Block | None = None
+        self.next_number = 0
+        self.measured = 0
+        self.late = 0
+        self.level = OutcomeLevel(
+            config.level_weight,
+            config.clip_deviations,
+            config.outcome_minimum,
+            config.outcome_maximum,
+        )
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new rollout: a new test, in a new block."""
+        config = self._config
+        self.abort()
+        self.test = OutcomeTest(config.false_alarm_rate, config.tolerance, config.restart_blocks)
+        self.counts = dict.fromkeys(_ARMS, 0)
+        self.totals = dict.fromkeys(_ARMS, 0.0)
+
+    def abort(self) -> None:
+        """Leave the present block before its end, and its outcomes uncounted."""
+        self.block = None
+
+    def close_finished_block(self) -> bool:
+        """Count the present block if it is over; whether that raises the alarm."""
+        block = self.block
+        if block is None or block.steps < self._config.block_steps:
+            return False
+        self.block = None
+        if block.outcomes == 0:
+            return False
+        self._count(block, block.total / block.outcomes)
+        return self._config.outcome_test and self.test.has_alarmed
+
+    def open_block(self, share: float) -> Block:
+        """The present block, or a new one that is the policy's with this probability."""
+        if self.block is None:
+            if self._config.outcome_test:
+                share = cautious_share(share, self.test.evidence)
+            is_policys = _uniform(self._config.seed, self.next_number) < share
+            arm: Arm = "policy" if is_policys else "fallback"
+            self.block = Block(self.next_number, share, arm)
+            self.next_number += 1
+        return self.block
+
+    def report(self, outcome: float, decision: Decision) -> None:
+        """Add the outcome of a decision to its block; after its end it is only counted as late."""
+        block = self.block
+        if block is None or block.number != decision.block:
+            self.late += 1
+        elif decision.block_step >= self._config.warmup_steps:
+            block.outcomes += 1
+            block.total += outcome if math.isfinite(outcome) else -math.inf
+
+    def alarm_reason(self) -> str:
+        """In words why the outcomes are a reason to roll back."""
+        arms = " and ".join(
+            f"{self.mean(arm):.4g} in {self.counts[arm]} {arm} blocks"
+            for arm in _ARMS
+            if self.counts[arm]
+        )
+        return (
+            f"outcomes worse than the fallback's: evidence {self.test.evidence:.0f}, means {arms}"
+        )
+
+    def mean(self, arm: Arm) -> float | None:
+        """Mean outcome of an arm's blocks in the present rollout; None without any."""
+        return self.totals[arm] / self.counts[arm] if self.counts[arm] else None
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs, in JSON's types."""
+        return {
+            "block": None if self.block is None else _finite_block(self.block),
+            "next_number": self.next_number,
+            "measured": self.measured,
+            "late": self.late,
+            "level": self.level.state(),
+            "test": self.test.state(),
+            "counts": dict(self.counts),
+            "totals": {arm: _as_json(total) for arm, total in self.totals.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        block = state["block"]
+        self.block = None if block is None else Block(**{**block, "total": float(block["total"])})
+        self.next_number, self.measured = state["next_number"], state["measured"]
+        self.late = state["late"]
+        self.level.restore(state["level"])
+        self.test.restore(state["test"])
+        self.counts = {arm: state["counts"][arm] for arm in _ARMS}
+        self.totals = {arm: float(state["totals"][arm]) for arm in _ARMS}
+
+    def _count(self, block: Block, outcome: float) -> None:
+        self.measured += 1
+        self.counts[block.arm] += 1
+        self.totals[block.arm] += outcome
+        residual, limits = self.level.residual(outcome), self.level.limits()
+        self.test.update(block.arm == "policy", block.share, residual, limits)
+        self.level.learn(outcome)
+
+
+def _uniform(seed: int, number: int) -> float:
+    """A uniform number in [0, 1) that depends on nothing else: there is no generator to save."""
+    state = np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)
+    return float(int(state[0]) >> 11) / 2.0**53
+
+
+def _finite_block(block: Block) -> dict[str, Any]:
+    return {**asdict(block), "total": _as_json(block.total)}
+
+
+def _as_json(number: float) -> float | str:
+    """JSON has no -inf."""
+    return number if math.isfinite(number) else repr(number)

@@ -1,0 +1,143 @@
+"""A guard's state on disk: checksummed JSON, replaced as a whole or not at all."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from grpo_gym.config import to_mapping
+from grpo_gym.deployment.config import GuardConfig
+from grpo_gym.deployment.records import GuardError, describe
+from grpo_gym.files import write_atomic
+
+FORMAT_VERSION = 1
+_KIND = "grpo-gym guard"
+_FREE_SETTINGS = {"mode", "save_every"}
+"""Settings that may differ from those of a saved state."""
+
+State = dict[str, Any]
+
+
+class GuardStateError(GuardError):
+    """A state that cannot be read or does not fit; the message says why and what to do."""
+
+
+class StateFile:
+    """Where a guard's state is kept, and how often it is saved.
+
+    Attributes:
+        path: The file; None: nothing is kept.
+        error: Why the last attempt to save failed; None if it did not.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, config: GuardConfig) -> None:
+        """Name the file; it need not exist.
+
+        Args:
+            path: The file, or None.
+            config: Of the guard; a saved state must be of the same.
+        """
+        self.path = path
+        self.error: str | None = None
+        self._config = to_mapping(config)
+        self._every = config.save_every
+        self._unsaved = 0
+
+    def load(self, restore: Callable[[State], None]) -> None:
+        """Hand a saved state on, if there is one.
+
+        Raises:
+            GuardStateError: If it cannot be read, is of another config, or is not understood.
+        """
+        state = None if self.path is None else read_state(self.path)
+        if self.path is None or state is None:
+            return
+        try:
+            self._refuse_other_config(state["config"])
+            restore(state)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            _refuse(self.path, f"its content is not a guard's ({describe(error)})", error)
+
+    def save_soon(self) -> None:
+        """Make the next `save_if_due` save."""
+        self._unsaved = self._every
+
+    def save_if_due(self, make_state: Callable[[], State]) -> None:
+        """Save after so many calls; a full disk is remembered in `error` and stops nobody."""
+        self._unsaved += 1
+        if self.path is None or self._unsaved < self._every:
+            return
+        try:
+            write_state(self.path, {**make_state(), "config": self._config})
+        except OSError as error:
+            self.error = describe(error)
+        else:
+            self.error = None
+            self._unsaved = 0
+
+    def _refuse_other_config(self, saved: Mapping[str, Any]) -> None:
+        for name in sorted({*saved, *self._config} - _FREE_SETTINGS):
+            before, now = saved.get(name), self._config.get(name)
+            if self.path is not None and before != now:
+                _refuse(self.path, f"it was made with {name}={before}, the guard has {now}")
+
+
+def write_state(path: str | os.PathLike[str], state: State) -> None:
+    """Write a state so that, whatever happens, the path holds the old one or the new one.
+
+    Raises:
+        OSError: If it cannot be written; what was there before is unchanged.
+    """
+    text = _text(state)
+    header = {"kind": _KIND, "version": FORMAT_VERSION, "sha256": _sha256(text)}
+    # One JSON object, whose state is not turned into text twice.
+    start = json.dumps(header).removesuffix("}") + ', "state": '
+    write_atomic(path, start.encode(), text, b"}\n")
+
+
+def read_state(path: str | os.PathLike[str]) -> State | None:
+    """Read a state that `write_state` wrote.
+
+    Returns:
+        The state, or None if there is no such file.
+
+    Raises:
+        GuardStateError: If there is something else, or it is damaged or of another version.
+    """
+    try:
+        document = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _refuse(path, f"{error.strerror or error}: check the path and its permissions", error)
+    # Bytes that are no text, or no JSON, or nested beyond reason.
+    except (ValueError, RecursionError) as error:
+        _refuse(path, "it is damaged: not JSON", error)
+    if not isinstance(document, dict) or document.get("kind") != _KIND:
+        _refuse(path, "it is not the state of a guard")
+    version = document.get("version")
+    if version != FORMAT_VERSION:
+        _refuse(path, f"its version must be {FORMAT_VERSION}, got {version!r}")
+    state = document.get("state")
+    if not isinstance(state, dict) or document.get("sha256") != _sha256(_text(state)):
+        _refuse(path, "it is damaged: its SHA-256 does not match")
+    return state
+
+
+def _refuse(
+    path: str | os.PathLike[str], reason: str, cause: BaseException | None = None
+) -> NoReturn:
+    raise GuardStateError(
+        f"cannot go on from {os.fspath(path)}: {reason}. Put the right file in its place, or move "
+        "it away to start anew in the configured mode"
+    ) from cause
+
+
+def _text(state: State) -> bytes:
+    return json.dumps(state, sort_keys=True).encode()
+
+
+def _sha256(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()

@@ -1,0 +1,228 @@
+"""What policies that read a history share: where it lies in an observation, and its statistics.
+
+Observations are rows of numbers, and a row holds all of the history that its policy sees: no
+hidden state lives between two steps. So the policy that is updated is the one that acted, in
+minibatches of any size and order.
+
+Shapes: leading axes "..." are any batch; N rows, D features, L steps of a history, M metrics of a
+step, C current features, S statistics; P network outputs.
+"""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import gymnasium as gym
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from grpo_gym.config import ConfigError
+from grpo_gym.policies.network import Policy
+from grpo_gym.policies.normaliser import RunningNormaliser
+from grpo_gym.spaces import flat_size
+
+Recurrence = TypeVar("Recurrence", nn.LSTM, nn.GRU)
+
+# A step of 60 by 10 numbers keeps 0.2 MB (gru) to 1.7 MB (temporal) for its gradient.
+_ROWS_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class HistoryLayout:
+    """Where in a row of features the history lies; whatever lies around it is current.
+
+    Attributes:
+        steps: L, oldest first.
+        metrics: M.
+        start: Column of its first number.
+        size: Numbers of a row, D.
+    """
+
+    steps: int
+    metrics: int
+    start: int
+    size: int
+
+    @property
+    def current_size(self) -> int:
+        """C; without anything around the history, its last step is what is current."""
+        return self.size - self.steps * self.metrics or self.metrics
+
+    def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """History (..., L, M) and current features (..., C) of rows (..., D)."""
+        stop = self.start + self.steps * self.metrics
+        history = rows[..., self.start : stop].unflatten(-1, (self.steps, self.metrics))
+        if stop - self.start == self.size:
+            return history, history[..., -1, :]
+        return history, torch.cat([rows[..., : self.start], rows[..., stop:]], dim=-1)
+
+
+def find_history(
+    observation_space: gym.Space[Any], frame_history: int, policy: str
+) -> HistoryLayout:
+    """The layout of a space's observations, `frame_history` of them side by side.
+
+    A history is a Box (L, M) with L > 1, by itself or the only one in a Dict; or else the
+    observations that `frame_history` puts side by side.
+
+    Args:
+        observation_space: Of one environment.
+        frame_history: Observations that are seen at once.
+        policy: Its name, for the error message.
+
+    Raises:
+        ConfigError: If there is no history, or one of each kind.
+    """
+    size = flat_size(observation_space)
+    found = _histories(observation_space)
+    if len(found) == 1 and frame_history == 1:
+        start, (steps, metrics) = found[0]
+        return HistoryLayout(steps, metrics, start, size)
+    if len(found) == 1:
+        raise ConfigError(
+            f"frame_history must be 1 for the policy {policy!r} where observations hold a history, "
+            f"got {frame_history} with {observation_space}"
+        )
+    if frame_history == 1:
+        raise ConfigError(
+            "observation space must be a Dict with exactly one history, a Box (steps, metrics), "
+            f"for the policy {policy!r} with frame_history 1, got {observation_space}: raise "
+            "frame_history, which puts observations side by side, or use the policy 'mlp'"
+        )
+    return HistoryLayout(frame_history, size, 0, frame_history * size)
+
+
+def _histories(space: gym.Space[Any]) -> list[tuple[int, tuple[int, int]]]:
+    """First column and shape of each history in a flattened observation."""
+    parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
+    found, column = [], 0
+    for part in parts:
+        if isinstance(part, spaces.Box) and len(part.shape) == 2 and part.shape[0] > 1:
+            found.append((column, part.shape))
+        column += flat_size(part)
+    return found
+
+
+class HistoryNormaliser(RunningNormaliser):
+    """Statistics that all steps of a metric share, so that a history keeps its shape.
+
+    An observation adds its newest step only: the others were added when they were the newest.
+
+    Attributes:
+        columns: Where in a row what is counted lies, shape (S,), int64.
+        statistic: Which statistic shifts and scales each number of a row, shape (D,), int64.
+    """
+
+    columns: Tensor
+    statistic: Tensor
+
+    def __init__(self, layout: HistoryLayout) -> None:
+        """Start with nothing seen, which leaves observations as they are."""
+        length = layout.steps * layout.metrics
+        before, after = layout.start, layout.size - layout.start - length
+        super().__init__(before + layout.metrics + after)
+        numbers = torch.arange(self.shift.numel())
+        first, metrics, last = numbers.split([before, layout.metrics, after])
+        statistic = torch.cat([first, metrics.repeat(layout.steps), last])
+        everything = torch.arange(layout.size)
+        newest = everything >= layout.start + length - layout.metrics
+        columns = everything[newest | (everything < layout.start)]
+        self.register_buffer("statistic", statistic, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Normalise observations, shape (..., D), float32."""
+        shifted = observations - self.shift[self.statistic]
+        return (shifted * self.scale[self.statistic]).clamp(-self.clip, self.clip)
+
+    def update(self, observations: Tensor) -> None:
+        """Add observations, shape (N, D), to the statistics."""
+        super().update(observations[:, self.columns])
+
+
+class HistoryPolicy(Policy):
+    """Base of the policies that read a history: an encoder of it, then layers up to the scores.
+
+    Attributes:
+        layout: Where the history lies.
+        encoder: From histories (N, L, M) and current features (N, C) to what `network` takes.
+    """
+
+    encoder: nn.Module
+    name: str
+    """What users call it."""
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        *,
+        normalise_observations: bool = True,
+        frame_history: int = 1,
+        **options: Any,
+    ) -> None:
+        """Find the history; subclasses build `encoder` and `network`.
+
+        Args:
+            observation_space: Of one environment; see `find_history`.
+            action_space: Of one environment.
+            normalise_observations: Whether numbers are shifted and scaled by their running mean
+                and deviation; the steps of a history share them.
+            frame_history: Observations that are seen at once.
+            **options: As for `Policy`.
+
+        Raises:
+            ConfigError: If there is no history, or a space cannot be used.
+        """
+        layout = find_history(observation_space, frame_history, self.name)
+        super().__init__(
+            observation_space,
+            action_space,
+            hidden_sizes=(),
+            normalise_observations=False,
+            frame_history=frame_history,
+            **options,
+        )
+        self.layout = layout
+        if normalise_observations:
+            self.normaliser = HistoryNormaliser(layout)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Distribution parameters, shape (..., P), for observations (..., D), float32."""
+        leading = observations.shape[:-1]
+        rows = self.features(observations).reshape(-1, self.observation_size)
+        parts = rows.split(_ROWS_AT_ONCE)
+        if len(parts) > 1 and torch.is_grad_enabled():
+            # Large minibatches would not fit into memory: each part is computed again when its
+            # gradient is, which takes a third longer.
+            found = [checkpoint(self._outputs, part, use_reentrant=False) for part in parts]
+        else:
+            found = [self._outputs(part) for part in parts]
+        outputs = torch.cat(found)
+        return self.head.complete(outputs.reshape(*leading, outputs.shape[-1]))
+
+    def _outputs(self, rows: Tensor) -> Tensor:
+        outputs: Tensor = self.network(self.encoder(*self.layout.split(rows)))
+        return outputs
+
+
+def orthogonal_recurrence(module: Recurrence) -> Recurrence:
+    """The module with orthogonal weights, gate by gate, that keeps what it has seen at first.
+
+    Both kinds keep by their second gate. Its bias starts at 1: at 0 half of what is remembered
+    would be lost with each step.
+
+    Source: Jozefowicz et al. (ICML 2015), for the bias.
+    """
+    width = module.hidden_size
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.startswith("weight"):
+                for gate in parameter.split(width):
+                    nn.init.orthogonal_(gate)
+                continue
+            parameter.zero_()
+            if name.startswith("bias_ih"):
+                parameter[width : 2 * width] = 1.0
+    return module
