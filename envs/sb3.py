@@ -1,5 +1,7 @@
 """Vector environments as Stable-Baselines3 wants them, so that its algorithms run on ours.
 
+It needs `pip install "grpo-gym[compare]"`.
+
 Shapes: B environments.
 """
 
@@ -34,6 +36,8 @@ def to_sb3(vec_env: VectorEnv[Any, Any, Any], infos: Literal["ends", "all"] = "e
     Raises:
         ConfigError: If `vec_env` resets otherwise, or `infos` is neither.
     """
+    if not isinstance(vec_env, VectorEnv):
+        raise ConfigError(f"vec_env must be a VectorEnv, as gym.make_vec makes it, got {vec_env}")
     mode = vec_env.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.SAME_STEP:
         raise ConfigError(
@@ -67,11 +71,12 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc,unused-ignore]
         Raises:
             ConfigError: If environments have different options.
         """
-        if any(options != self._options[0] for options in self._options):
+        first = self._options[0]
+        if any(options is not first and not _equal(options, first) for options in self._options):
             raise ConfigError("options must be the same for all environments of a native batch")
         observations, infos = self.vec_env.reset(
             seed=self._seeds if any(seed is not None for seed in self._seeds) else None,
-            options=self._options[0] or None,
+            options=first or None,
         )
         self.reset_infos = [_infos_of(infos, b) for b in range(self.num_envs)]
         self._reset_seeds()
@@ -92,6 +97,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc,unused-ignore]
         for b in np.flatnonzero(dones).tolist():
             self.reset_infos[b] = _infos_of(infos, b)
             each[b] = {
+                **self.reset_infos[b],  # wrappers put theirs there
                 **_infos_of(infos["final_info"], b),
                 "terminal_observation": infos["final_obs"][b],
                 "TimeLimit.truncated": bool(truncated[b] and not terminated[b]),
@@ -127,6 +133,8 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc,unused-ignore]
     ) -> list[Any]:
         """Call a method of the vector environment; what it gives for the chosen environments."""
         results = getattr(self.vec_env, method_name)(*method_args, **method_kwargs)
+        if results is None:
+            return [None for _ in self._chosen(indices)]
         return [results[b] for b in self._chosen(indices)]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
@@ -138,10 +146,16 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc,unused-ignore]
         return list(chosen)
 
 
+def _equal(options: dict[str, Any], others: dict[str, Any]) -> bool:
+    return options.keys() == others.keys() and all(
+        np.array_equal(value, others[name]) for name, value in options.items()
+    )
+
+
 def _infos_of(infos: dict[str, Any], b: int) -> dict[str, Any]:
-    """The infos of one environment, from those of all."""
+    """The infos of one environment, from those of all; wrappers' may lie in others."""
     return {
-        name: values[b]
+        name: _infos_of(values, b) if isinstance(values, dict) else values[b]
         for name, values in infos.items()
         if not name.startswith("_")
         and name not in ("final_obs", "final_info")

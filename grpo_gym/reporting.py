@@ -28,6 +28,7 @@ def scalars(stats: IterationStats) -> dict[str, float]:
     values = {f"rollout/{name}": value for name, value in stats.rollout.items()}
     values["train/uniform_groups"] = stats.uniform_groups
     values["train/explained_variance"] = stats.explained_variance
+    values["train/discount"] = stats.discount
     if stats.update is not None:
         values |= {f"train/{name}": float(v) for name, v in asdict(stats.update).items()}
     values["time/collect_seconds"] = stats.collect_seconds

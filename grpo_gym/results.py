@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +45,33 @@ class Results:
             processes: Each measures in a fresh process of its own.
         """
         missing = {key: each for key, each in measurements.items() if key not in self.values}
-        with ProcessPoolExecutor(
-            processes, multiprocessing.get_context("spawn"), max_tasks_per_child=1
-        ) as pool:
-            keys = {pool.submit(measurement): key for key, measurement in missing.items()}
-            errors = []
-            for future in as_completed(keys):
-                error = future.exception()
-                if error is not None:
-                    self.report(f"{keys[future]}: {error!r}")
-                    errors.append(error)
-                else:
-                    self._keep(keys[future], future.result())
-                    self.report(f"{keys[future]}: done")
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(processes, context, max_tasks_per_child=1)
+        try:
+            errors = self._collect({pool.submit(each): key for key, each in missing.items()})
+        except BaseException:
+            # Somebody has interrupted, or nothing can be kept: the rest would be work for nothing.
+            workers = multiprocessing.active_children()
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.terminate()
+            raise
+        pool.shutdown()
         if errors:
             raise errors[0]
+
+    def _collect(self, keys: Mapping[Future[Any], str]) -> list[BaseException]:
+        """Keep what is measured as it comes; what failed instead."""
+        errors = []
+        for future in as_completed(keys):
+            error = future.exception()
+            if error is not None:
+                self.report(f"{keys[future]}: {error!r}")
+                errors.append(error)
+            else:
+                self._keep(keys[future], future.result())
+                self.report(f"{keys[future]}: done")
+        return errors
 
     def _keep(self, key: str, value: Any) -> None:
         self.values[key] = value

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figure, axes = plt.subplots(1, 3, figsize=(16, 4.8), layout="constrained")
     draw_published(axes[0], read(options, "battleship_published"))
     ppo = read(options, "maskable_ppo_microgrpo")
-    draw_small(axes[1], read(options, "battleship_microgrpo"), ppo)
+    draw_small(axes[1], ppo)
     draw_classic(
         axes[2],
         read(options, "battleship_classic"),
@@ -51,8 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read(options: Options, name: str) -> dict[str, Any]:
-    """The results of a part, which must have been measured."""
-    values: dict[str, Any] = json.loads((options.results / f"{name}.json").read_text())
+    """The results of a part.
+
+    Raises:
+        SystemExit: If it has not been measured.
+    """
+    path = options.results / f"{name}.json"
+    if not path.exists():
+        script, _, part = name.rpartition("_")
+        flag = "--part" if script == "battleship" else "--board"
+        raise SystemExit(f"{path} is missing: python scripts/{script}.py {flag} {part}")
+    values: dict[str, Any] = json.loads(path.read_text())
     return values
 
 
@@ -74,10 +83,10 @@ def draw_published(axes: Any, results: dict[str, Any]) -> None:
     finish(axes, "microGRPO's settings (5 seeds: mean, extremes)", "iterations", "score")
 
 
-def draw_small(axes: Any, ours: dict[str, Any], ppo: dict[str, Any]) -> None:
+def draw_small(axes: Any, results: dict[str, Any]) -> None:
     """Exact score on 5 x 5, by seconds of training."""
-    draw_runs(axes, curves(ours, "microgrpo"), 0, OURS, "GRPO")
-    draw_runs(axes, curves(ppo, "MaskablePPO"), 0, PPO, "MaskablePPO")
+    draw_runs(axes, curves(results, "GRPO, equal minutes"), 0, OURS, "GRPO")
+    draw_runs(axes, curves(results, "MaskablePPO, equal minutes"), 0, PPO, "MaskablePPO")
     axes.axhline(0.7160, color="grey", ls="--", label="exact posterior, greedy")
     axes.axhline(0.50, color="black", ls=":", label="published")
     axes.set_xscale("log")
@@ -94,7 +103,7 @@ def draw_classic(
     # Return there is minus the number of shots.
     shots = [
         [[seconds, steps, -mean] for seconds, steps, mean in run]
-        for run in curves(ppo, "MaskablePPO")
+        for run in curves(ppo, "MaskablePPO, equal steps")
     ]
     draw_runs(axes, shots, 1, PPO, "MaskablePPO, raw images (5 seeds)")
     axes.axhline(54.12, color="grey", ls=":", label="hunt_target_sunk")

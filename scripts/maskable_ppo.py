@@ -1,8 +1,10 @@
 """GRPO against MaskablePPO of sb3-contrib on Battleship: equal steps, and equal minutes.
 
-Both train on our vector environment, with the same network for the policy, on one core, and play
-the same boards, which are all boards of microgrpo-5x5. Every training is kept in a JSON file as
-soon as it has ended, so an interrupted experiment goes on where it stopped.
+Both train on our vector environment, on one core, with the same rewards and layers for the policy
+(MaskablePPO has a critic besides), their learning rates fall to the same share, and their discount
+moves alike; then they play the same boards, which are all boards of microgrpo-5x5. Every training
+is kept in a JSON file as soon as it has ended, so an interrupted experiment goes on where it
+stopped.
 
     python scripts/maskable_ppo.py --board microgrpo
     python scripts/maskable_ppo.py --board classic
@@ -47,13 +49,14 @@ GAMES = 1_000
 
 @dataclass(frozen=True)
 class Task:
-    """A board and how long to train on it.
+    """A board and how long to train on it; budgets were chosen to take about the seconds.
 
     Attributes:
         config: Our settings.
         steps: Of equal steps.
         seconds: Of equal minutes.
         budget: Steps that our schedule is for where seconds are equal.
+        ppo_budget: And those of MaskablePPO.
         num_envs: Of MaskablePPO.
         ppo: Settings of MaskablePPO, found on seed 50.
     """
@@ -62,6 +65,7 @@ class Task:
     steps: int
     seconds: float
     budget: int
+    ppo_budget: int
     num_envs: int
     ppo: dict[str, Any]
 
@@ -71,7 +75,8 @@ TASKS = {
         config="Battleship-v0-microgrpo-5x5.yaml",
         steps=1_000_000,
         seconds=120.0,
-        budget=3_000_000,
+        budget=2_800_000,
+        ppo_budget=1_100_000,
         num_envs=256,
         ppo={"n_steps": 32, "batch_size": 512, "n_epochs": 4, "learning_rate": 1e-3, "gamma": 1.0},
     ),
@@ -79,7 +84,8 @@ TASKS = {
         config="Battleship-v0.yaml",
         steps=100_000,
         seconds=120.0,
-        budget=240_000,
+        budget=220_000,
+        ppo_budget=85_000,
         num_envs=64,
         ppo={
             "n_steps": 128,
@@ -116,7 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for seed in range(options.seeds):
         runs[f"GRPO, equal steps/seed {seed}"] = partial(train_grpo, task, task.steps, seed)
         runs[f"GRPO, equal minutes/seed {seed}"] = partial(train_grpo, task, task.budget, seed)
-        runs[f"MaskablePPO/seed {seed}"] = partial(train_ppo, task, seed)
+        runs[f"MaskablePPO, equal steps/seed {seed}"] = partial(train_ppo, task, task.steps, seed)
+        minutes = partial(train_ppo, task, task.ppo_budget, seed)
+        runs[f"MaskablePPO, equal minutes/seed {seed}"] = minutes
     results.measure_all(runs, options.processes)
     return 0
 
@@ -132,7 +140,7 @@ def train_grpo(task: Task, total_steps: int, seed: int) -> dict[str, Any]:
         training_env_kwargs=settings.training_env_kwargs,
         config=replace(settings.grpo, seed=seed),
     )
-    curve = Curve(task, partial(play_grpo, model, evaluation_batch(settings.env_kwargs)))
+    curve = Curve(partial(play_grpo, model, evaluation_batch(settings.env_kwargs)))
 
     def record(_: GRPO, stats: IterationStats) -> None:
         curve.record(stats.num_steps, at_end=stats.num_steps >= total_steps)
@@ -141,8 +149,8 @@ def train_grpo(task: Task, total_steps: int, seed: int) -> dict[str, Any]:
     return {"curve": curve.points, "parameters": count_parameters(model.policy)}
 
 
-def train_ppo(task: Task, seed: int) -> dict[str, Any]:
-    """The curve of MaskablePPO, until both the steps and the seconds are over."""
+def train_ppo(task: Task, total_steps: int, seed: int) -> dict[str, Any]:
+    """The curve of MaskablePPO."""
     torch.set_num_threads(1)
     settings = settings_of(task)
     kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
@@ -160,9 +168,18 @@ def train_ppo(task: Task, seed: int) -> dict[str, Any]:
                 "blocks": settings.grpo.blocks,
             },
         }
-    model = MaskablePPO(policy, venv, seed=seed, policy_kwargs=policy_kwargs, **task.ppo)
-    curve = Curve(task, partial(play_ppo, model, evaluation_batch(settings.env_kwargs)))
-    model.learn(10**9, callback=RecordCurve(curve))
+    rate, final = task.ppo["learning_rate"], settings.grpo.final_learning_rate
+    model = MaskablePPO(
+        policy,
+        venv,
+        seed=seed,
+        policy_kwargs=policy_kwargs,
+        device="cpu",
+        **{**task.ppo, "learning_rate": lambda left: rate * (final + (1.0 - final) * left)},
+    )
+    curve = Curve(partial(play_ppo, model, evaluation_batch(settings.env_kwargs)))
+    model.learn(total_steps, callback=RecordCurve(curve, settings.grpo.final_discount))
+    curve.record(model.num_timesteps, at_end=True)
     return {"curve": curve.points, "parameters": count_parameters(model.policy)}
 
 
@@ -208,49 +225,42 @@ class Curve:
         points: What was measured.
     """
 
-    def __init__(self, task: Task, measure: Callable[[], float]) -> None:
+    def __init__(self, measure: Callable[[], float]) -> None:
         self.points: list[tuple[float, int, float]] = []
-        self._task = task
         self._measure = measure
         self._due = 10.0
-        # Both comparisons are read off where one of these is passed for the first time.
-        self._marks = [self._past_seconds, self._past_steps]
         self._start = time.process_time()
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether steps and seconds are over."""
-        return not self._marks
 
     def record(self, steps: int, at_end: bool = False) -> None:
         """Measure if it is time to; that does not count as training."""
         seconds = time.process_time() - self._start
-        marks = [mark for mark in self._marks if not mark(seconds, steps)]
-        if len(marks) < len(self._marks) or at_end or seconds >= self._due:
+        if at_end or seconds >= self._due:
             self.points.append((round(seconds, 1), steps, self._measure()))
             self._due = 1.25 * seconds
-        self._marks = marks
         self._start = time.process_time() - seconds
-
-    def _past_seconds(self, seconds: float, steps: int) -> bool:
-        return seconds >= self._task.seconds
-
-    def _past_steps(self, seconds: float, steps: int) -> bool:
-        return steps >= self._task.steps
 
 
 class RecordCurve(BaseCallback):  # type: ignore[misc,unused-ignore]
-    """Fills the curve between updates, and ends the training."""
+    """Fills the curve between updates, and moves the discount as ours does."""
 
-    def __init__(self, curve: Curve) -> None:
+    def __init__(self, curve: Curve, final_discount: float | None) -> None:
         super().__init__()
         self._curve = curve
+        self._final_discount = final_discount
+        self._discount = 0.0
+
+    def _on_training_start(self) -> None:
+        self._discount = self.model.gamma
 
     def _on_rollout_start(self) -> None:
         self._curve.record(self.num_timesteps)
+        if self._final_discount is not None:
+            done = 1.0 - self.model._current_progress_remaining
+            discount = self._discount + done * (self._final_discount - self._discount)
+            self.model.gamma = self.model.rollout_buffer.gamma = discount
 
     def _on_step(self) -> bool:
-        return not self._curve.is_complete
+        return True
 
 
 class BoardFeatures(BaseFeaturesExtractor):  # type: ignore[misc,unused-ignore]

@@ -1,7 +1,9 @@
 """Results of long experiments: kept piece by piece, also when made side by side."""
 
 import json
+import multiprocessing
 import os
+import time
 from functools import partial
 from pathlib import Path
 
@@ -54,3 +56,22 @@ def test_one_that_fails_costs_no_other(tmp_path: Path) -> None:
         Results(path, lines.append).measure_all(runs, processes=1)
     assert json.loads(path.read_text()).keys() == {"b", "c"}
     assert any("no result" in line for line in lines)
+
+
+def wait(seconds: float) -> dict[str, int]:
+    time.sleep(seconds)
+    return {}
+
+
+def test_an_interruption_stops_what_is_under_way(tmp_path: Path) -> None:
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "results.json"
+    runs = {"first": partial(square, 2), **{str(n): partial(wait, 3_600.0) for n in range(5)}}
+    with pytest.raises(KeyboardInterrupt):
+        Results(path, interrupt).measure_all(runs, processes=2)
+    assert json.loads(path.read_text()).keys() == {"first"}
+    for worker in multiprocessing.active_children():
+        worker.join(60.0)
+    assert multiprocessing.active_children() == []

@@ -47,7 +47,8 @@ class GRPOConfig:
     """Discount factor of returns, per step."""
     final_discount: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] | None = None
     """The discount factor at the end of training, to which it moves evenly by environment steps;
-    None: it stays. Rising, it shows first what an action does soon, with less noise."""
+    None: it stays. Rising, it shows first what an action does soon, with less noise. Each call of
+    `learn` begins at `discount` again; `anchor_discount` stays."""
     baseline: Literal["none", "batch", "trajectory", "time_step", "time_bin", "state_bin"] = (
         "time_step"
     )

@@ -46,6 +46,7 @@ class IterationStats:
         uniform_groups: Share of groups whose returns were all equal.
         explained_variance: Share of the returns' variance that the learned baseline predicted;
             NaN without one.
+        discount: In use.
         collect_seconds: Time spent collecting.
         update_seconds: Time spent learning.
     """
@@ -57,6 +58,7 @@ class IterationStats:
     update: UpdateStats | None
     uniform_groups: float
     explained_variance: float
+    discount: float
     collect_seconds: float
     update_seconds: float
 
@@ -173,7 +175,7 @@ class GRPO(PolicyModel):
         started = time.perf_counter()
         rollout = self._collect()
         collected = time.perf_counter()
-        advantages = self._advantages(rollout)
+        discount, advantages = self.discount, self._advantages(rollout)
         update = self._update(rollout, advantages)
         explained_variance = self._fit_baseline(rollout)
         self._observe(rollout)
@@ -189,6 +191,7 @@ class GRPO(PolicyModel):
             update=update,
             uniform_groups=1.0 - float(informative_groups(advantages).float().mean()),
             explained_variance=explained_variance,
+            discount=discount,
             collect_seconds=collected - started,
             update_seconds=time.perf_counter() - collected,
         )

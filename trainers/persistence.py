@@ -109,8 +109,11 @@ def _restore(model: "GRPO", payload: Mapping[str, Any]) -> None:
 def _plays_other_boards(model: "GRPO", payload: Mapping[str, Any]) -> bool:
     """Whether the policy is for boards of any size, with as many images as here."""
     own = model.policy.state_dict()
-    return model.policy_kind == "board" and all(
-        weights.shape == own[name].shape for name, weights in payload["model"].items()
+    saved = payload["model"]
+    return (
+        model.policy_kind == "board"
+        and own.keys() == saved.keys()
+        and all(weights.shape == own[name].shape for name, weights in saved.items())
     )
 
 

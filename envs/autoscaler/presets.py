@@ -24,12 +24,12 @@ class AutoScalerConfig:
     and the share of traffic, all as one number; "multi": as three. "replicas": how many there are
     to be, as horizontal autoscalers such as Kubernetes' say it."""
 
-    episode_steps: Annotated[int, Range(1)] = 1_440
+    episode_steps: Annotated[int, Range(1, 1_000_000)] = 1_440
     """Steps an episode (default: a day)."""
-    step_seconds: Positive = 60.0
+    step_seconds: Annotated[float, Range(1.0, 86_400.0)] = 60.0
     """Time between decisions."""
 
-    base_demand: Positive = 2_000.0
+    base_demand: Annotated[float, Range(0.0, 1e9, exclusive_minimum=True)] = 2_000.0
     """Mean demand of a weekday without bursts, requests/s."""
     daily_amplitude: Annotated[float, Range(0.0, 1.0)] = 0.6
     """Swing over the day, lowest at midnight, as a share of the mean."""
@@ -40,9 +40,9 @@ class AutoScalerConfig:
     day that is drawn if `random_start`, else on the first, and the time of week is observed."""
     noise_correlation: Annotated[float, Range(0.0, 1.0, exclusive_maximum=True)] = 0.95
     """Correlation of the logarithm of demand from step to step, beside the daily swing."""
-    noise_sigma: NonNegative | None = None
+    noise_sigma: Annotated[float, Range(0.0, 1.0)] | None = None
     """Standard deviation of what each step adds to it; None: 0.02, or 0 with `demand_csv`."""
-    bursts_per_day: NonNegative | None = None
+    bursts_per_day: Annotated[float, Range(0.0, 1_440.0)] | None = None
     """Mean number of bursts a day, at random moments; None: 2, or 0 with `demand_csv`."""
     burst_size: tuple[NonNegative, NonNegative] = (0.3, 1.5)
     """What a burst adds to demand at its height, as a share of it: drawn between these."""
@@ -204,7 +204,7 @@ class AutoScalerConfig:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # A day with two bursts; the demand of the published baselines.
+    # A day with two bursts on average; the demand of the published baselines.
     "diurnal": {},
     # Bursts that one sees coming for some minutes, and replicas that take as long to start.
     "bursty": {"bursts_per_day": 8.0, "start_up_steps": 5, "retry_share": 0.3},

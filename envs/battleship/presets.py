@@ -37,8 +37,9 @@ class BattleshipConfig:
     """"score": at the end 1 - misses / (cells - ship cells + 1), as in microGRPO. "shots": -1 a
     shot. "hits": a hit is worth 1 / ship cells, a miss -1 / water cells; 1 a perfect game."""
     hit_bonus: _PENALTY = 0.0
-    """Added to the reward of each hit. Everybody who wins gets the same in all, so the best play
-    stays the best, but what comes after a shot depends less on what had been found before."""
+    """Added to the reward of each hit. Without discount everybody who wins gets the same in all, so
+    the best play stays the best, but what comes after a shot depends less on what had been found
+    before."""
     mask_repeats: bool = True
     """Whether `info["action_mask"]` forbids cells that were shot at before."""
     repeat_penalty: _PENALTY = 1.0

@@ -71,6 +71,7 @@ class Bookkeeper:
             "evaluated_stretches": _stretches(self.run.settings, model),
         }
         if evaluation.mean_return > best or not self.run.best.is_file():
+            self.board.flush()
             model.save(self.run.best)
 
 

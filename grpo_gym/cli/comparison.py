@@ -37,7 +37,10 @@ def compare_with_baselines(
     model = load_model(checkpoint)
     env_id = str(model.env_source)
     names = [TRAINED, *baseline_names(env_id)]
-    progress_console.print(f"comparing with the baselines on {episodes:,} episodes each")
+    progress_console.print(
+        f"comparing with {len(names) - 1} baselines on {episodes:,} episodes each "
+        "(the policy is saved; --final-episodes makes it fewer)"
+    )
     results = {}
     with Progress(
         console=progress_console, transient=True, disable=not progress_console.is_interactive

@@ -219,7 +219,9 @@ def _table(result: dict[str, Any]) -> Table:
     rows = {"return": result["return"], "length": result["length"], **result["metrics"]}
     table = plain_table("", "mean", "s.e.", "median", "IQM", "95 % low", "high")
     for name, summary in rows.items():
-        places = 4 if result["exact"] else decimals([summary["sem"]], 2)
+        # Where all episodes are alike there is no error, and mean and error may be far apart.
+        places = decimals([summary["sem"] or summary["mean"]], 2)
+        places = 4 if result["exact"] else min(places, decimals([summary["mean"]], 5))
         numbers = [summary[key] for key in ("mean", "sem", "median", "iqm")]
         table.add_row(name, *(fixed(number, places) for number in [*numbers, *summary["ci95"]]))
     return table

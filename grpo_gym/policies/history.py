@@ -86,9 +86,10 @@ def find_history(
         )
     if frame_history == 1:
         raise ConfigError(
-            "observation space must be a Dict with exactly one history, a Box (steps, metrics), "
-            f"for the policy {policy!r} with frame_history 1, got {observation_space}: raise "
-            "frame_history, which puts observations side by side, or use the policy 'mlp'"
+            "observation space must be a Dict with exactly one history, a Box of at least 2 steps "
+            f"(steps, metrics), for the policy {policy!r} with frame_history 1, got "
+            f"{observation_space}: let the environment give one, as AutoScaler-v0 does with "
+            "history=60, or raise frame_history, which puts observations side by side"
         )
     return HistoryLayout(frame_history, size, 0, frame_history * size)
 
