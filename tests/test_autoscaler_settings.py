@@ -214,7 +214,7 @@ NONSENSE: list[tuple[dict[str, Any], str]] = [
     ({"reward": "euros"}, "reward must be one of .*got 'euros'"),
     ({"base_demand": 0}, "base_demand must be > 0.*got 0"),
     ({"base_demand": NAN}, "base_demand must be a finite number, got nan"),
-    ({"episode_steps": 0}, "episode_steps must be >= 1 and <= 1000000, got 0"),
+    ({"episode_steps": 0}, "episode_steps must be >= 1 and <= 500000, got 0"),
     ({"step_seconds": -1.0}, "step_seconds must be >= 1 and <= 86400"),
     ({"daily_amplitude": 0.9}, r"daily_amplitude \+ half_daily_amplitude must be <= 1, got 1.05"),
     ({"noise_correlation": 1.0}, "noise_correlation must be .*< 1"),

@@ -24,7 +24,7 @@ class AutoScalerConfig:
     and the share of traffic, all as one number; "multi": as three. "replicas": how many there are
     to be, as horizontal autoscalers such as Kubernetes' say it."""
 
-    episode_steps: Annotated[int, Range(1, 1_000_000)] = 1_440
+    episode_steps: Annotated[int, Range(1, 500_000)] = 1_440
     """Steps an episode (default: a day)."""
     step_seconds: Annotated[float, Range(1.0, 86_400.0)] = 60.0
     """Time between decisions."""
