@@ -85,6 +85,8 @@ def draw(
         axis.yaxis.set_minor_formatter(NullFormatter())
     highest = max(past.p99_latency_ms for steps in episodes.values() for past in steps)
     latencies.set_ylim(_LEAST_LATENCY_MS, max(2.0 * config.sla_p99_ms, 1.2 * highest))
+    most_wrong = max(past.error_percent for steps in episodes.values() for past in steps)
+    errors.set_ylim(_LEAST_ERROR_PERCENT, max(1.0, 1.2 * most_wrong))
     rates.set_ylabel("requests/s")
     latencies.set_ylabel("latency (ms)")
     costs.set_ylabel("cost (\\$/h)")
