@@ -49,21 +49,19 @@ GAMES = 1_000
 
 @dataclass(frozen=True)
 class Task:
-    """A board and how long to train on it; budgets were chosen to take about the seconds.
+    """A board and how long to train on it.
 
     Attributes:
         config: Our settings.
         steps: Of equal steps.
-        seconds: Of equal minutes.
-        budget: Steps that our schedule is for where seconds are equal.
-        ppo_budget: And those of MaskablePPO.
+        budget: Our steps of equal time.
+        ppo_budget: MaskablePPO's; both were chosen to take two minutes.
         num_envs: Of MaskablePPO.
         ppo: Settings of MaskablePPO, found on seed 50.
     """
 
     config: str
     steps: int
-    seconds: float
     budget: int
     ppo_budget: int
     num_envs: int
@@ -74,7 +72,6 @@ TASKS = {
     "microgrpo": Task(
         config="Battleship-v0-microgrpo-5x5.yaml",
         steps=1_000_000,
-        seconds=120.0,
         budget=2_800_000,
         ppo_budget=1_100_000,
         num_envs=256,
@@ -83,7 +80,6 @@ TASKS = {
     "classic": Task(
         config="Battleship-v0.yaml",
         steps=100_000,
-        seconds=120.0,
         budget=220_000,
         ppo_budget=85_000,
         num_envs=64,
