@@ -51,10 +51,10 @@ class Results:
             errors = self._collect({pool.submit(each): key for key, each in missing.items()})
         except BaseException:
             # Somebody has interrupted, or nothing can be kept: the rest would be work for nothing.
-            workers = multiprocessing.active_children()
             pool.shutdown(wait=False, cancel_futures=True)
-            for worker in workers:
-                worker.terminate()
+            _stop_children()
+            pool.shutdown()
+            _stop_children()  # one may have been about to start
             raise
         pool.shutdown()
         if errors:
@@ -76,3 +76,10 @@ class Results:
     def _keep(self, key: str, value: Any) -> None:
         self.values[key] = value
         write_atomic(self.path, json.dumps(self.values, indent=1).encode() + b"\n")
+
+
+def _stop_children() -> None:
+    while workers := multiprocessing.active_children():
+        for worker in workers:
+            worker.terminate()
+            worker.join()
