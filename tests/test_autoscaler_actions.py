@@ -1,5 +1,6 @@
 """Actions as numbers and as choices, masks, and what becomes of unsafe actions."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -184,3 +185,40 @@ def test_a_ladder_has_ends() -> None:
         assert not env.action_masks()[NO_CHANGE * 7 + choice]
         other = choice + 1 if choice % 2 == 0 else choice - 1
         assert env.action_masks()[NO_CHANGE * 7 + other]
+
+
+def test_a_target_says_how_busy_the_last_requests_keep_replicas() -> None:
+    env = AutoScalerEnv("constant", action="target", constraints=False)
+    env.reset(seed=0)
+    totals = []
+    for action in range(15):
+        info = env.step(action)[4]
+        totals.append(info["replicas"] + info["pending"])
+    # 2,000 requests/s of which a replica serves 100 at most.
+    assert totals == [math.ceil(2000 / percent) for percent in range(30, 101, 5)]
+
+
+def test_a_target_counts_what_comes_again() -> None:
+    env = AutoScalerEnv(
+        "flash-crowd", action="target", constraints=False, retry_share=1.0, max_replicas=60
+    )
+    rng = np.random.default_rng(0)
+    info = env.reset(seed=3)[1]
+    requests, retried = info["demand"], 0.0
+    for _ in range(400):
+        percent = 30 + 5 * (choice := int(rng.integers(15)))
+        info = env.step(choice)[4]
+        expected = min(max(math.ceil(requests / percent), 2), 60)
+        assert info["replicas"] + info["pending"] == expected
+        requests = (info["arrivals"] + info["retried"]) / 60.0
+        retried += info["retried"]
+    assert retried > 0.0
+
+
+def test_constraints_clip_a_target() -> None:
+    env = AutoScalerEnv("constant", action="target", initial_replicas=20, cooldown_steps=2)
+    info = env.reset(seed=0)[1]
+    assert info["action_mask"].tolist() == [1] * 15
+    infos = [env.step(0)[4] for _ in range(4)]  # wants 67
+    assert [info["replicas"] + info["pending"] for info in infos] == [30, 30, 45, 45]
+    assert [info["constrained"] for info in infos] == [True] * 4

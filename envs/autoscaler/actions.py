@@ -2,11 +2,13 @@
 
 An action is a choice of a change of replicas (7), of a change of configuration (7) and of a share
 of traffic (11). A kind of actions takes the first one, two or three of them; all but "multi" as
-one number, the last component changing fastest.
+one number, the last component changing fastest. "replicas" and "target" are apart: they say how
+many replicas there are to be, or how busy.
 
 Shapes: B environments, A choices.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,11 @@ from grpo_gym.envs.autoscaler.records import (
     SCALING_CONFIG,
     SCALING_ONLY,
     SHARES,
+    TARGET,
+    TARGETS_PERCENT,
     TIMEOUTS_S,
 )
+from grpo_gym.envs.autoscaler.service import replica_capacity
 from grpo_gym.envs.kernels import inlined, kernel
 
 COMPONENTS = (len(SCALING), len(CONFIGURATION), SHARES)
@@ -39,6 +44,9 @@ ALL_TRAFFIC = SHARES - 1
 
 _PARTS = {"scaling": 1, "scaling_config": 2, "flat": 3, "multi": 3}
 _CHANGES = np.array(SCALING)
+_TARGETS_PERCENT = np.array(TARGETS_PERCENT, np.float64)
+_EXACT = 1e-9
+"""A demand that fills its replicas exactly needs no further one, whatever rounding says."""
 _HIGHEST = np.array([len(BATCH_SIZES) - 1, len(TIMEOUTS_S) - 1, len(CONCURRENCIES) - 1])
 _SCALINGS, _CONFIGURATIONS = len(SCALING), len(CONFIGURATION)
 
@@ -98,6 +106,8 @@ def count_choices(config: AutoScalerConfig) -> int:
     """Length of an action mask, A."""
     if config.action == "replicas":
         return config.max_replicas - config.min_replicas + 1
+    if config.action == "target":
+        return len(TARGETS_PERCENT)
     if config.action == "multi":
         return sum(COMPONENTS)
     return int(np.prod(COMPONENTS[: _PARTS[config.action]]))
@@ -110,8 +120,20 @@ def _parts(kind: str) -> int:
 
 
 @inlined
-def wanted_change(action: int, cluster: Any, p: Any) -> int:
-    """Replicas that an action asks to add."""
+def needed_replicas(requests_per_s: float, percent: float, cluster: Any, p: Any) -> int:
+    """Replicas that so many requests keep this busy, within the limits on their number."""
+    capacity = 0.01 * percent * replica_capacity(cluster, p)
+    # Compared before it becomes an integer, which has a largest one.
+    needed = math.ceil(min(requests_per_s / capacity - _EXACT, float(p.max_replicas)))
+    return max(int(needed), p.min_replicas)
+
+
+@inlined
+def wanted_change(action: int, cluster: Any, metrics: Any, p: Any) -> int:
+    """Replicas that an action asks to add; `metrics` are those of the last step."""
+    if p.action == TARGET:
+        needed = needed_replicas(metrics.requests_per_s, _TARGETS_PERCENT[action], cluster, p)
+        return needed - (cluster.running + cluster.pending)
     if p.action == REPLICAS:
         return p.min_replicas + action - (cluster.running + cluster.pending)
     if p.action == SCALING_ONLY:
@@ -188,7 +210,9 @@ def mask_kernel(clusters: np.ndarray, parameters: np.ndarray, out: np.ndarray) -
     for b in range(out.shape[0]):
         cluster = clusters[b]
         fewest, most = allowed_changes(cluster, p)
-        if p.action == REPLICAS:
+        if p.action == TARGET:
+            out[b, :] = 1  # what is not allowed is clipped
+        elif p.action == REPLICAS:
             first = cluster.running + cluster.pending - p.min_replicas
             for target in range(out.shape[1]):
                 out[b, target] = fewest <= target - first <= most

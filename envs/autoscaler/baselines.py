@@ -1,7 +1,7 @@
 """The autoscalers that users would otherwise run, with a trained model's `predict`.
 
 Each says how many replicas it wants. Actions of the kind "replicas" say just that; of the other
-kinds, and under constraints, the legal change that comes nearest is taken, and configuration and
+kinds, and under constraints, the legal action that comes nearest is taken, and configuration and
 traffic stay as they are. All but `clairvoyant` see only what is measured.
 
 Shapes: B clusters, A choices.
@@ -23,7 +23,7 @@ from grpo_gym.envs.autoscaler.actions import (
 )
 from grpo_gym.envs.autoscaler.dynamics import replica_capacity
 from grpo_gym.envs.autoscaler.forecasting import Forecaster, HoltWinters, SeasonalNaive
-from grpo_gym.envs.autoscaler.records import SCALING
+from grpo_gym.envs.autoscaler.records import SCALING, TARGETS_PERCENT
 from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator
 from grpo_gym.envs.baseline import Baseline
 from grpo_gym.envs.kernels import kernel
@@ -32,6 +32,8 @@ State = tuple[np.ndarray, ...]
 
 _EXACT = 1e-9
 """By how much rounding errors may make a quotient exceed what it is."""
+_ABSOLUTE = ("replicas", "target")
+"""Kinds of actions that do not say a change."""
 
 
 class Scaler(Baseline):
@@ -46,7 +48,7 @@ class Scaler(Baseline):
         config = self.simulator.config
         self._kind = config.action
         self._changes = np.array(SCALING)
-        if self._kind != "replicas":
+        if self._kind not in _ABSOLUTE:
             choices = [[s, NO_CONFIGURATION, ALL_TRAFFIC] for s in range(len(SCALING))]
             self._actions = encode(self._kind, choices)
         # The next decision that counts is a cool-down away, and its replicas serve later still.
@@ -79,18 +81,26 @@ class Scaler(Baseline):
 
     def _towards(self, replicas: np.ndarray) -> np.ndarray:
         """The legal action that leads nearest to so many replicas; of two the larger number."""
-        masks, total = self.simulator.action_masks(), self._total()[:, None]
-        if self._kind == "replicas":
-            legal = masks
-            results = self.simulator.config.min_replicas + np.arange(masks.shape[1])
-        else:
-            legal = masks[:, : len(SCALING) if self._kind == "multi" else None]
-            legal = legal if self._kind == "multi" else legal[:, self._actions]
-            results = total + self._changes
-        excess = results - replicas[:, None]
-        distance = np.where(legal == 1, np.abs(excess) - 0.5 * (excess > 0), np.inf)
+        masks = self.simulator.action_masks()
+        if self._kind == "multi":
+            masks = masks[:, : len(SCALING)]
+        elif self._kind not in _ABSOLUTE:
+            masks = masks[:, self._actions]
+        excess = self._results(masks.shape[1]) - replicas[:, None]
+        distance = np.where(masks == 1, np.abs(excess) - 0.5 * (excess > 0), np.inf)
         chosen = distance.argmin(axis=1)
-        return chosen if self._kind == "replicas" else self._actions[chosen]
+        return chosen if self._kind in _ABSOLUTE else self._actions[chosen]
+
+    def _results(self, choices: int) -> np.ndarray:
+        """Replicas that each choice leads to, shape (1, A) or (B, A)."""
+        if self._kind == "replicas":
+            return self.simulator.config.min_replicas + np.arange(choices)[None, :]
+        if self._kind == "target":
+            requests = self.simulator.metrics["requests_per_s"]
+            needed = [self._enough(requests, percent) for percent in TARGETS_PERCENT]
+            config = self.simulator.config
+            return np.clip(np.stack(needed, axis=1), config.min_replicas, config.max_replicas)
+        return self._total()[:, None] + self._changes
 
     def _total(self) -> np.ndarray:
         """Replicas, those that start up included, shape (B,)."""

@@ -202,7 +202,7 @@ def step_one(
         outcome: Its `OUTCOME` record.
         p: A `PARAMETERS` record.
     """
-    wanted = wanted_change(action, cluster, p)
+    wanted = wanted_change(action, cluster, metrics, p)
     fewest, most = allowed_changes(cluster, p)
     change = min(max(wanted, fewest), most)
     scale(change, b, cluster, starting)

@@ -49,6 +49,8 @@ class AutoScalerEnv(NativeEnv[Any, Any]):
     - `"multi"`: `MultiDiscrete([7, 7, 11])`: the same as three choices.
     - `"replicas"`: `Discrete(max_replicas - min_replicas + 1)`: how many replicas there are to be,
       `min_replicas` + the action, as horizontal autoscalers say it.
+    - `"target"`: `Discrete(15)`: as many replicas as the requests of the last step keep busy to 30,
+      35, ... 100 %: what operators of autoscalers set once, chosen anew in each step.
 
     Replicas that start up count, and are the first to be removed. The number stays between
     `min_replicas` and `max_replicas`. With `constraints` (default) it changes by at most half, or

@@ -19,10 +19,11 @@ _USUAL_BURSTS = 2.0
 class AutoScalerConfig:
     """One autoscaling task: demand, cluster, safety, and what is seen and rewarded."""
 
-    action: Literal["scaling", "scaling_config", "flat", "multi", "replicas"] = "scaling"
+    action: Literal["scaling", "scaling_config", "flat", "multi", "replicas", "target"] = "scaling"
     """"scaling": add or remove replicas. "scaling_config": and change the configuration. "flat":
     and the share of traffic, all as one number; "multi": as three. "replicas": how many there are
-    to be, as horizontal autoscalers such as Kubernetes' say it."""
+    to be, as horizontal autoscalers such as Kubernetes' say it. "target": how busy the replicas are
+    to be, in per cent: the number that operators tune by hand, chosen anew in each step."""
 
     episode_steps: Annotated[int, Range(1, 500_000)] = 1_440
     """Steps an episode (default: a day)."""

@@ -90,8 +90,11 @@ CONFIGURATION = ("batch-", "batch+", "timeout-", "timeout+", "concurrency-", "co
 SHARES = 11
 """Choices of the third component: tenths of the traffic that stay in the own region."""
 
-ACTIONS = ("scaling", "scaling_config", "flat", "multi", "replicas")
-SCALING_ONLY, SCALING_CONFIG, FLAT, MULTI, REPLICAS = range(5)
+TARGETS_PERCENT = tuple(range(30, 101, 5))
+"""Utilisations that an action of the kind "target" aims for."""
+
+ACTIONS = ("scaling", "scaling_config", "flat", "multi", "replicas", "target")
+SCALING_ONLY, SCALING_CONFIG, FLAT, MULTI, REPLICAS, TARGET = range(6)
 
 REWARDS = ("chapter", "dollars")
 CHAPTER, DOLLARS = range(2)
