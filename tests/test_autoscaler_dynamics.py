@@ -18,7 +18,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "calm": {"action": "scaling"},
     "overloaded": {
         "preset": "flash-crowd", "bursts_per_day": 100, "max_replicas": 40, "action": "multi",
-        "reward": "dollars", "cooldown_steps": 2,
+        "constraints": True, "reward": "dollars", "cooldown_steps": 2,
     },
     "batches": {
         "action": "scaling_config", "batch_size": 16, "timeout_s": 1.0, "concurrency": 8,

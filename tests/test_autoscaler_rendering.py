@@ -117,7 +117,7 @@ def test_decades(low: float, high: float, ticks: tuple[float, ...]) -> None:
 
 
 def test_a_moment_is_what_was_measured() -> None:
-    env = AutoScalerEnv(preset="bursty", random_start=True, concurrency=6)
+    env = AutoScalerEnv(preset="bursty", action="scaling", random_start=True, concurrency=6)
     env.reset(seed=4)
     start = int(env.simulator.starts[0])
     for _ in range(30):

@@ -204,13 +204,21 @@ class AutoScalerConfig:
         )
 
 
+_OPERATED = {"action": "target", "constraints": False}
+"""What operators of horizontal autoscalers decide, with nothing between it and the replicas."""
+
 PRESETS: dict[str, dict[str, Any]] = {
     # A day with two bursts on average; the demand of the published baselines.
     "diurnal": {},
+    # The same day for what decides on a number of replicas, as Kubernetes does.
+    "diurnal-target": _OPERATED,
+    # The same day, where configuration and traffic are decided too.
+    "diurnal-joint": {"action": "multi"},
     # Bursts that one sees coming for some minutes, and replicas that take as long to start.
-    "bursty": {"bursts_per_day": 8.0, "start_up_steps": 5, "retry_share": 0.3},
+    "bursty": {**_OPERATED, "bursts_per_day": 8.0, "start_up_steps": 5, "retry_share": 0.3},
     # Demand that multiplies within a minute or two, stays there, and goes.
     "flash-crowd": {
+        **_OPERATED,
         "bursts_per_day": 4.0,
         "burst_size": (0.5, 2.0),
         "burst_rise_minutes": (1.0, 2.0),
