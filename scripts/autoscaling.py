@@ -1,0 +1,195 @@
+"""Measure AutoScaler: the shipped settings over several seeds, beside a sweep of HPA's targets.
+
+All play the same days, which no training sees. Every finished piece is written to a JSON file at
+once, so an interrupted experiment goes on where it stopped.
+
+    python scripts/autoscaling.py --part diurnal
+    python scripts/autoscaling.py --part bursty
+    python scripts/autoscaling_plot.py
+
+Kubernetes' autoscaler and the other heuristics play twice: on their own terms, where they say how
+many replicas there are to be and nothing keeps them from it, and with the actions of the policy.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+
+from grpo_gym import GRPO
+from grpo_gym.batches import NativeBatch, make_batch
+from grpo_gym.cli.settings import TrainSettings, default_config
+from grpo_gym.config import from_mapping, replace
+from grpo_gym.envs.autoscaler.baselines import make_baseline
+from grpo_gym.evaluation import Actor, Evaluation, evaluate, summarise
+from grpo_gym.results import Results
+from grpo_gym.trainers.presets import PRESETS
+
+ENV = "AutoScaler-v0"
+EVALUATION_SEED = 5_000_000
+TARGETS_PERCENT = range(50, 100, 5)
+OTHERS = ("threshold", "seasonal_naive", "holt_winters", "clairvoyant")
+OWN_TERMS: dict[str, Any] = {"action": "replicas", "constraints": False}
+"""What horizontal autoscalers are made for."""
+Measures = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is trained and measured.
+
+    Attributes:
+        preset: Of the environment.
+        env_kwargs: Further arguments of it.
+        training_env_kwargs: Over those of the settings.
+        training: Settings over those of the file: of `TrainSettings`.
+        preset_of_grpo: A variant over the settings of GRPO.
+        concurrencies: Other numbers of workers a replica that heuristics are measured with, where
+            the policy changes it.
+    """
+
+    preset: str
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    training_env_kwargs: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    preset_of_grpo: str | None = None
+    concurrencies: tuple[int, ...] = ()
+
+
+PARTS = {
+    "diurnal": Part("diurnal"),
+    "diurnal-target": Part("diurnal-target"),
+    "diurnal-joint": Part("diurnal-joint", concurrencies=(2, 3)),
+    "bursty": Part("bursty"),
+    "flash-crowd": Part("flash-crowd"),
+    "dollars": Part("diurnal-target", training_env_kwargs={"reward": "dollars"}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The command line."""
+
+    part: str
+    """What to measure: diurnal, diurnal-target, diurnal-joint, bursty, flash-crowd, or dollars,
+    which is diurnal-target with the other reward."""
+    results: Path = Path("docs/results")
+    """Folder of the JSON files, autoscaling_<part>.json."""
+    seeds: int = 5
+    """Trainings, from seed 0; settings were found on seed 50."""
+    days: int = 1_000
+    """Days that everybody plays."""
+    processes: int = 2
+    """Measurements at a time; each uses one core."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is missing."""
+    options = tyro.cli(Options, args=arguments, description=__doc__)
+    console = Console(stderr=True, highlight=False)
+    if options.part not in PARTS:
+        console.print(f"error: --part must be one of {', '.join(PARTS)}, got {options.part}")
+        return 2
+    part = PARTS[options.part]
+    runs: dict[str, Callable[[], dict[str, Any]]] = {}
+    for terms, kwargs in terms_of(part).items():
+        runs[terms] = partial(play_heuristics, kwargs, options.days)
+    for seed in range(options.seeds):
+        runs[f"trained/seed {seed}"] = partial(train, part, seed, options.days)
+    path = options.results / f"autoscaling_{options.part}.json"
+    Results(path, console.print).measure_all(runs, options.processes)
+    return 0
+
+
+def heuristics() -> dict[str, dict[str, Any]]:
+    """Settings of heuristics, by a name that begins with theirs."""
+    swept = {f"hpa {percent}": {"target_percent": percent} for percent in TARGETS_PERCENT}
+    return {**swept, **{name: {} for name in OTHERS}}
+
+
+def terms_of(part: Part) -> dict[str, dict[str, Any]]:
+    """Environments that heuristics play in, by name."""
+    task = {"preset": part.preset, **part.env_kwargs}
+    terms = {"own terms": {**task, **OWN_TERMS}, "policy's actions": task}
+    for workers in part.concurrencies:
+        terms[f"own terms, {workers} workers"] = {**task, **OWN_TERMS, "concurrency": workers}
+    return terms
+
+
+def play_heuristics(env_kwargs: Mapping[str, Any], days: int) -> dict[str, Measures]:
+    """What each heuristic comes to."""
+    batch = make_batch(ENV, env_kwargs, min(days, 250))
+    if not isinstance(batch, NativeBatch):
+        raise TypeError(f"{ENV} must be native, got {type(batch).__name__}")
+    return {
+        name: measures(evaluate(actor(name, settings, batch), batch, days, EVALUATION_SEED))
+        for name, settings in heuristics().items()
+    }
+
+
+def actor(name: str, settings: Mapping[str, Any], batch: NativeBatch) -> Actor:
+    """A heuristic that decides in these environments."""
+    baseline = make_baseline(name.split(maxsplit=1)[0], batch.env, **settings)
+
+    def act(
+        observations: np.ndarray, _: np.ndarray | None, state: Any, episode_start: np.ndarray
+    ) -> tuple[np.ndarray, Any]:
+        actions: tuple[np.ndarray, Any] = baseline.predict(observations, state, episode_start)
+        return actions
+
+    return act
+
+
+def train(part: Part, seed: int, days: int) -> dict[str, Any]:
+    """What the policy at the end of a training comes to."""
+    torch.set_num_threads(1)
+    kwargs = {"preset": part.preset}
+    values = {"env": ENV, "env_kwargs": kwargs, **default_config(ENV, kwargs), **part.training}
+    settings = from_mapping(TrainSettings, values, part.preset)
+    changes = PRESETS[part.preset_of_grpo] if part.preset_of_grpo is not None else {}
+    env_kwargs = {**settings.env_kwargs, **part.env_kwargs}
+    model = GRPO(
+        settings.policy,
+        ENV,
+        env_kwargs=env_kwargs,
+        training_env_kwargs={**settings.training_env_kwargs, **part.training_env_kwargs},
+        config=replace(settings.grpo, seed=seed, **changes),
+    )
+    started = time.process_time()
+    model.learn(settings.total_steps)
+    seconds = time.process_time() - started
+    return {
+        **measures(model.evaluate(days, seed=EVALUATION_SEED)),
+        "training_steps": model.num_steps,
+        "training_cpu_seconds": round(seconds, 1),
+        "weights_sha256": model.weights_sha256(),
+    }
+
+
+def measures(evaluation: Evaluation) -> Measures:
+    """Means over days and their 95 % intervals."""
+    steps, metrics = evaluation.lengths, evaluation.metrics
+    values = {
+        "reward a step": evaluation.returns / steps,
+        "violations %": 100.0 * metrics["violation"],
+        "cost $/day": steps * metrics["cost_dollars"],
+        "bill $/day": steps * (metrics["cost_dollars"] + metrics["penalty_dollars"]),
+        "lost %": 100.0 * metrics["lost"] / metrics["arrivals"],
+    }
+    summaries = {name: summarise(each) for name, each in values.items()}
+    return {
+        name: {"mean": round(each.mean, 5), "ci95": [round(limit, 5) for limit in each.ci95]}
+        for name, each in summaries.items()
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Draw what `scripts/autoscaling.py` measured: violations against cost, one panel a task.
+
+    python scripts/autoscaling_plot.py
+
+It needs `pip install -e ".[compare]"` and leaves out what is not measured.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import tyro
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+PANELS = {
+    "dollars": "diurnal-target: a calm day",
+    "bursty": "bursty: eight bursts a day",
+    "flash-crowd": "flash-crowd: demand multiplies",
+}
+COST, VIOLATIONS = "cost $/day", "violations %"
+OTHERS = {
+    "seasonal_naive": ("Seasonal naive", "v"),
+    "holt_winters": ("Holt-Winters", "s"),
+    "clairvoyant": ("Clairvoyant: knows demand", "*"),
+}
+SWEEPS = {
+    "own terms": ("#0072B2", "Kubernetes' HPA, targets in %"),
+    "policy's actions": ("#56B4E9", "The same by the policy's actions"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The command line."""
+
+    results: Path = Path("docs/results")
+    """Folder of the JSON files."""
+    out: Path = Path("docs/autoscaling.png")
+    """The picture."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw what is there."""
+    options = tyro.cli(Options, args=arguments, description=__doc__)
+    paths = {part: options.results / f"autoscaling_{part}.json" for part in PANELS}
+    found = {part: json.loads(path.read_text()) for part, path in paths.items() if path.exists()}
+    if not found:
+        sys.stderr.write(f"error: {options.results} has no autoscaling_<part>.json\n")
+        return 2
+    figure, axes = plt.subplots(1, len(found), figsize=(5.3 * len(found), 5.2), squeeze=False)
+    for axis, (part, results) in zip(axes[0], found.items(), strict=True):
+        draw(axis, PANELS[part], results)
+    axes[0, 0].set_ylabel("Minutes with a 99th percentile above 200 ms, %")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
+    figure.suptitle(
+        "Autoscaling: fewer broken promises for less money are down and to the left\n",
+        fontsize=13,
+    )
+    figure.text(
+        0.5, 0.91,
+        "1,000 unseen days each; bars: 95 % intervals of the mean, where they exceed the mark",
+        ha="center", fontsize=9.5, color="#444444",
+    )  # fmt: skip
+    figure.tight_layout(rect=(0.0, 0.12, 1.0, 0.98))
+    figure.savefig(options.out, dpi=130)
+    return 0
+
+
+def draw(axis: Axes, title: str, results: dict[str, Any]) -> None:
+    """One task: the sweep of HPA, other heuristics, and what was trained."""
+    for terms, (colour, label) in SWEEPS.items():
+        sweep = {k.split()[-1]: v for k, v in results[terms].items() if k.startswith("hpa ")}
+        points = [point(each) for each in sweep.values()]
+        axis.plot(*zip(*points, strict=True), "o-", color=colour, ms=4, lw=1.2, label=label)
+        if terms == "own terms":
+            for percent, at in zip(sweep, points, strict=True):
+                axis.annotate(percent, at, (4, 4), textcoords="offset points", fontsize=8)
+    for name, (label, mark) in OTHERS.items():
+        at = point(results["own terms"][name])
+        axis.plot(*at, mark, color="#666666", ms=8, label=label, ls="none")
+    trained = [value for key, value in results.items() if key.startswith("trained/")]
+    for seed, each in enumerate(trained):
+        cost, violations = point(each)
+        axis.errorbar(
+            cost, violations, errors(each, VIOLATIONS), errors(each, COST),
+            fmt="D", color="#D55E00", ms=6, capsize=2,
+            label="GRPO, one mark a seed" if seed == 0 else None,
+        )  # fmt: skip
+    axis.set(title=title, xlabel="Cost, $ a day", yscale="log")
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.grid(alpha=0.25, which="both")
+
+
+def point(measured: dict[str, Any]) -> tuple[float, float]:
+    """Where it lies."""
+    return measured[COST]["mean"], measured[VIOLATIONS]["mean"]
+
+
+def errors(measured: dict[str, Any], name: str) -> list[list[float]]:
+    """Down and up from the mean."""
+    mean, (low, high) = measured[name]["mean"], measured[name]["ci95"]
+    return [[mean - low], [high - mean]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
