@@ -126,7 +126,7 @@ def terms_of(part: Part) -> dict[str, dict[str, Any]]:
 
 def play_heuristics(env_kwargs: Mapping[str, Any], days: int) -> dict[str, Measures]:
     """What each heuristic comes to."""
-    batch = make_batch(ENV, env_kwargs, min(days, 250))
+    batch = make_batch(ENV, env_kwargs, min(days, 1_000))
     if not isinstance(batch, NativeBatch):
         raise TypeError(f"{ENV} must be native, got {type(batch).__name__}")
     return {
