@@ -9,7 +9,7 @@ from grpo_gym.trainers.presets import PRESETS, make_config
 
 NOTHING = "–"
 
-PAPERS: dict[str, tuple[str, str]] = {
+PAPERS: dict[str, tuple[str, str | None]] = {
     "default": ("input-dependent baselines", "1807.02264"),
     "grpo": ("DeepSeekMath", "2402.03300"),
     "dr_grpo": ("Dr. GRPO", "2503.20783"),
@@ -27,8 +27,9 @@ PAPERS: dict[str, tuple[str, str]] = {
     "gigpo": ("GiGPO", "2505.10978"),
     "vine": ("TRPO, vine", "1502.05477"),
     "trust_region": ("TRPO", "1502.05477"),
+    "chapter": ("GRPO Implementation Deep Dive", None),
 }
-"""Of each preset: what its paper is called here, and its number on arXiv."""
+"""Of each preset: what its paper is called here, and its number on arXiv if it is there."""
 
 _SHOWN = {
     *("returns", "discount", "baseline", "center", "scale"),
@@ -97,4 +98,4 @@ def _describe(config: GRPOConfig, changes: Mapping[str, Any]) -> list[str]:
 
 def _citation(preset: str) -> str:
     name, number_there = PAPERS[preset]
-    return f"[{name}](https://arxiv.org/abs/{number_there})"
+    return name if number_there is None else f"[{name}](https://arxiv.org/abs/{number_there})"

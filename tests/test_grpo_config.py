@@ -60,6 +60,8 @@ def test_number_of_environments() -> None:
         ({"max_kl": 0.0}, "max_kl must be > 0"),
         ({"state_bin_width": -0.5}, "state_bin_width must be >= 0"),
         ({"anchor_discount": 0.0}, "anchor_discount"),
+        ({"minibatch_size": 0}, "minibatch_size must be .*>= 1"),
+        ({"minibatches": "group"}, "minibatches must be .*'groups'"),
     ],
 )
 def test_nonsense_is_refused(overrides: dict[str, Any], message: str) -> None:
@@ -118,6 +120,22 @@ COMBINATIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         {"drop_uniform_groups": True},
         "refill_rounds must be 0 unless drop_uniform_groups is true, got 2: there would be "
         "nothing to replace",
+    ),
+    *[
+        (
+            {"ratio": ratio, "minibatches": minibatches},
+            {"minibatches": "groups"},
+            f'minibatches must be "trajectories" or "groups" with ratio "{ratio}", got '
+            f'"{minibatches}": a trajectory\'s ratio needs all its steps',
+        )
+        for ratio in ("sequence", "sequence_mean")
+        for minibatches in ("steps", "time_steps")
+    ],
+    (
+        {"minibatches": "time_steps", "minibatch_size": 15},
+        {"minibatch_size": 16},
+        'minibatch_size must be >= group_size 16 with minibatches "time_steps", got 15: groups '
+        "would be split",
     ),
     (
         {"loss_constant": 10.0},

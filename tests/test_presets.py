@@ -213,6 +213,22 @@ def rloo(new: Table, _: Table) -> float:
     return -total(lambda g, k, t: advantages[g][k][t] * log_pi(new, *GROUPS[g][k][t][:2]), "step")
 
 
+def chapter(new: Table, _: Table) -> float:
+    """Per time step; with the exact KL(new, old) and the exact entropy of each state."""
+    advantages = time_steps(lambda values: (mean(values), std(values) + 1e-8), alive=False)
+    clipped = clip(0.8, 1.2)
+
+    def term(g: int, k: int, t: int) -> float:
+        step = GROUPS[g][k][t]
+        logs = [(log_pi(new, step[0], a), log_pi(OLD, step[0], a)) for a in range(3)]
+        divergence = sum(math.exp(mine) * (mine - old) for mine, old in logs)
+        entropy = -sum(math.exp(mine) * mine for mine, _ in logs)
+        surrogate = clipped(ratio_of(new, step), advantages[g][k][t])
+        return surrogate - 0.1 * divergence + 0.01 * entropy
+
+    return -total(term, "step")
+
+
 def gspo(new: Table, _: Table) -> float:
     advantages, clipped = normalised(), clip(1.0 - 3e-4, 1.0 + 4e-4)
 
@@ -275,6 +291,7 @@ LOSSES: dict[str, Callable[[Table, Table], float]] = {
     "gigpo": per_step_ratio(with_anchors(), clip(0.8, 1.2), "step"),
     "vine": per_step_ratio(default_advantages(), clip(0.8, 1.28), "step"),
     "trust_region": per_step_ratio(default_advantages(), unclipped, "step"),
+    "chapter": chapter,
 }
 
 
@@ -338,7 +355,8 @@ def ours(config: GRPOConfig, table: Table) -> tuple[float, torch.Tensor]:
     batch = training_batch(rollout, advantages, config)
     if config.update == "trust_region":
         config = replace(config, objective="unclipped")  # as `update_in_trust_region` does
-    parts = _loss(policy, batch, tabular(REFERENCE), config)
+    reference = None if config.kl_reference == "collection" else tabular(REFERENCE)
+    parts = _loss(policy, batch, reference, config)
     parts.loss.backward()
     layer: Any = policy.network[0]
     return float(parts.loss.detach()), layer.weight.grad.T

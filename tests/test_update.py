@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -10,8 +11,10 @@ import torch
 
 from grpo_gym import GRPO
 from grpo_gym.checkpoint import weights_sha256
+from grpo_gym.objectives import log_ratios
 from grpo_gym.rollouts import GroupedRollout
 from grpo_gym.trainers.grpo import IterationStats
+from grpo_gym.trainers.training_batch import minibatches as parts_of
 from grpo_gym.trainers.training_batch import training_batch
 from grpo_gym.trainers.update import UpdateStats, update_policy
 from probe_envs import BestAction, Context, Countdown, OneStep, Recall
@@ -63,16 +66,100 @@ def stand_still(optimizer: torch.optim.Optimizer) -> None:
 # Weights of steps
 
 
-@pytest.mark.parametrize("kind", ["per_step", "per_sequence", "per_group", "constant"])
-def test_minibatches_are_unbiased(kind: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "wholes"),
+    [
+        *[(kind, None) for kind in ("per_step", "per_sequence", "per_group", "constant")],
+        *[("per_group", wholes) for wholes in ("trajectories", "time_steps", "groups")],
+    ],
+)
+def test_minibatches_are_unbiased(kind: Any, wholes: Any) -> None:
     """With equal minibatches their mean gradient is that of the whole batch."""
     settings = {"loss_normalisation": kind, "max_grad_norm": 1e9, "drop_uniform_groups": False}
+    settings |= {"minibatches": wholes}
     settings |= {"num_groups": 4, "group_size": 6, "entropy_coefficient": 0.1}
     whole = gradient_of(make(num_minibatches=1, **settings), stand_still)
     halves = gradient_of(make(num_minibatches=4, **settings), stand_still)
     assert (len(whole), len(halves)) == (1, 4)  # 120 steps in 4 times 30
     torch.testing.assert_close(torch.stack(halves).mean(dim=0), whole[0], atol=1e-6, rtol=1e-4)
     assert float((halves[0] - whole[0]).abs().max()) > 1e-4
+
+
+KEPT: dict[str, Callable[[int, int, int], tuple[int, ...]]] = {
+    "steps": lambda t, g, k: (t, g, k),
+    "trajectories": lambda t, g, k: (g, k),
+    "time_steps": lambda t, g, k: (t, g),
+    "groups": lambda t, g, k: (g,),
+}
+"""What stays whole, by time, group and member."""
+
+
+@pytest.mark.parametrize("minibatches", KEPT)
+def test_minibatches_split_nothing_that_is_to_stay_whole(minibatches: Any) -> None:
+    """Of episodes that differ in length, with one group that does not take part."""
+    model = make(Countdown, num_groups=7, minibatches=minibatches, num_minibatches=3)
+    rollout, advantages = prepared(model)
+    advantages[:, 2] = 0.0
+    used = rollout.alive.clone()
+    used[:, 2] = False
+    kept = [KEPT[minibatches](*step) for step in used.nonzero().tolist()]
+    batch = training_batch(rollout, advantages, model.config)
+    assert len(set(batch.sequences.bincount().tolist())) > 1
+    batch = dataclasses.replace(batch, actions=torch.arange(len(batch))[:, None])
+    seen, weight = [], 0.0
+    for part in parts_of(batch, model.config, torch.Generator().manual_seed(0)):
+        rows = part.actions[:, 0].tolist()
+        here = {kept[row] for row in rows}
+        assert sorted(rows) == [row for row, whole in enumerate(kept) if whole in here]
+        # As much heavier as there are wholes to stand for.
+        weight += float(part.weights.sum()) * len(here) / len(set(kept))
+        seen += rows
+    assert sorted(seen) == list(range(len(batch)))
+    assert weight == pytest.approx(float(batch.weights.sum()))
+
+
+@pytest.mark.parametrize(
+    ("minibatches", "size", "sizes"),
+    [
+        ("time_steps", 64, [64] * 5),  # 8 groups of 8 members at one time step
+        ("time_steps", 24, [24] * 13 + [8]),
+        ("time_steps", 31, [24] * 13 + [8]),
+        ("steps", 31, [30] * 10 + [20]),
+        ("trajectories", 12, [10] * 32),
+        ("groups", 64, [40] * 8),
+        ("groups", 80, [80] * 4),
+        ("groups", 1, [40] * 8),  # a group is never split
+        ("steps", 1000, [160] * 2),
+    ],
+)
+def test_minibatches_of_a_size(minibatches: Any, size: int, sizes: list[int]) -> None:
+    """8 groups of 8 members for 5 steps."""
+    model = make(
+        num_groups=8, group_size=8, minibatches=minibatches, num_minibatches=2, minibatch_size=size,
+        drop_uniform_groups=False,
+    )  # fmt: skip
+    batch = training_batch(*prepared(model), model.config)
+    parts = list(parts_of(batch, model.config, torch.Generator()))
+    assert [len(part) for part in parts] == sizes
+    if len(set(sizes)) == 1:
+        assert [float(part.weights.sum()) for part in parts] == pytest.approx([1.0] * len(sizes))
+
+
+@pytest.mark.parametrize("ratio", ["step", "sequence", "sequence_mean"])
+@pytest.mark.parametrize("minibatches", [None, "trajectories", "groups"])
+def test_ratios_in_minibatches_are_those_of_the_whole_batch(ratio: Any, minibatches: Any) -> None:
+    """1 at first; once the policy has moved, the product needs all steps of a trajectory."""
+    model = make(Countdown, num_groups=6, ratio=ratio, minibatches=minibatches, num_minibatches=4)
+    batch = training_batch(*prepared(model), model.config)
+    batch = dataclasses.replace(batch, actions=torch.arange(len(batch))[:, None])
+    moved = batch.old_log_probs + torch.randn(len(batch), generator=torch.Generator())
+    for now in (batch.old_log_probs, moved):
+        wanted = log_ratios(now, batch.old_log_probs, batch.sequences, ratio)
+        assert bool((wanted == 0.0).all()) == (now is batch.old_log_probs)
+        for part in parts_of(batch, model.config, torch.Generator()):
+            rows = part.actions[:, 0]
+            found = log_ratios(now[rows], part.old_log_probs, part.sequences, ratio)
+            torch.testing.assert_close(found, wanted[rows])
 
 
 def test_first_gradient_is_the_policy_gradient() -> None:

@@ -84,7 +84,7 @@ class GRPOConfig:
     """What is maximised; see `objectives.policy_objective`."""
     ratio: Literal["step", "sequence", "sequence_mean"] = "step"
     """The importance ratio: of each step's action, or of its whole trajectory (product, or
-    geometric mean); the latter take minibatches of whole trajectories."""
+    geometric mean); the latter take minibatches of whole trajectories or groups."""
     clip_low: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] = 0.2
     """The probability ratio is clipped below 1 - clip_low; 1: not at all."""
     clip_high: Positive = 0.28
@@ -122,8 +122,17 @@ class GRPOConfig:
     """The gradient's norm is clipped here."""
     epochs: Count = 3
     """Passes over each iteration's steps."""
+    minibatches: Literal["steps", "trajectories", "time_steps", "groups"] | None = None
+    """What stays whole when a pass is divided into minibatches: single "steps", all steps of a
+    member ("trajectories"), all members of a group at one time step ("time_steps": those that
+    baseline "time_step" compares), or all steps of all members ("groups"). None: "steps", or
+    "trajectories" where `ratio` needs them."""
     num_minibatches: Count = 8
-    """Minibatches a pass, at most."""
+    """Minibatches a pass, at most; `minibatch_size` can make them more."""
+    minibatch_size: Count | None = None
+    """Steps of a minibatch, at most: a pass has as many minibatches more as that takes. With groups
+    of 8 and "time_steps", 64 is 8 groups. Where what stays whole is longer than that, each is a
+    minibatch; where it differs in length, the mean counts. None: any number."""
     target_kl: Positive | None = None
     """Make no further pass when the exact KL(old, new), in nats a step, exceeded this on average
     over the latest one (each minibatch before its own step)."""
@@ -204,6 +213,7 @@ class GRPOConfig:
                     f"{name} must divide lstm_width {self.lstm_width}, got {getattr(self, name)}: "
                     "choose a divisor of it"
                 )
+        self._check_minibatches()
         if self.objective == "reinforce" and self.ratio != "step":
             raise ConfigError(
                 f'ratio must be "step" with objective "reinforce", got "{self.ratio}": it has none'
@@ -249,6 +259,22 @@ class GRPOConfig:
                     f'{name} must be {json.dumps(values[0])} with update "trust_region", got '
                     f"{json.dumps(getattr(self, name))}"
                 )
+
+    def _check_minibatches(self) -> None:
+        if self.ratio != "step" and self.minibatches in ("steps", "time_steps"):
+            raise ConfigError(
+                f'minibatches must be "trajectories" or "groups" with ratio "{self.ratio}", got '
+                f'"{self.minibatches}": a trajectory\'s ratio needs all its steps'
+            )
+        if (
+            self.minibatches == "time_steps"
+            and self.minibatch_size is not None
+            and self.minibatch_size < self.group_size
+        ):
+            raise ConfigError(
+                f"minibatch_size must be >= group_size {self.group_size} with minibatches "
+                f'"time_steps", got {self.minibatch_size}: groups would be split'
+            )
 
     @property
     def num_envs(self) -> int:

@@ -135,6 +135,40 @@ PRESETS: dict[str, dict[str, Any]] = {
     "trust_region": {
         "update": "trust_region",
     },
+    # "GRPO Implementation Deep Dive", a book chapter on infrastructure: for policy="temporal" with
+    # history=60 in AutoScaler-v0. Its groups were consecutive steps of one episode: here they are
+    # 8 members at the same moment of one world. Its KL was a sample mean and its entropy that of
+    # actions taken: here both are exact. The KL is from the policy that collected: from the initial
+    # one, which is nearly uniform, 0.1 would be ten times the entropy bonus over again.
+    "chapter": {
+        "group_size": 8,
+        "returns": "reward_to_go",
+        "discount": 0.99,
+        "baseline": "time_step",
+        "scale": "time_step",
+        "objective": "clipped",
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "kl_coefficient": 0.1,
+        "kl_estimator": "exact",
+        "kl_reference": "collection",
+        "entropy_coefficient": 0.01,
+        "learning_rate": 3.0e-4,
+        "learning_rate_schedule": "cosine",
+        "final_learning_rate": 1.0e-6 / 3.0e-4,
+        "weight_decay": 0.01,
+        "max_grad_norm": 0.5,
+        "epochs": 4,
+        "minibatches": "time_steps",
+        "num_minibatches": 1,
+        "minibatch_size": 64,
+        "lstm_width": 128,
+        "lstm_layers": 2,
+        "attention_heads": 4,
+        "transformer_layers": 4,
+        "transformer_heads": 8,
+        "feedforward_width": 256,
+    },
 }
 
 

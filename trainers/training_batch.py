@@ -3,7 +3,8 @@
 Shapes: T steps, G groups, K members; M steps that take part.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,6 +31,8 @@ class TrainingBatch:
         advantages: Shape (M,), float32.
         weights: Share of each step in the loss, shape (M,), float32.
         sequences: Number of the trajectory that each step belongs to, shape (M,), int64.
+        wholes: Number of what minibatches do not split that each step belongs to, shape (M,),
+            int64; None where that is the step itself.
         action_masks: Shape (M, A), bool, or None.
     """
 
@@ -40,6 +43,7 @@ class TrainingBatch:
     advantages: Tensor
     weights: Tensor
     sequences: Tensor
+    wholes: Tensor | None
     action_masks: Tensor | None
 
     def __len__(self) -> int:
@@ -54,6 +58,7 @@ class TrainingBatch:
             self.advantages[index],
             self.weights[index],
             self.sequences[index],
+            None if self.wholes is None else self.wholes[index],
             None if self.action_masks is None else self.action_masks[index],
         )
 
@@ -118,6 +123,7 @@ def training_batch(
     weights = step_weights(used, config.loss_normalisation, constant)
     _, groups, members = used.shape
     sequences = torch.arange(groups * members).reshape(groups, members).expand_as(used)
+    wholes = _wholes(used, config)
     return TrainingBatch(
         rollout.observations[used],
         rollout.actions[used],
@@ -126,6 +132,7 @@ def training_batch(
         advantages[used],
         weights[used],
         sequences[used],
+        None if wholes is None else wholes[used],
         None if rollout.action_masks is None else rollout.action_masks[used],
     )
 
@@ -150,15 +157,44 @@ def minibatches(
 ) -> Iterator[TrainingBatch]:
     """Parts of a batch in random order, each weighted to stand for the whole.
 
-    Ratios of whole trajectories need all steps of a trajectory in one part.
+    What `config.minibatches` keeps whole lies in one part.
     """
-    if config.ratio == "step":
-        count = len(batch)
-        label = torch.arange(count)
-    else:
-        distinct, label = torch.unique(batch.sequences, return_inverse=True)
+    whole = None
+    count = len(batch)
+    if batch.wholes is not None:
+        distinct, whole = torch.unique(batch.wholes, return_inverse=True)
         count = len(distinct)
-    order = torch.randperm(count, generator=generator)
-    for chosen in order.chunk(min(config.num_minibatches, count)):
-        part = batch[chosen if config.ratio == "step" else torch.isin(label, chosen)]
-        yield replace(part, weights=part.weights * (count / len(chosen)))
+    parts = config.num_minibatches
+    if config.minibatch_size is not None:
+        most = max(1, config.minibatch_size * count // len(batch))
+        parts = max(parts, math.ceil(count / most))
+    chosen = torch.randperm(count, generator=generator).chunk(min(parts, count))
+    for wholes, steps in zip(chosen, _steps_of(chosen, whole), strict=True):
+        part = batch[steps]
+        yield replace(part, weights=part.weights * (count / len(wholes)))
+
+
+def _wholes(used: Tensor, config: GRPOConfig) -> Tensor | None:
+    """Numbers of what minibatches do not split, shape (T, G, K), int64; None for single steps."""
+    kind = config.minibatches or ("steps" if config.ratio == "step" else "trajectories")
+    if kind == "steps":
+        return None
+    steps, groups, members = used.shape
+    shape = {
+        "trajectories": (1, groups, members),
+        "time_steps": (steps, groups, 1),
+        "groups": (1, groups, 1),
+    }[kind]
+    return torch.arange(math.prod(shape)).reshape(shape).expand_as(used)
+
+
+def _steps_of(chosen: Sequence[Tensor], whole: Tensor | None) -> Sequence[Tensor]:
+    """The steps of each part, for the numbers of the wholes in it; `whole` is each step's, (M,)."""
+    if whole is None:
+        return chosen
+    part_of_whole = torch.empty(sum(map(len, chosen)), dtype=torch.int64)
+    for number, wholes in enumerate(chosen):
+        part_of_whole[wholes] = number
+    part = part_of_whole[whole]
+    lengths = torch.bincount(part, minlength=len(chosen))
+    return torch.argsort(part, stable=True).split(lengths.tolist())

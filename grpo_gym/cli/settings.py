@@ -79,7 +79,7 @@ class RunOptions:
     preset: str | None = None
     """A named variant of GRPO, over the file's settings: default, grpo, dr_grpo, rloo, loop, dapo,
     magistral, lite_ppo, reinforce_pp, gspo, tic, cispo, gpg_time, gr2po, gigpo, vine,
-    trust_region."""
+    trust_region, chapter."""
     run_dir: str | None = None
     """Folder to write, new or empty; by default a new one under runs/<env>/."""
     resume: str | None = None
