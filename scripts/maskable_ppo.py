@@ -26,18 +26,16 @@ import torch
 import tyro
 from rich.console import Console
 from sb3_contrib import MaskablePPO
-from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from torch import Tensor, nn
+from torch import nn
 
 from grpo_gym import GRPO
 from grpo_gym.batches import EnvBatch, make_batch, make_worlds
 from grpo_gym.cli.settings import TrainSettings
+from grpo_gym.comparison.networks import MaskableBoardActorCritic, board_policy_kwargs
 from grpo_gym.config import from_mapping, load_yaml, replace
 from grpo_gym.envs.sb3 import to_sb3
 from grpo_gym.evaluation import evaluate
-from grpo_gym.policies.board import BoardPolicy
 from grpo_gym.results import Results
 from grpo_gym.trainers.grpo import IterationStats
 
@@ -154,16 +152,8 @@ def train_ppo(task: Task, total_steps: int, seed: int) -> dict[str, Any]:
     policy: Any = "MlpPolicy"
     policy_kwargs: dict[str, Any] = {"net_arch": list(settings.grpo.hidden_sizes)}
     if settings.policy == "board":
-        policy = BoardActorCritic
-        policy_kwargs = {
-            "net_arch": [],
-            "ortho_init": False,  # our layers are so already
-            "features_extractor_class": BoardFeatures,
-            "features_extractor_kwargs": {
-                "channels": settings.grpo.channels,
-                "blocks": settings.grpo.blocks,
-            },
-        }
+        policy = MaskableBoardActorCritic
+        policy_kwargs = board_policy_kwargs(settings.grpo.channels, settings.grpo.blocks)
     rate, final = task.ppo["learning_rate"], settings.grpo.final_learning_rate
     model = MaskablePPO(
         policy,
@@ -257,46 +247,6 @@ class RecordCurve(BaseCallback):  # type: ignore[misc,unused-ignore]
 
     def _on_step(self) -> bool:
         return True
-
-
-class BoardFeatures(BaseFeaturesExtractor):  # type: ignore[misc,unused-ignore]
-    """Our board policy but for its last layer: images of the hidden layers, (B, C * A)."""
-
-    def __init__(self, observation_space: gym.spaces.Box, channels: int, blocks: int) -> None:
-        rows, columns = observation_space.shape[1:]
-        super().__init__(observation_space, channels * rows * columns)
-        policy = BoardPolicy(
-            observation_space,
-            gym.spaces.Discrete(rows * columns),
-            channels=channels,
-            blocks=blocks,
-        )
-        self.images = policy.network[:-2]
-
-    def forward(self, observations: Tensor) -> Tensor:
-        """Hidden images side by side."""
-        hidden: Tensor = self.images(observations.flatten(1))
-        return hidden.flatten(1)
-
-
-class BoardActorCritic(MaskableActorCriticPolicy):  # type: ignore[misc,unused-ignore]
-    """Actor and critic over the same images; the actor is our board policy."""
-
-    def _build(self, lr_schedule: Any) -> None:
-        super()._build(lr_schedule)
-        channels, rows, columns = self._shape()
-        score = nn.Conv2d(channels, 1, 1, bias=False)  # a bias would change no probability
-        nn.init.orthogonal_(score.weight, 0.01)
-        self.action_net = nn.Sequential(
-            nn.Unflatten(1, (channels, rows, columns)), score, nn.Flatten()
-        )
-        self.optimizer = self.optimizer_class(
-            self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
-        )
-
-    def _shape(self) -> tuple[int, int, int]:
-        rows, columns = self.observation_space.shape[1:]
-        return self.features_dim // (rows * columns), rows, columns
 
 
 def count_parameters(module: nn.Module) -> int:

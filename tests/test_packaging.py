@@ -7,6 +7,7 @@ import subprocess
 import sys
 from configparser import ConfigParser
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import pytest
@@ -64,16 +65,29 @@ def test_no_module_lies_outside_a_package(folders: dict[str, Path]) -> None:
 
 
 def test_configs_are_package_resources() -> None:
-    shipped = {
-        entry.name: entry.read_text(encoding="utf-8")
-        for entry in files("grpo_gym.configs").iterdir()
-        if entry.name.endswith(".yaml")
-    }
+    def texts(folder: Traversable, prefix: str = "") -> dict[str, str]:
+        """Content by path, of all files below."""
+        found = {}
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                found |= texts(entry, f"{prefix}{entry.name}/")
+            elif entry.name.endswith(".yaml"):
+                found[prefix + entry.name] = entry.read_text(encoding="utf-8")
+        return found
+
+    root = ROOT / "configs"
     in_checkout = {
-        path.name: path.read_text(encoding="utf-8") for path in (ROOT / "configs").rglob("*.yaml")
+        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
+        for path in root.rglob("*.yaml")
     }
     assert in_checkout, "no configs in the checkout"
-    assert shipped == in_checkout
+    assert texts(files("grpo_gym.configs")) == in_checkout
+
+
+def test_every_config_is_listed_for_the_wheel(setup_cfg: ConfigParser) -> None:
+    patterns = setup_cfg["options.package_data"]["grpo_gym.configs"].split(", ")
+    listed = {path for pattern in patterns for path in (ROOT / "configs").glob(pattern)}
+    assert listed == set((ROOT / "configs").rglob("*.yaml"))
 
 
 def test_the_package_is_typed() -> None:

@@ -14,6 +14,8 @@ COMMANDS = {
     "train": "train a policy in any Gymnasium environment",
     "evaluate": "play episodes with a trained policy or a baseline",
     "play": "play Battleship against a policy's advice, or record its game",
+    "compare": "train GRPO and algorithms of Stable-Baselines3 alike, and report",
+    "tune": "search for settings of GRPO or of such an algorithm",
     "benchmark": "measure the speed of environments and training here",
 }
 _HELP = "usage: grpo-gym COMMAND [OPTIONS]\n\n{commands}\n\nCOMMAND --help shows its options."
