@@ -188,8 +188,8 @@ def test_a_static_cluster_has_the_published_reward() -> None:
 
 def test_dollars_are_what_was_paid_and_lost() -> None:
     env = AutoScalerEnv(
-        "flash-crowd", action="scaling", reward="dollars", initial_replicas=9, bursts_per_day=60, sla_p99_ms=150.0,
-        sla_dollars_per_step=7.0, lost_request_dollars=0.01,
+        "flash-crowd", action="scaling", reward="dollars", initial_replicas=9, bursts_per_day=60,
+        sla_p99_ms=150.0, sla_dollars_per_step=7.0, lost_request_dollars=0.01,
     )  # fmt: skip
     env.reset(seed=0)
     for action in (3, 6, 3, 3):

@@ -24,15 +24,21 @@ from grpo_gym.comparison.settings import find_contender
 SMALL: dict[str, Any] = {"num_envs": 4, "settings": {"n_steps": 8, "batch_size": 16, "n_epochs": 1}}
 
 
+WORLDS: dict[str, Any] = {
+    "Shifted-v0": BestAction,
+    "Parts-v0": lambda: Context("dict"),
+    "Digit-v0": lambda: Context("discrete"),
+    "Patience-v0": Patience,
+}
+
+
 @pytest.fixture(autouse=True)
 def _registered() -> Any:
-    gym.register("Shifted-v0", BestAction)
-    gym.register("Parts-v0", lambda: Context("dict"))
-    gym.register("Digit-v0", lambda: Context("discrete"))
-    gym.register("Patience-v0", Patience)
+    for name, entry_point in WORLDS.items():
+        gym.register(name, entry_point)
     yield
-    for name in ("Shifted-v0", "Parts-v0", "Digit-v0", "Patience-v0"):
-        gym.registry.pop(name)
+    for name in WORLDS:
+        del gym.registry[name]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +87,9 @@ def test_the_actor_remembers_as_predict_does() -> None:
         actions, state = actor(observations, None, state, start)
         wanted, other = training.model.predict(observations, other, start, deterministic=True)
         np.testing.assert_array_equal(actions, wanted)
-    assert state is not None and np.shape(state) == np.shape(other)
+    assert state is not None
+    assert other is not None
+    assert np.shape(state) == np.shape(other)
 
 
 def test_only_legal_actions_are_played() -> None:
@@ -159,8 +167,8 @@ def test_learning_rate_and_discount_move_to_their_ends() -> None:
 
 
 def test_equal_layers_have_equal_parameters() -> None:
-    layers = {"hidden_sizes": (64, 64)}
-    theirs = PeerTraining(PeerSettings(env="CartPole-v1", **layers, **SMALL), seed=0)
+    settings = PeerSettings(env="CartPole-v1", hidden_sizes=(64, 64), **SMALL)
+    theirs = PeerTraining(settings, seed=0)
     ours = new_training(find_contender("grpo", "CartPole-v1", {}).settings, seed=0)
     assert isinstance(ours, OurTraining)
     actor = (4 * 64 + 64) + (64 * 64 + 64) + (64 * 2 + 2)

@@ -67,7 +67,7 @@ def test_no_module_lies_outside_a_package(folders: dict[str, Path]) -> None:
 def test_configs_are_package_resources() -> None:
     def texts(folder: Traversable, prefix: str = "") -> dict[str, str]:
         """Content by path, of all files below."""
-        found = {}
+        found: dict[str, str] = {}
         for entry in folder.iterdir():
             if entry.is_dir():
                 found |= texts(entry, f"{prefix}{entry.name}/")

@@ -162,9 +162,7 @@ def _train(options: CompareOptions, command: str, console: Console) -> None:
     console.print(f"{path}: {runs} trainings of {options.total_steps:,} steps, {processes} at once")
     for contender in contenders:
         if not contender.tuned:
-            console.print(
-                f"{contender.algorithm}: not tuned for this task; see grpo-gym tune"
-            )
+            console.print(f"{contender.algorithm}: not tuned for this task; see grpo-gym tune")
     try:
         measure(results, options.plan, contenders, options.seeds, processes, command)
     except BrokenExecutor as error:
