@@ -395,7 +395,7 @@ def test_saved_and_loaded_it_plays_and_learns_on_the_same(tmp_path: Path) -> Non
     observations, infos = env.reset(seed=0)
     for step in range(6):
         choices = [
-            one.predict(observations, deterministic=True, action_mask=infos["action_mask"])[0]
+            one.predict(observations, deterministic=True, action_masks=infos["action_mask"])[0]
             for one in (model, loaded)
         ]
         np.testing.assert_array_equal(*choices)
@@ -409,7 +409,7 @@ def test_saved_and_loaded_it_plays_and_learns_on_the_same(tmp_path: Path) -> Non
 def test_predict_takes_one_board_or_many() -> None:
     model = GRPO("board", "Battleship-v0", env_kwargs=MICROGRPO, **SMALL)
     board = np.zeros((5, 5), np.float32)
-    action, _ = model.predict(board, action_mask=np.eye(25, dtype=np.int8)[17])
+    action, _ = model.predict(board, action_masks=np.eye(25, dtype=np.int8)[17])
     assert np.shape(action) == ()
     assert action == 17
     actions, _ = model.predict(np.stack([board] * 3), deterministic=True)

@@ -369,7 +369,7 @@ def test_predict_has_the_common_signature() -> None:
         assert model.predict(row, deterministic=True)[0] == action
         assert model.probabilities(row).argmax() == action
     mask = np.array([True, False, False, True])
-    assert set(model.predict(rows, action_mask=mask)[0]) <= {0, 3}
+    assert set(model.predict(rows, action_masks=mask)[0]) <= {0, 3}
     with pytest.raises(ConfigError, match="observation must have shape"):
         model.predict(rows[:, :-1])
 

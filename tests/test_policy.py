@@ -132,10 +132,10 @@ def test_predict_samples_and_obeys_masks() -> None:
     drawn = {int(model.predict(observation)[0]) for _ in range(60)}
     assert drawn == {0, 1, 2, 3}
     legal = np.array([1, 0, 1, 0], np.int8)
-    masked = {int(model.predict(observation, action_mask=legal)[0]) for _ in range(60)}
+    masked = {int(model.predict(observation, action_masks=legal)[0]) for _ in range(60)}
     assert masked == {0, 2}
     rows = np.array([[0, 0, 0, 1], [1, 0, 0, 0]], bool)
-    batch = model.predict(np.stack([observation] * 2), action_mask=rows, deterministic=True)[0]
+    batch = model.predict(np.stack([observation] * 2), action_masks=rows, deterministic=True)[0]
     assert batch.tolist() == [3, 0]
 
 

@@ -93,7 +93,7 @@ class PolicyModel(Evaluable):
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-        action_mask: np.ndarray | None = None,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Any]:
         """Choose an action, as Stable-Baselines3's models do.
 
@@ -104,7 +104,7 @@ class PolicyModel(Evaluable):
             episode_start: Where an episode begins, shape (B,), bool: what was seen before is
                 forgotten there.
             deterministic: The most probable action instead of a sample.
-            action_mask: Legal actions, shape (A,) or (B, A).
+            action_masks: Legal actions, shape (A,) or (B, A), called as sb3-contrib calls them.
 
         Returns:
             An action, or a batch of actions, and the state for the next call.
@@ -117,7 +117,7 @@ class PolicyModel(Evaluable):
         features = np.ascontiguousarray(flatten(self.observation_space, observation))
         starts = None if episode_start is None else np.atleast_1d(episode_start).astype(np.bool_)
         features, state = self._remember(features, state, starts)
-        masks = None if action_mask is None else np.atleast_2d(np.asarray(action_mask, np.bool_))
+        masks = None if action_masks is None else np.atleast_2d(np.asarray(action_masks, np.bool_))
         noise = (
             None
             if deterministic

@@ -197,7 +197,7 @@ class OnlineGRPO(Evaluable):
         state: Any = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
-        action_mask: np.ndarray | None = None,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Any]:
         """Choose an action, as Stable-Baselines3's models do; exploration is for training.
 
@@ -206,7 +206,7 @@ class OnlineGRPO(Evaluable):
             state: Passed through; this policy remembers nothing.
             episode_start: Ignored for the same reason.
             deterministic: The most probable action instead of a sample of the policy.
-            action_mask: Legal actions, shape (A,) or (B, A).
+            action_masks: Legal actions, shape (A,) or (B, A), called as sb3-contrib calls them.
 
         Returns:
             An action, or a batch of actions, int64, and `state`.
@@ -215,7 +215,7 @@ class OnlineGRPO(Evaluable):
             ConfigError: If the observation does not fit the space.
         """
         stream = None if deterministic else (Stream.PREDICTION, next(self._predictions))
-        masks = None if action_mask is None else np.atleast_2d(np.asarray(action_mask, np.bool_))
+        masks = None if action_masks is None else np.atleast_2d(np.asarray(action_masks, np.bool_))
         actions = self._act(np.atleast_2d(observation), masks, stream)
         return (actions if np.ndim(observation) > 1 else actions[0]), state
 
