@@ -72,8 +72,8 @@ class LoadBalancerEnv(NativeEnv[np.ndarray, np.int64]):
     `error_rate`, `age_ms` as the balancer sees them, and `degraded`, which it does not see.
 
     ## Arguments
-    `preset` names a task (`flaky`, `tiny-grpo`, `park`, `mm4`, `hetero2`), `num_servers` its
-    number of servers; every other keyword overrides one field of
+    `preset` names a task (`flaky`, `heavy-tails`, `bursts`, `park`, `tiny-grpo`, `mm4`, `hetero2`),
+    `num_servers` its number of servers; every other keyword overrides one field of
     `grpo_gym.envs.load_balancer.presets.LoadBalancerConfig`:
     ```python
     gym.make("LoadBalancer-v0", preset="park", num_servers=5)

@@ -205,6 +205,20 @@ def _flaky(num_servers: int = 4) -> dict[str, Any]:
     }
 
 
+def _heavy_tails(num_servers: int = 4) -> dict[str, Any]:
+    """The servers of flaky; sizes of infinite variance, so a few requests are most of the work."""
+    return {**_flaky(num_servers), "size_distribution": "pareto", "size_shape": 1.5}
+
+
+def _bursts(num_servers: int = 4) -> dict[str, Any]:
+    """The servers of flaky under traffic that comes in bursts, six times as dense as the calm."""
+    return {
+        **_flaky(num_servers),
+        "arrival_process": "markov_modulated",
+        "burst_ratio": 6.0,
+    }
+
+
 def _tiny_grpo(num_servers: int = 4) -> dict[str, Any]:
     """The demonstration of github.com/karimluna/tiny-grpo: server 0 degrades, then recovers."""
     return {
@@ -262,6 +276,8 @@ def _hetero2(num_servers: int = 2) -> dict[str, Any]:
 
 PRESETS: dict[str, Callable[..., dict[str, Any]]] = {
     "flaky": _flaky,
+    "heavy-tails": _heavy_tails,
+    "bursts": _bursts,
     "tiny-grpo": _tiny_grpo,
     "park": _park,
     "mm4": _mm4,
