@@ -143,7 +143,7 @@ def trained_policy(options: Options, report: Callable[[str], None]) -> Behaviour
 
     def act(observation: Observation) -> int:
         metrics, mask = observation["current_metrics"], observation["action_mask"]
-        return int(model.predict(metrics, deterministic=True, action_mask=mask)[0])
+        return int(model.predict(metrics, deterministic=True, action_masks=mask)[0])
 
     return act
 

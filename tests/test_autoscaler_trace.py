@@ -146,7 +146,7 @@ def test_the_same_whatever_one_does(preset: str) -> None:
     env.reset(seed=[5, 5, 5])
     rng = np.random.default_rng(0)
     for _ in range(130):
-        infos = env.step(rng.integers(0, 7, 3))[4]
+        infos = env.step(rng.integers(0, 7, env.action_space.shape))[4]
         assert len(set(infos["demand"])) == 1
     assert len(set(infos["replicas"])) > 1 or len(set(infos["pending"])) > 1
 

@@ -148,7 +148,7 @@ def _play(model: GRPO, env: gym.Env[Any, Any], seed: int) -> list[Any]:
     state: Any = None
     while not done:
         mask = info.get("action_mask")
-        action, state = model.predict(observation, state, deterministic=True, action_mask=mask)
+        action, state = model.predict(observation, state, deterministic=True, action_masks=mask)
         observation, _, terminated, truncated, info = env.step(action)
         done = terminated or truncated
         step += 1
