@@ -39,6 +39,8 @@ TARGETS_PERCENT = range(50, 100, 5)
 OTHERS = ("threshold", "seasonal_naive", "holt_winters", "clairvoyant")
 OWN_TERMS: dict[str, Any] = {"action": "replicas", "constraints": False}
 """What horizontal autoscalers are made for."""
+JUDGED = {"reward": "chapter"}
+"""The reward that is reported, whatever was trained with; the bill is in the infos."""
 Measures = dict[str, dict[str, Any]]
 
 
@@ -124,7 +126,7 @@ def heuristics() -> dict[str, dict[str, Any]]:
 
 def terms_of(part: Part) -> dict[str, dict[str, Any]]:
     """Environments that heuristics play in, by name."""
-    task = {"preset": part.preset, **part.env_kwargs}
+    task = {"preset": part.preset, **part.env_kwargs, **JUDGED}
     terms = {"own terms": {**task, **OWN_TERMS}, "policy's actions": task}
     for workers in part.concurrencies:
         terms[f"own terms, {workers} workers"] = {**task, **OWN_TERMS, "concurrency": workers}
@@ -172,8 +174,9 @@ def train(part: Part, seed: int, days: int) -> dict[str, Any]:
     started = time.process_time()
     model.learn(settings.total_steps)
     seconds = time.process_time() - started
+    judged = model.evaluate(days, seed=EVALUATION_SEED, env_kwargs={**env_kwargs, **JUDGED})
     return {
-        **measures(model.evaluate(days, seed=EVALUATION_SEED)),
+        **measures(judged),
         "training_steps": model.num_steps,
         "training_cpu_seconds": round(seconds, 1),
         "weights_sha256": model.weights_sha256(),

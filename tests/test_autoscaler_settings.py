@@ -13,6 +13,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import grpo_gym  # noqa: F401, registers the environments
+from grpo_gym.cli.comparison import comparison_table
 from grpo_gym.config import ConfigError, from_mapping, to_mapping
 from grpo_gym.envs.autoscaler.env import AutoScalerEnv
 from grpo_gym.envs.autoscaler.observation import METRIC_RANGES, feature_names
@@ -26,6 +27,7 @@ from grpo_gym.envs.autoscaler.rewards import (
     reliability_component,
 )
 from grpo_gym.envs.autoscaler.vector_env import AutoScalerVectorEnv
+from grpo_gym.evaluation import Evaluation
 
 VARIANTS: dict[str, dict[str, Any]] = {
     **{preset: {"preset": preset, "episode_steps": 50} for preset in PRESETS},
@@ -288,3 +290,17 @@ def test_copies_and_pickles_go_on_alike() -> None:
         twin = copy.deepcopy(env)
         for action in ([3, 6, 10], [2, 0, 1]):
             assert twin.step(action)[1] == other.step(action)[1]
+
+
+def test_the_closing_table_tells_what_was_promised_and_paid() -> None:
+    def played(violations: list[float], dollars: list[float]) -> Evaluation:
+        metrics = {"violation": np.array(violations), "cost_dollars": np.array(dollars)}
+        return Evaluation(0, -np.array(dollars), np.array([10, 10]), metrics)
+
+    table = comparison_table(
+        {"dear": played([0.0, 0.01], [8.0, 9.0]), "cheap": played([0.02, 0.03], [5.0, 6.0])}, set()
+    )
+    cells = {str(column.header): list(column.cells) for column in table.columns}
+    assert cells["policy"] == ["  cheap", "  dear"]
+    assert [float(str(cell)) for cell in cells["late %"]] == [2.5, 0.5]
+    assert [float(str(cell)) for cell in cells["$/step"]] == [5.5, 8.5]

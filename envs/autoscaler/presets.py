@@ -214,11 +214,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     "diurnal-target": _OPERATED,
     # The same day, where configuration and traffic are decided too.
     "diurnal-joint": {"action": "multi"},
-    # Bursts that one sees coming for some minutes, and replicas that take as long to start.
-    "bursty": {**_OPERATED, "bursts_per_day": 8.0, "start_up_steps": 5, "retry_share": 0.3},
+    # Bursts that one sees coming for some minutes, and replicas that take as long to start. Here
+    # and in the next, broken promises cost what they cost: by the minute and the request.
+    "bursty": {
+        **_OPERATED,
+        "reward": "dollars",
+        "bursts_per_day": 8.0,
+        "start_up_steps": 5,
+        "retry_share": 0.3,
+    },
     # Demand that multiplies within a minute or two, stays there, and goes.
     "flash-crowd": {
         **_OPERATED,
+        "reward": "dollars",
         "bursts_per_day": 4.0,
         "burst_size": (0.5, 2.0),
         "burst_rise_minutes": (1.0, 2.0),

@@ -19,7 +19,12 @@ SEED = 1_000_000
 """First seed of the closing comparison."""
 TRAINED = "trained policy"
 _MAX_ENVS = 128
-_METRICS = {"response_time_ms": ("ms", 1.0), "error": ("errors %", 100.0)}
+_METRICS = {
+    "response_time_ms": ("ms", 1.0),
+    "error": ("errors %", 100.0),
+    "violation": ("late %", 100.0),
+    "cost_dollars": ("$/step", 1.0),
+}
 """Reported quantities that get a column: its title and the factor to its unit."""
 
 
