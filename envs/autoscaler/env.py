@@ -117,8 +117,10 @@ class AutoScalerEnv(NativeEnv[Any, Any]):
     `reward_reliability`, `reward_efficiency`.
 
     ## Arguments
-    `preset` names a task (`diurnal`, `bursty`, `flash-crowd`, `weekly`, `constant`); every other
-    keyword overrides one field of `grpo_gym.envs.autoscaler.presets.AutoScalerConfig`:
+    `preset` names a task (`diurnal`, `diurnal-target`, `diurnal-joint`, `bursty`, `flash-crowd`,
+    `weekly`, `constant`), which may set the kind of actions, the constraints and the reward too;
+    every other keyword overrides one field of
+    `grpo_gym.envs.autoscaler.presets.AutoScalerConfig`:
     ```python
     gym.make("AutoScaler-v0", preset="bursty", action="flat", history=60)
     ```
