@@ -41,12 +41,12 @@ NO_CONFIGURATION = CONFIGURATION.index("none")
 """The choice of the second component that keeps the configuration."""
 ALL_TRAFFIC = SHARES - 1
 """The choice of the third component that keeps all traffic in the own region."""
+EXACT = 1e-9
+"""By how much rounding errors may make a number of replicas exceed what it is."""
 
 _PARTS = {"scaling": 1, "scaling_config": 2, "flat": 3, "multi": 3}
 _CHANGES = np.array(SCALING)
-_TARGETS_PERCENT = np.array(TARGETS_PERCENT, np.float64)
-_EXACT = 1e-9
-"""A demand that fills its replicas exactly needs no further one, whatever rounding says."""
+_TARGETS = 0.01 * np.array(TARGETS_PERCENT)
 _HIGHEST = np.array([len(BATCH_SIZES) - 1, len(TIMEOUTS_S) - 1, len(CONCURRENCIES) - 1])
 _SCALINGS, _CONFIGURATIONS = len(SCALING), len(CONFIGURATION)
 
@@ -120,11 +120,11 @@ def _parts(kind: str) -> int:
 
 
 @inlined
-def needed_replicas(requests_per_s: float, percent: float, cluster: Any, p: Any) -> int:
+def needed_replicas(requests_per_s: float, utilisation: float, cluster: Any, p: Any) -> int:
     """Replicas that so many requests keep this busy, within the limits on their number."""
-    capacity = 0.01 * percent * replica_capacity(cluster, p)
+    capacity = utilisation * replica_capacity(cluster, p)
     # Compared before it becomes an integer, which has a largest one.
-    needed = math.ceil(min(requests_per_s / capacity - _EXACT, float(p.max_replicas)))
+    needed = math.ceil(min(requests_per_s / capacity - EXACT, float(p.max_replicas)))
     return max(int(needed), p.min_replicas)
 
 
@@ -132,7 +132,7 @@ def needed_replicas(requests_per_s: float, percent: float, cluster: Any, p: Any)
 def wanted_change(action: int, cluster: Any, metrics: Any, p: Any) -> int:
     """Replicas that an action asks to add; `metrics` are those of the last step."""
     if p.action == TARGET:
-        needed = needed_replicas(metrics.requests_per_s, _TARGETS_PERCENT[action], cluster, p)
+        needed = needed_replicas(metrics.requests_per_s, _TARGETS[action], cluster, p)
         return needed - (cluster.running + cluster.pending)
     if p.action == REPLICAS:
         return p.min_replicas + action - (cluster.running + cluster.pending)

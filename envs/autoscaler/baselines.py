@@ -18,20 +18,19 @@ from grpo_gym.config import ConfigError, suggest
 from grpo_gym.envs.autoscaler.actions import (
     ALL_TRAFFIC,
     COMPONENTS,
+    EXACT,
     NO_CONFIGURATION,
     encode,
 )
-from grpo_gym.envs.autoscaler.dynamics import replica_capacity
 from grpo_gym.envs.autoscaler.forecasting import Forecaster, HoltWinters, SeasonalNaive
 from grpo_gym.envs.autoscaler.records import SCALING, TARGETS_PERCENT
+from grpo_gym.envs.autoscaler.service import replica_capacity
 from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator
 from grpo_gym.envs.baseline import Baseline
 from grpo_gym.envs.kernels import kernel
 
 State = tuple[np.ndarray, ...]
 
-_EXACT = 1e-9
-"""By how much rounding errors may make a quotient exceed what it is."""
 _ABSOLUTE = ("replicas", "target")
 """Kinds of actions that do not say a change."""
 
@@ -112,7 +111,7 @@ class Scaler(Baseline):
         """Replicas that a demand (requests/s) uses to this share, shape (B,)."""
         capacities = np.empty(self.simulator.num_envs)
         _capacities(self.simulator.clusters, self.simulator.parameters, capacities)
-        return np.ceil(100.0 * demand / (target_percent * capacities) - _EXACT)
+        return np.ceil(100.0 * demand / (target_percent * capacities) - EXACT)
 
 
 class Random(Scaler):
@@ -207,7 +206,7 @@ class Threshold(Targeting):
         serving, total = seen["replicas"], self._total()
         excess = seen["cpu_percent"] - self.target_percent
         share = np.select([np.abs(excess) >= 20.0, np.abs(excess) >= 10.0], [0.3, 0.1], 0.0)
-        size = np.maximum(np.floor(share * serving + _EXACT), share > 0.0)
+        size = np.maximum(np.floor(share * serving + EXACT), share > 0.0)
         grown = np.maximum(total, serving + size)
         shrunk = np.where(total > serving, total, total - size)
         return np.where(excess > 0.0, grown, shrunk), state
@@ -257,10 +256,10 @@ class Hpa(Targeting):
         ratio = seen["cpu_percent"] / self.target_percent
         # Those that have no measurements yet are idle when there is more to do, else left out.
         all_in = np.where(ratio > 1.0, ratio * serving / total, ratio)
-        bearable = (np.abs(all_in - 1.0) <= self.tolerance + _EXACT) | (
+        bearable = (np.abs(all_in - 1.0) <= self.tolerance + EXACT) | (
             (ratio > 1.0) & (all_in < 1.0)
         )
-        needed = np.ceil(ratio * serving - _EXACT).astype(np.int64)
+        needed = np.ceil(ratio * serving - EXACT).astype(np.int64)
         return np.where(bearable, total, needed)
 
     def most(self, total: np.ndarray) -> np.ndarray:

@@ -14,13 +14,14 @@ import numpy as np
 from grpo_gym.envs.autoscaler.actions import (
     allowed_changes,
     configure,
+    needed_replicas,
     wanted_change,
     wanted_configuration,
 )
 from grpo_gym.envs.autoscaler.queueing import erlang_c, sojourn_tail, wait_factor
 from grpo_gym.envs.autoscaler.records import CONCURRENCIES, TIMEOUTS_S
 from grpo_gym.envs.autoscaler.rewards import reward_step
-from grpo_gym.envs.autoscaler.service import batch_service, replica_capacity, response_s
+from grpo_gym.envs.autoscaler.service import batch_service, response_s
 from grpo_gym.envs.kernels import inlined, kernel
 
 _TIMEOUTS_S = np.array(TIMEOUTS_S)
@@ -244,8 +245,7 @@ def start_one(
     cluster.retries = 0.0
     cluster.running = p.initial_replicas
     if p.initial_replicas == 0:
-        needed = math.ceil(demand / (p.initial_utilisation * replica_capacity(cluster, p)))
-        cluster.running = min(max(needed, p.min_replicas), p.max_replicas)
+        cluster.running = needed_replicas(demand, p.initial_utilisation, cluster, p)
     serve(demand, cluster, metrics, outcome, p)
     cluster.backlog = 0.0
     cluster.retries = 0.0

@@ -210,7 +210,7 @@ _OPERATED = {"action": "target", "constraints": False}
 PRESETS: dict[str, dict[str, Any]] = {
     # A day with two bursts on average; the demand of the published baselines.
     "diurnal": {},
-    # The same day for what decides on a number of replicas, as Kubernetes does.
+    # The same day for what decides on a utilisation.
     "diurnal-target": _OPERATED,
     # The same day, where configuration and traffic are decided too.
     "diurnal-joint": {"action": "multi"},

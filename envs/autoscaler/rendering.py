@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from grpo_gym.envs.autoscaler.dynamics import replica_capacity
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
+from grpo_gym.envs.autoscaler.service import replica_capacity
 from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator as Simulator
 
 Draw = ImageDraw.ImageDraw
