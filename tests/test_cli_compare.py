@@ -63,6 +63,9 @@ def test_trains_reports_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     later = json.loads(OUT.read_text())
     assert {name: later[name] for name in values} == values
     assert set(later) - set(values) == {"grpo/seed 1", "a2c/seed 1"}
+    assert main([*more, *steps, "--first-seed", "1", "--processes", "2"]) == 0
+    latest = json.loads(OUT.read_text())
+    assert set(latest) - set(later) == {"grpo/seed 2", "a2c/seed 2"}
 
     assert main(["--no-train", "--out", str(OUT), "--report", "elsewhere"]) == 0
     assert Path("elsewhere/report.md").is_file()

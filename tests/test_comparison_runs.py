@@ -146,9 +146,9 @@ def stored(tmp_path: Path, **task: Any) -> Path:
     ],
 )
 def test_a_file_of_another_task_is_refused(tmp_path: Path, name: str, value: Any) -> None:
-    open_results(stored(tmp_path), PLAN, [contender("ppo")], 1, print)
+    open_results(stored(tmp_path), PLAN, [contender("ppo")], range(1), print)
     with pytest.raises(ConfigError, match=f"task.{name} was .* choose another --out"):
-        open_results(stored(tmp_path, **{name: value}), PLAN, [], 1, print)
+        open_results(stored(tmp_path, **{name: value}), PLAN, [], range(1), print)
 
 
 def test_runs_of_other_settings_are_refused(tmp_path: Path) -> None:
@@ -156,10 +156,10 @@ def test_runs_of_other_settings_are_refused(tmp_path: Path) -> None:
     changed = replace(ppo.settings, settings={"n_steps": 16, "batch_size": 64, "gamma": 0.5})
     other = Contender(algorithm="ppo", settings=changed, tuned=False)
     with pytest.raises(ConfigError, match=r"seed 0: settings.settings.gamma was 0.99 .* 0.5 now"):
-        open_results(path, PLAN, [other], 1, print)
+        open_results(path, PLAN, [other], range(1), print)
     # Being called tuned, or what else the file has, changes no training.
     same = Contender(algorithm="ppo", settings=replace(ppo.settings, tuned=True), tuned=True)
-    open_results(path, PLAN, [same, contender("a2c")], 3, print)
+    open_results(path, PLAN, [same, contender("a2c")], range(3), print)
 
 
 @pytest.mark.parametrize("text", ["{broken", "[1]", '{"a": 1}'])
@@ -167,5 +167,5 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match="choose another --out"):
-        open_results(path, PLAN, [], 1, print)
+        open_results(path, PLAN, [], range(1), print)
     assert path.read_text() == text

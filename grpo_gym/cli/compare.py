@@ -37,7 +37,9 @@ class CompareOptions:
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings files instead of the shipped ones: ALGORITHM=FILE."""
     seeds: Count = 5
-    """Trainings of each algorithm, from seed 0."""
+    """Trainings of each algorithm."""
+    first_seed: Annotated[int, Range(0)] = 0
+    """Seed of the first of them; with another one a result file gets more trainings."""
     total_steps: Count = 1_000_000
     """Environment steps of each training."""
     evaluations: Count = 20
@@ -71,6 +73,11 @@ class CompareOptions:
             raise ConfigError("--out must be one file unless --no-train is there")
         if self.no_train and not self.out:
             raise ConfigError("--no-train must come with --out FILE ..., the files to report on")
+
+    @property
+    def training_seeds(self) -> range:
+        """Seeds of the trainings of each algorithm."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def files(self) -> list[Path]:
@@ -154,7 +161,7 @@ def _train(options: CompareOptions, command: str, console: Console) -> None:
     def tell(line: str) -> None:
         console.print(_outcome(results, line), markup=False)
 
-    results = open_results(path, options.plan, contenders, options.seeds, tell)
+    results = open_results(path, options.plan, contenders, options.training_seeds, tell)
     if changed := other_versions(results):
         console.print(f"packages changed since {path} was begun: {', '.join(changed)}")
     processes = options.processes or cpu_count() or 1
@@ -164,7 +171,7 @@ def _train(options: CompareOptions, command: str, console: Console) -> None:
         if not contender.tuned:
             console.print(f"{contender.algorithm}: not tuned for this task; see grpo-gym tune")
     try:
-        measure(results, options.plan, contenders, options.seeds, processes, command)
+        measure(results, options.plan, contenders, options.training_seeds, processes, command)
     except BrokenExecutor as error:
         raise MemoryError(
             f"a training's process was killed, with {processes} at once: give fewer --processes; "

@@ -136,7 +136,7 @@ def open_results(
     path: Path,
     plan: Plan,
     contenders: Sequence[Contender],
-    seeds: int,
+    seeds: Sequence[int],
     report: Callable[[str], None],
 ) -> Results:
     """The file of a task, new or to go on with.
@@ -145,7 +145,7 @@ def open_results(
         path: The file.
         plan: What is asked now.
         contenders: The algorithms asked for.
-        seeds: Trainings of each.
+        seeds: Of the trainings of each.
         report: Called with a line about each measurement.
 
     Raises:
@@ -164,7 +164,7 @@ def open_results(
     refuse_difference(path, "--out", "task", {name: stored.get(name) for name in asked}, asked)
     for contender in contenders:
         now = _plain(describe(contender.settings))
-        for seed in range(seeds):
+        for seed in seeds:
             key = f"{contender.algorithm}/seed {seed}"
             if key in results.values:
                 refuse_difference(
@@ -177,7 +177,7 @@ def measure(
     results: Results,
     plan: Plan,
     contenders: Sequence[Contender],
-    seeds: int,
+    seeds: Sequence[int],
     processes: int,
     command: str,
 ) -> None:
@@ -187,7 +187,7 @@ def measure(
         results: What `open_results` gave.
         plan: How long, and what is played.
         contenders: The algorithms.
-        seeds: Trainings of each, from seed 0.
+        seeds: Of the trainings of each.
         processes: Trainings at a time; each uses one core.
         command: How this was asked for, to be kept.
     """
@@ -195,7 +195,7 @@ def measure(
     for name in baseline_names(plan.env):  # sooner played than a process has started
         results.measure(f"baseline/{name}", partial(play_baseline, name, plan))
     measurements: dict[str, Callable[[], Any]] = {}
-    for seed in range(seeds):
+    for seed in seeds:
         for contender in contenders:
             key = f"{contender.algorithm}/seed {seed}"
             measurements[key] = partial(_undisturbed, partial(run, contender, seed, plan))
