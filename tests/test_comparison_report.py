@@ -101,6 +101,16 @@ def test_who_never_reaches_the_threshold_is_said(tmp_path: Path) -> None:
     assert "Not tuned" not in text
 
 
+def test_when_ours_is_where_another_ends_is_said(tmp_path: Path) -> None:
+    ours = [run(100.0), run(100.0)]  # rising by 20 in 100 steps, 10 s
+    lower = [run(80.0, steps_per_second=2.0)] * 2
+    text = reported(write(tmp_path / "lower.json", {"grpo": ours, "ppo": lower}))
+    end = r"where PPO ends after 1,000 steps and 500 s \(80[.0]* on the curve\)"
+    assert re.search(rf"GRPO is {end} after 400 \[.*\] steps and 40\.0 \[.*\] s\.", text)
+    text = reported(write(tmp_path / "higher.json", {"grpo": ours, "ppo": [run(120.0)]}))
+    assert "Half of GRPO's runs or more never come to where PPO ends after 1,000 steps" in text
+
+
 def test_what_is_not_tuned_is_said(tmp_path: Path) -> None:
     runs = {"grpo": [run(1.0)], "ppo": [run(2.0, tuned=False)]}
     text = reported(write(tmp_path / "case.json", runs))

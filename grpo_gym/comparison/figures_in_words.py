@@ -118,6 +118,22 @@ def compare_times(other: str, steps: Pair, seconds: Pair) -> str:
     )
 
 
+def compare_ends(other: str, level: str, ours: Pair, theirs: Pair) -> str:
+    """When our algorithm is as good as another one at its end.
+
+    Args:
+        other: The other's name.
+        level: The return that the other ends with.
+        ours: Steps and seconds at which each of our runs reached it, shape (S,), infinite if never.
+        theirs: Steps and seconds of the other's whole runs, likewise.
+    """
+    steps, seconds = (_rounded(float(np.median(times))) for times in theirs)
+    place = f"where {other} ends after {steps} steps and {seconds} s ({level} on the curve)"
+    if not math.isfinite(np.median(ours[0])):
+        return f"Half of GRPO's runs or more never come to {place}."
+    return f"GRPO is {place} after {time_text(ours[0])} steps and {time_text(ours[1])} s."
+
+
 def _all_won(other: str, ours: np.ndarray, theirs: np.ndarray) -> str:
     """What it means that one side won all its comparisons, where resampling shows no doubt."""
     won, lost = ours.min() > theirs.max(), theirs.min() > ours.max()

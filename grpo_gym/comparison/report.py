@@ -11,6 +11,7 @@ from grpo_gym.actors import privileged_names
 from grpo_gym.comparison import plots, statistics
 from grpo_gym.comparison.figures_in_words import (
     NOTHING,
+    compare_ends,
     compare_returns,
     compare_times,
     estimate_text,
@@ -145,6 +146,7 @@ def statements(results: TaskResults, threshold: float | None) -> str:
             steps = (times_to(threshold, ours, "steps"), times_to(threshold, runs, "steps"))
             seconds = [times_to(threshold, each, "cpu_seconds") for each in (ours, runs)]
             text += " " + compare_times(title(name), steps, (seconds[0], seconds[1]))
+            text += " " + _catch_up(results, name, places)
         untuned = [title(each) for each in (OURS, name) if not results.runs[each][0].tuned]
         if untuned:
             text += f" Not tuned for this task: {', '.join(untuned)}."
@@ -172,6 +174,22 @@ def times_to(threshold: float, runs: Sequence[Run], axis: str) -> np.ndarray:
             statistics.first_reached(run.curve[axis], run.curve["mean_return"], threshold)
             for run in runs
         ]
+    )
+
+
+def _catch_up(results: TaskResults, algorithm: str, places: int) -> str:
+    """When our curve is where another one ends; both are played on the curve's episodes."""
+    ours, theirs = results.runs[OURS], results.runs[algorithm]
+    ends = np.array([run.curve["mean_return"][-1] for run in theirs])
+    level = statistics.interquartile_mean(ends).value
+    return compare_ends(
+        title(algorithm),
+        number_text(level, places),
+        (times_to(level, ours, "steps"), times_to(level, ours, "cpu_seconds")),
+        (
+            np.array([float(run.steps) for run in theirs]),
+            np.array([run.cpu_seconds for run in theirs]),
+        ),
     )
 
 
