@@ -23,17 +23,15 @@ from rich.console import Console
 from grpo_gym import GRPO
 from grpo_gym.advantages import compute_returns, group_advantages
 from grpo_gym.batches import make_batch
-from grpo_gym.cli.settings import TrainSettings
+from grpo_gym.cli.settings import TrainSettings, default_config
 from grpo_gym.collection import collect
-from grpo_gym.config import from_mapping, load_yaml, replace
+from grpo_gym.config import from_mapping, replace
 from grpo_gym.groups import GroupedVectorEnv
 from grpo_gym.randomness import ActionNoise, world_seeds
 from grpo_gym.results import Results
 from grpo_gym.trainers.grpo import IterationStats
 
 GROUPINGS = ("shared", "unrelated")
-SETTINGS = Path(__file__).resolve().parent.parent / "docs/results/settings"
-"""What was measured with; the shipped settings have changed since."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def load_settings(preset: str) -> TrainSettings:
-    """The settings that a preset of the load balancer is measured with."""
+    """The shipped settings of a preset of the load balancer."""
     kwargs = {"preset": preset}
-    values = load_yaml(SETTINGS / f"LoadBalancer-v0-{preset}.yaml")
+    values = default_config("LoadBalancer-v0", kwargs)
     return from_mapping(TrainSettings, {**values, "env_kwargs": kwargs}, preset)
 
 

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from grpo_gym import GRPO
 from grpo_gym.cli.settings import TrainSettings, default_config
-from grpo_gym.config import from_mapping, load_yaml, replace, to_mapping
+from grpo_gym.config import from_mapping, replace, to_mapping
 from grpo_gym.results import Results
 from grpo_gym.snapshots import SnapshotError
 from grpo_gym.trainers.config import GRPOConfig
@@ -31,8 +31,6 @@ from grpo_gym.trainers.presets import PRESETS
 
 EVALUATION_SEED = 1_000_000
 """First seed of the evaluation episodes, which no training has seen."""
-SETTINGS = Path(__file__).resolve().parent.parent / "docs/results/settings"
-"""Settings that were measured with and are not shipped any more, by task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Task:
-    """An environment with its settings, and how long to train in it.
+    """An environment with its shipped settings, and how long to train in it.
 
     Attributes:
         env: Its id.
@@ -71,11 +69,9 @@ class Task:
         return self.env if self.preset is None else f"{self.env} {self.preset}"
 
     def settings(self) -> TrainSettings:
-        """Those that it was measured with, which are the shipped ones but on the load balancer."""
+        """The shipped settings."""
         kwargs = {} if self.preset is None else {"preset": self.preset}
-        file = SETTINGS / f"{self.env}-{self.preset}.yaml"
-        kept = load_yaml(file) if file.is_file() else default_config(self.env, kwargs)
-        values = {"env": self.env, **kept, "env_kwargs": kwargs}
+        values = {"env": self.env, "env_kwargs": kwargs, **default_config(self.env, kwargs)}
         return from_mapping(TrainSettings, {**values, "total_steps": self.steps}, self.name)
 
 
@@ -120,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_presets(results: Results, options: Options) -> None:
-    """Every preset over the settings of three tasks."""
+    """Every preset over the shipped settings of three tasks."""
     for seed in range(options.seeds):
         for task in PRESET_TASKS:
             for preset, changes in PRESETS.items():

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from grpo_gym.checkpoint import weights_sha256
+from grpo_gym.cli.settings import TrainSettings, default_config
+from grpo_gym.comparison.runs import new_training
 from grpo_gym.comparison.settings import (
     PEERS,
     PeerSettings,
@@ -15,7 +18,7 @@ from grpo_gym.comparison.settings import (
     keyword_arguments,
     require,
 )
-from grpo_gym.config import ConfigError, load_yaml, save_yaml
+from grpo_gym.config import ConfigError, from_mapping, load_yaml, replace, save_yaml
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
@@ -23,8 +26,8 @@ pytest.importorskip("sb3_contrib")
 SHIPPED = sorted(
     (algorithm, Path(str(entry)))
     for algorithm in PEERS
-    if (files("grpo_gym.configs") / "peers" / algorithm).is_dir()
-    for entry in (files("grpo_gym.configs") / "peers" / algorithm).iterdir()
+    if (files("grpo_gym.configs") / "comparison" / algorithm).is_dir()
+    for entry in (files("grpo_gym.configs") / "comparison" / algorithm).iterdir()
 )
 
 
@@ -43,6 +46,22 @@ def test_shipped_files_are_found_by_what_they_are_for(algorithm: str, path: Path
     assert keywords["clip_range"] == values["settings"].get("clip_range", 0.2)  # theirs
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "path"), SHIPPED, ids=lambda value: getattr(value, "stem", value)
+)
+def test_two_iterations(algorithm: str, path: Path) -> None:
+    values = load_yaml(path)
+    if values["env"].startswith("LunarLander"):
+        pytest.importorskip("Box2D", reason='needs pip install "gymnasium[box2d]"')
+    few = {**values["settings"], "n_steps": 8, "batch_size": 8, "n_epochs": 1}
+    shipped = from_mapping(PeerSettings, values, str(path))
+    training = new_training(replace(shipped, num_envs=2, settings=few), seed=0)
+    before = weights_sha256(training.weights().state_dict())
+    training.learn(32, lambda steps: None)
+    assert training.num_steps == 32
+    assert weights_sha256(training.weights().state_dict()) != before
+
+
 def test_another_preset_has_nothing_of_the_file_for_its_environment() -> None:
     own = find_contender("maskable_ppo", "Battleship-v0", {})
     other = find_contender("maskable_ppo", "grpo_gym:Battleship-v0", {"preset": "uniform-5x5"})
@@ -53,8 +72,24 @@ def test_another_preset_has_nothing_of_the_file_for_its_environment() -> None:
     assert ours.tuned and not find_contender("grpo", "LoadBalancer-v0", {"preset": "loop"}).tuned
 
 
+def test_ours_are_those_for_short_trainings_where_there_are_such() -> None:
+    short = find_contender("grpo", "LoadBalancer-v0", {}).settings
+    values = load_yaml(str(files("grpo_gym.configs") / "comparison/grpo/LoadBalancer-v0.yaml"))
+    assert isinstance(short, TrainSettings)
+    assert short.grpo.group_size * short.grpo.num_groups == 32 != default().grpo.group_size
+    assert short.grpo.learning_rate == values["grpo"]["learning_rate"]
+    bursts = find_contender("grpo", "LoadBalancer-v0", {"preset": "bursts"}).settings
+    assert bursts == default(preset="bursts")
+
+
+def default(**env_kwargs: str) -> TrainSettings:
+    """What a training without options has."""
+    values = default_config("LoadBalancer-v0", env_kwargs)
+    return from_mapping(TrainSettings, {"env": "LoadBalancer-v0", **values}, "default")
+
+
 def test_without_a_file_there_are_defaults() -> None:
-    found = find_contender("ppo", "Acrobot-v1", {})
+    found = find_contender("ppo", "MountainCar-v0", {})
     assert isinstance(found.settings, PeerSettings) and not found.tuned
     assert found.settings.num_envs * keyword_arguments(found.settings)["n_steps"] == 2048
     assert keyword_arguments(find_contender("a2c", "Acrobot-v1", {}).settings)["n_steps"] == 5  # type: ignore[arg-type]

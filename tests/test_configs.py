@@ -15,13 +15,18 @@ NAMES = sorted(
     entry.name for entry in files("grpo_gym.configs").iterdir() if entry.name.endswith(".yaml")
 )
 
+SHORT = sorted(
+    f"comparison/grpo/{entry.name}"
+    for entry in (files("grpo_gym.configs") / "comparison/grpo").iterdir()
+)
+
 
 def load(name: str) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load((files("grpo_gym.configs") / name).read_text())
     return values
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *SHORT])
 def test_two_iterations(name: str) -> None:
     settings = from_mapping(TrainSettings, load(name), name)
     if settings.env.startswith("LunarLander"):

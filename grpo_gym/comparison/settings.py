@@ -266,16 +266,20 @@ def describe(settings: Settings) -> dict[str, Any]:
 
 
 def _shipped(algorithm: str, env: str, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The shipped settings for an environment and its preset; empty if there are none."""
-    if algorithm == "grpo":
-        return default_config(env, env_kwargs)
+    """The shipped settings for an environment and its preset; empty if there are none.
+
+    Ours are those for short trainings where there are such, and else those of every training.
+    """
     name = env.replace("/", "-").replace(":", "-")
-    folder = files("grpo_gym.configs") / "peers" / algorithm
-    for candidate in (f"{name}-{env_kwargs.get('preset')}.yaml", f"{name}.yaml"):
-        if (folder / candidate).is_file():
-            with as_file(folder / candidate) as path:
+    preset = env_kwargs.get("preset")
+    exact = name if preset is None else f"{name}-{preset}"
+    folder = files("grpo_gym.configs") / "comparison" / algorithm
+    for candidate in (exact,) if algorithm == "grpo" else (exact, name):
+        entry = folder / f"{candidate}.yaml"
+        if entry.is_file():
+            with as_file(entry) as path:
                 return load_yaml(path)
-    return {}
+    return default_config(env, env_kwargs) if algorithm == "grpo" else {}
 
 
 def _read(algorithm: str, values: Mapping[str, Any], source: str) -> Settings:
