@@ -53,6 +53,15 @@ class Baseline:
             raise ConfigError(f"seed must be an integer >= 0, got {seed!r}")
         self._salt = np.uint64(fold_seed(int(seed)))
 
+    @classmethod
+    def is_for_tables(cls, simulator: Any) -> bool:
+        """Whether it can play here, and fast enough for hundreds of episodes.
+
+        Args:
+            simulator: Of the environments.
+        """
+        return True
+
     def predict(
         self,
         observation: np.ndarray,

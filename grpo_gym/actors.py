@@ -27,6 +27,21 @@ def baseline_names(env_id: str) -> list[str]:
     return ["random"] if module is None else list(module.BASELINES)
 
 
+def table_names(env_id: str, env_kwargs: Mapping[str, Any]) -> list[str]:
+    """Names of the baselines that can play an environment, and hundreds of its episodes.
+
+    Args:
+        env_id: The environment's id.
+        env_kwargs: Its arguments.
+    """
+    module = _baselines(env_id)
+    batch = make_batch(env_id, env_kwargs, 1)
+    if module is None or not isinstance(batch, NativeBatch):
+        return ["random"]
+    env: Any = batch.env.unwrapped
+    return [name for name, each in module.BASELINES.items() if each.is_for_tables(env.simulator)]
+
+
 def privileged_names(env_id: str) -> set[str]:
     """Baselines that see what no policy in production could."""
     module = _baselines(env_id)

@@ -41,6 +41,8 @@ def write_atomic(path: str | os.PathLike[str], *chunks: bytes | memoryview) -> N
             if sys.platform == "win32":
                 file.close()
             os.replace(temporary, path)
+    except OSError as error:  # writing itself names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     # Some file systems cannot flush a folder; the content itself is already safe.

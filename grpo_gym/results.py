@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_gym.files import write_atomic
+from grpo_gym.processes import stop_at_once
 
 
 class Results:
@@ -51,10 +52,7 @@ class Results:
             errors = self._collect({pool.submit(each): key for key, each in missing.items()})
         except BaseException:
             # Somebody has interrupted, or nothing can be kept: the rest would be work for nothing.
-            pool.shutdown(wait=False, cancel_futures=True)
-            _stop_children()
-            pool.shutdown()
-            _stop_children()  # one may have been about to start
+            stop_at_once(pool)
             raise
         pool.shutdown()
         if errors:
@@ -76,10 +74,3 @@ class Results:
     def _keep(self, key: str, value: Any) -> None:
         self.values[key] = value
         write_atomic(self.path, json.dumps(self.values, indent=1).encode() + b"\n")
-
-
-def _stop_children() -> None:
-    while workers := multiprocessing.active_children():
-        for worker in workers:
-            worker.terminate()
-            worker.join()

@@ -23,7 +23,7 @@ import tyro
 from rich.console import Console
 
 from grpo_gym import GRPO
-from grpo_gym.actors import baseline_actor, baseline_names
+from grpo_gym.actors import baseline_actor, table_names
 from grpo_gym.batches import make_batch
 from grpo_gym.cli.settings import TrainSettings, default_config
 from grpo_gym.config import from_mapping, parse_value, replace
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = from_mapping(TrainSettings, values, options.env)
     further = {name: parse_value(text) for name, text in (p.split("=") for p in options.env_kwargs)}
     settings = replace(settings, env_kwargs={**settings.env_kwargs, **further})
-    for name in baseline_names(options.env):
+    for name in table_names(settings.env, settings.env_kwargs):
         results.measure(f"baseline/{name}", partial(play_baseline, settings, name, options))
     for seed in range(options.seeds):
         results.measure(f"trained/seed {seed}", partial(train, settings, seed, options))

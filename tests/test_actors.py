@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from grpo_gym.actors import _random_actor
+from grpo_gym.actors import _random_actor, baseline_names, table_names
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,12 @@ def test_random_actor_respects_masks(space: gym.Space, mask: list[int], legal: s
     actions, _ = actor(np.zeros((50, 1), np.float32), masks, None, np.ones(50, np.bool_))
     chosen = {tuple(a) if np.ndim(a) else int(a) for a in actions.tolist()}
     assert chosen == legal
+
+
+def test_tables_have_the_baselines_that_can_play() -> None:
+    small = table_names("Battleship-v0", {"preset": "uniform-5x5"})
+    assert {"exact_posterior", "monte_carlo_posterior"} <= set(small)
+    large = table_names("Battleship-v0", {})
+    assert set(small) - set(large) == {"exact_posterior", "monte_carlo_posterior"}
+    assert table_names("LoadBalancer-v0", {}) == baseline_names("LoadBalancer-v0")
+    assert table_names("CartPole-v1", {}) == ["random"]

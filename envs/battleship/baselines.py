@@ -20,6 +20,9 @@ from grpo_gym.envs.battleship.simulator import BattleshipSimulator
 
 State = tuple[np.ndarray, ...]
 
+_SMALL_BOARD = 36
+"""Cells of a board that sampling is fast on."""
+
 
 class Player(Baseline):
     """A way to choose the next shot."""
@@ -157,6 +160,12 @@ class ExactPosterior(Player):
     name = "exact_posterior"
     deterministic = True
 
+    @classmethod
+    def is_for_tables(cls, simulator: Any) -> bool:
+        """Where boards can be listed."""
+        can_list: bool = simulator.can_list_layouts
+        return can_list
+
     def __init__(self, env: Any, seed: int = 0) -> None:
         """Bind to an environment.
 
@@ -176,6 +185,11 @@ class MonteCarloPosterior(Player):
     """The cell that most of some sampled boards which fit cover; density where none was found."""
 
     name = "monte_carlo_posterior"
+
+    @classmethod
+    def is_for_tables(cls, simulator: Any) -> bool:
+        """On small boards; on one of 10 x 10 a game takes seconds."""
+        return int(simulator.config.cells) <= _SMALL_BOARD
 
     def values(self) -> np.ndarray:
         """See `Player.values`."""

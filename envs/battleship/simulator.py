@@ -182,19 +182,28 @@ class BattleshipSimulator:
         """Of the last step, shape (B,), float64: a copy."""
         return self.episodes["reward"].copy()
 
+    @property
+    def can_list_layouts(self) -> bool:
+        """Whether there are few enough legal boards to list them all."""
+        return self._layouts() is not None
+
     def listed_layouts(self) -> np.ndarray:
         """All legal boards, as the placement of each ship, shape (boards, S), int32.
 
         Raises:
             ConfigError: If there are too many to list.
         """
-        if self._listed is None:
-            self._listed = list_layouts(self.placements)
-        if self._listed is None:
+        layouts = self._layouts()
+        if layouts is None:
             raise ConfigError(
                 f"board_size {self.config.board_size} and fleet {self.config.fleet} have too many "
                 "boards to list them all: use a smaller board"
             )
+        return layouts
+
+    def _layouts(self) -> np.ndarray | None:
+        if self._listed is None:
+            self._listed = list_layouts(self.placements)
         return self._listed
 
     def get_state(self, members: np.ndarray | None = None) -> dict[str, np.ndarray]:

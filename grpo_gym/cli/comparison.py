@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from grpo_gym.actors import baseline_actor, baseline_names, load_model, privileged_names
+from grpo_gym.actors import baseline_actor, load_model, privileged_names, table_names
 from grpo_gym.batches import make_batch
 from grpo_gym.cli.tables import decimals, fixed, plain_table
 from grpo_gym.evaluation import Evaluation, evaluate, summarise
@@ -41,7 +41,7 @@ def compare_with_baselines(
     """
     model = load_model(checkpoint)
     env_id = str(model.env_source)
-    names = [TRAINED, *baseline_names(env_id)]
+    names = [TRAINED, *table_names(env_id, model.env_kwargs)]
     progress_console.print(
         f"comparing with {len(names) - 1} baselines on {episodes:,} episodes each "
         "(the policy is saved; --final-episodes makes it fewer)"

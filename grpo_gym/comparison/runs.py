@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import torch
 
 from grpo_gym import checkpoint
-from grpo_gym.actors import baseline_actor, baseline_names
+from grpo_gym.actors import baseline_actor, table_names
 from grpo_gym.batches import make_batch
 from grpo_gym.comparison.curves import Curve, Point
 from grpo_gym.comparison.ours import OurTraining, Training
@@ -192,7 +192,7 @@ def measure(
         command: How this was asked for, to be kept.
     """
     results.values.setdefault("task", {**to_mapping(plan), **_surroundings(), "command": command})
-    for name in baseline_names(plan.env):  # sooner played than a process has started
+    for name in table_names(plan.env, plan.env_kwargs):  # sooner played than a process has started
         results.measure(f"baseline/{name}", partial(play_baseline, name, plan))
     measurements: dict[str, Callable[[], Any]] = {}
     for seed in seeds:

@@ -37,6 +37,7 @@ from grpo_gym.comparison.settings import (
     keyword_arguments,
 )
 from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, to_mapping
+from grpo_gym.processes import stop_at_once
 
 Count = Annotated[int, Range(1)]
 
@@ -104,7 +105,11 @@ def open_study(path: Path, contender: Contender, budget: Budget) -> optuna.Study
     try:
         study = _load(path, budget)
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-        raise ConfigError(f"{path} must be a study of optuna: choose another --study") from error
+        reason = getattr(error, "orig", error)
+        raise ConfigError(
+            f"{path} must be a study of optuna that can be written, got {reason}: choose another "
+            "--study"
+        ) from error
     for name, value in asked.items():
         if name not in study.user_attrs:
             study.set_user_attr(name, value)
@@ -157,10 +162,7 @@ def search(
                 report(_tell(study, running.pop(future), future))
     except BaseException:
         # Somebody has interrupted, or nothing can be kept: the rest would be work for nothing.
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-            worker.join()
+        stop_at_once(pool)
         raise
     pool.shutdown()
 
