@@ -34,6 +34,8 @@ _LOG_FROM = 5.0
 """Slowest over fastest algorithm from which seconds are shown on a logarithmic axis."""
 _SETTLED = 0.2
 """Share of training whose returns do not count for the vertical axis."""
+_LABEL_WIDTH = 0.0084
+"""Of a letter, as a share of the picture's width."""
 _ROW_GAP = 0.75
 """Inches between two rows of the overview."""
 _LABEL_GAP = 0.052
@@ -91,8 +93,9 @@ def draw_overview(tasks: Sequence[TaskResults]) -> bytes:
     height = 2.65 + sum(inches) + _ROW_GAP * (len(tasks) - 1)
     figure = Figure(figsize=(WIDTH, height))
     rows = figure.subplots(len(tasks), 1, squeeze=False, height_ratios=inches)[:, 0]
+    labels = [_row_label(results) for results in tasks]
     figure.subplots_adjust(
-        left=0.2,
+        left=_LABEL_WIDTH * max(len(line) for name in labels for line in name.split("\n")) + 0.025,
         right=0.96,
         bottom=1.25 / height,
         top=1.0 - 1.4 / height,
@@ -264,12 +267,16 @@ def _draw_row(axes: Axes, results: TaskResults, algorithms: Sequence[str]) -> No
     axes.set_yticks([])
     axes.margins(x=0.08)
     axes.set_ylabel(
-        results.name.replace(" ", "\n", 1), rotation=0, ha="right", va="center",
+        _row_label(results), rotation=0, ha="right", va="center",
         fontsize=MEDIUM, labelpad=12,
     )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(7))
     plain_numbers(axes.xaxis, axes.get_xlim())
     tidy(axes)
+
+
+def _row_label(results: TaskResults) -> str:
+    return results.name.replace(" ", "\n", 1)
 
 
 def _curve_caption(results: TaskResults) -> str:
