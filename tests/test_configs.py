@@ -1,5 +1,6 @@
 """Every shipped configuration loads, names what exists, and trains."""
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import yaml
 from grpo_gym import GRPO
 from grpo_gym.cli.settings import TrainSettings, default_config
 from grpo_gym.config import from_mapping, replace
+from grpo_gym.envs.autoscaler import presets as autoscaler
+from grpo_gym.envs.battleship import presets as battleship
+from grpo_gym.envs.load_balancer import presets as load_balancer
 
 NAMES = sorted(
     entry.name for entry in files("grpo_gym.configs").iterdir() if entry.name.endswith(".yaml")
@@ -53,3 +57,22 @@ def test_is_found_by_the_environment_that_it_names(name: str) -> None:
     values = load(name)
     assert Path(name).stem.startswith(values["env"])
     assert default_config(values["env"], values.get("env_kwargs", {})) == values
+
+
+@pytest.mark.parametrize(
+    ("env", "presets", "default"),
+    [
+        ("LoadBalancer-v0", load_balancer.PRESETS, "flaky"),
+        ("Battleship-v0", battleship.PRESETS, "classic-10x10"),
+        ("AutoScaler-v0", autoscaler.PRESETS, "diurnal"),
+    ],
+)
+def test_every_preset_has_settings_with_a_result(
+    env: str, presets: dict[str, Any], default: str
+) -> None:
+    without = {preset for preset in presets if f"{env}-{preset}.yaml" not in NAMES}
+    assert without == {default}  # its file has the environment's name
+    for name in NAMES:
+        if name.startswith(env):
+            text = (files("grpo_gym.configs") / name).read_text()
+            assert re.search(r"^# .*Result (over|on)", text, re.MULTILINE), name
