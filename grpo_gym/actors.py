@@ -35,8 +35,10 @@ def table_names(env_id: str, env_kwargs: Mapping[str, Any]) -> list[str]:
         env_kwargs: Its arguments.
     """
     module = _baselines(env_id)
+    if module is None:
+        return ["random"]
     batch = make_batch(env_id, env_kwargs, 1)
-    if module is None or not isinstance(batch, NativeBatch):
+    if not isinstance(batch, NativeBatch):  # an environment of ours, but wrapped
         return ["random"]
     env: Any = batch.env.unwrapped
     return [name for name, each in module.BASELINES.items() if each.is_for_tables(env.simulator)]

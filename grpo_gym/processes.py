@@ -14,8 +14,8 @@ def stop_at_once(pool: ProcessPoolExecutor) -> None:
     Args:
         pool: Of the only processes that this one has started with `multiprocessing`.
     """
-    # The pool may still be starting processes until its own thread has ended: it takes the end of
-    # each as a sign to stop, but not from inside this thread, which would have to wait for it.
+    # The pool's own thread may start processes until it has ended, and it ends when one of them is
+    # killed; so both happen at the same time: waiting for it, and killing what there is.
     closing = Thread(target=partial(pool.shutdown, cancel_futures=True))
     closing.start()
     while closing.is_alive():
