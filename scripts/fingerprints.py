@@ -1,0 +1,227 @@
+"""Record, or check, what must not change when code only moves: weights, observations, snapshots, settings.
+
+    python scripts/fingerprints.py --out docs/results/fingerprints.json           # record
+    python scripts/fingerprints.py --out docs/results/fingerprints.json --check   # compare
+    python scripts/fingerprints.py ... --part environments trainings              # some of it
+
+Sums are those of one kind of machine: floating-point results may differ in their last bits elsewhere.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import yaml
+
+import grpo_gym
+
+ROOT = Path(__file__).resolve().parent.parent
+PRESETS = {
+    "LoadBalancer-v0": ("flaky", "heavy-tails", "bursts", "park", "tiny-grpo", "mm4", "hetero2"),
+    "Battleship-v0": (
+        "classic-10x10",
+        "classic-10x10-density",
+        "no-touch-10x10",
+        "russian-10x10",
+        "uniform-5x5",
+        "microgrpo-5x5",
+    ),
+    "AutoScaler-v0": (
+        "diurnal",
+        "diurnal-target",
+        "diurnal-joint",
+        "bursty",
+        "flash-crowd",
+        "weekly",
+        "constant",
+    ),
+}
+VARIANTS = (
+    "default grpo dr_grpo rloo loop dapo magistral lite_ppo reinforce_pp gspo tic cispo gpg_time "
+    "gr2po gigpo vine trust_region"
+).split()
+SMALL = {"num_groups": 2, "group_size": 4, "hidden_sizes": (16,), "max_episode_steps": 60}
+NETWORKS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "linear, LoadBalancer": ("linear", "LoadBalancer-v0", {}, {}),
+    "mlp, LoadBalancer park": ("mlp", "LoadBalancer-v0", {"preset": "park"}, {}),
+    "mlp, relu, frame history": ("mlp", "LoadBalancer-v0", {}, {"frame_history": 3, "activation": "relu"}),
+    "mlp, unrelated": ("mlp", "LoadBalancer-v0", {}, {"grouping": "unrelated"}),
+    "mlp, branch": (
+        "mlp",
+        "LoadBalancer-v0",
+        {},
+        {"grouping": "branch", "branch_every": 20, "branch_lookahead": 5, "branch_from": "best"},
+    ),
+    "mlp, Battleship": ("mlp", "Battleship-v0", {"preset": "uniform-5x5"}, {}),
+    "board, Battleship": (
+        "board",
+        "Battleship-v0",
+        {"preset": "uniform-5x5"},
+        {"channels": 8, "blocks": 1, "augment_symmetries": True},
+    ),
+    "mlp, AutoScaler": ("mlp", "AutoScaler-v0", {}, {"minibatches": "time_steps"}),
+    "mlp, AutoScaler joint": ("mlp", "AutoScaler-v0", {"preset": "diurnal-joint"}, {}),
+    "gru, AutoScaler": ("gru", "AutoScaler-v0", {"history": 6}, {"gru_width": 8}),
+    "temporal, AutoScaler": (
+        "temporal",
+        "AutoScaler-v0",
+        {"history": 6},
+        {"lstm_width": 16, "transformer_heads": 4, "feedforward_width": 16, "lstm_layers": 1},
+    ),
+    "mlp, Pendulum": ("mlp", "Pendulum-v1", {}, {"final_discount": 0.999}),
+    "mlp, learned baseline": ("mlp", "CartPole-v1", {}, {"learned_baseline": True, "target_kl": 1e-3}),
+    "mlp, reference": (
+        "mlp",
+        "CartPole-v1",
+        {},
+        {"kl_coefficient": 0.1, "kl_reference": "moving_average", "kl_estimator": "k3_plus"},
+    ),
+    "mlp, FrozenLake": ("mlp", "FrozenLake-v1", {}, {"baseline": "state_bin", "state_bin_width": 0.0}),
+}
+
+
+def digest(*values: Any) -> str:
+    """A hash of nested arrays, mappings and plain values, types and shapes included."""
+    total = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, dict):
+            for name in sorted(value):
+                total.update(name.encode())
+                add(value[name])
+        elif isinstance(value, list | tuple):
+            for item in value:
+                add(item)
+        elif isinstance(value, np.ndarray) and value.dtype != object:
+            total.update(f"{value.dtype}{value.shape}".encode())
+            total.update(np.ascontiguousarray(value).tobytes())
+        elif isinstance(value, np.ndarray):
+            add(value.tolist())
+        else:
+            total.update(repr(value).encode())
+
+    add(values)
+    return total.hexdigest()[:16]
+
+
+def legal(space: gym.Space[Any], infos: dict[str, Any], rng: np.random.Generator, rows: int) -> Any:
+    """Random actions, legal where infos hold a mask of a Discrete."""
+    if isinstance(space, gym.spaces.Discrete):
+        mask = infos.get("action_mask")
+        if mask is None:
+            return rng.integers(int(space.n), size=rows)
+        chances = rng.random((rows, int(space.n))) * np.reshape(mask, (rows, -1))
+        return chances.argmax(axis=1)
+    assert isinstance(space, gym.spaces.MultiDiscrete)
+    return rng.integers(space.nvec, size=(rows, len(space.nvec)))
+
+
+def environment(env_id: str, preset: str) -> dict[str, str]:
+    """Observations and states of vector and single environments under random actions."""
+    rng = np.random.default_rng(5)
+    vec = gym.make_vec(env_id, num_envs=4, preset=preset, infos="full") if env_id == "LoadBalancer-v0" else gym.make_vec(env_id, num_envs=4, preset=preset)
+    observations, infos = vec.reset(seed=[7, 7, 8, 9])
+    seen: list[Any] = [observations, dict(infos)]
+    for step in range(150):
+        result = vec.step(legal(vec.single_action_space, infos, rng, 4))
+        infos = result[4]
+        seen.append(result)
+        if step == 75:
+            state = vec.get_state()
+    env = gym.make(env_id, preset=preset).unwrapped
+    observation, info = env.reset(seed=3)
+    alone: list[Any] = [observation, dict(info)]
+    for _ in range(80):
+        action = legal(env.action_space, info, rng, 1)[0]
+        observation, reward, terminated, truncated, info = env.step(action)
+        alone.append((observation, reward, terminated, truncated, info))
+        if terminated or truncated:
+            observation, info = env.reset()
+    return {"vector": digest(*seen), "state": digest(state), "single": digest(*alone), "single state": digest(env.get_state())}
+
+
+def environments() -> Iterator[tuple[str, Callable[[], Any]]]:
+    for env_id, presets in PRESETS.items():
+        for preset in presets:
+            yield f"{env_id} {preset}", lambda e=env_id, p=preset: environment(e, p)
+
+
+def training(policy: str, env: str, env_kwargs: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """Weights and predictions after three iterations."""
+    model = grpo_gym.GRPO(policy, env, env_kwargs=env_kwargs, seed=11, **{**SMALL, **settings})
+    for _ in range(3):
+        stats = model.train_iteration()
+    evaluation = model.evaluate(episodes=6)
+    return {"weights": model.weights_sha256(), "steps": stats.num_steps, "returns": digest(evaluation.returns)}
+
+
+def trainings() -> Iterator[tuple[str, Callable[[], Any]]]:
+    for name, (policy, env, env_kwargs, settings) in NETWORKS.items():
+        yield name, lambda p=policy, e=env, k=env_kwargs, s=settings: training(p, e, k, **s)
+    for preset in VARIANTS:
+        yield f"preset {preset}", lambda p=preset: training("mlp", "CartPole-v1", {}, preset=p)
+
+
+def command(*arguments: str) -> dict[str, str]:
+    """The weights that a training command prints, and the settings it resolves."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        done = subprocess.run(
+            [sys.executable, "scripts/train.py", *arguments, "--run-dir", str(run)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            return {"error": done.stderr[-300:]}
+        resolved = yaml.safe_load((run / "config.yaml").read_text())
+    weights = [line.split()[-1] for line in done.stderr.splitlines() if line.startswith("weights sha256:")]
+    return {"weights": weights[0] if weights else digest(done.stdout), "settings": digest(resolved)}
+
+
+def commands() -> Iterator[tuple[str, Callable[[], Any]]]:
+    short = ("--total-steps", "1", "--evaluations", "0", "--final-episodes", "0")
+    for path in sorted((ROOT / "configs").glob("*.yaml")) + sorted((ROOT / "configs/comparison/grpo").glob("*.yaml")):
+        yield f"configs {path.relative_to(ROOT / 'configs')}", lambda p=path: command("--config", str(p), *short)
+    yield "online flaky", lambda: command("--algo", "online", "--total-steps", "20000", "--final-episodes", "200")
+    yield "online tiny-grpo", lambda: command("--algo", "online", "--env-kwargs", "preset=tiny-grpo")
+    yield "README", lambda: command("--env", "LoadBalancer-v0", "--final-episodes", "0")
+
+
+PARTS = {"environments": environments, "trainings": trainings, "commands": commands}
+
+
+def main() -> int:
+    """Record or check; returns 1 where something differs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="the file of results")
+    parser.add_argument("--check", action="store_true", help="compare instead of recording")
+    parser.add_argument("--part", nargs="*", default=list(PARTS), choices=list(PARTS))
+    options = parser.parse_args()
+    recorded = json.loads(options.out.read_text()) if options.out.exists() else {}
+    differing = 0
+    for part in options.part:
+        for name, measure in PARTS[part]():
+            found = measure()
+            key = f"{part}: {name}"
+            if options.check and recorded.get(key) != found:
+                differing += 1
+                print(f"{key}: {recorded.get(key)} -> {found}")
+            elif not options.check:
+                recorded[key] = found
+                options.out.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+    print(f"{differing} differ" if options.check else f"{len(recorded)} recorded")
+    return int(differing > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
