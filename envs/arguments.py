@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from grpo_gym.config import ConfigError, suggest
+from grpo_gym.settings.config import ConfigError, suggest
 
 
 def check_options(options: dict[str, Any] | None, known: tuple[str, ...]) -> None:

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from grpo_gym.config import ConfigError
 from grpo_gym.envs.randomness import episode_noise
 from grpo_gym.envs.seeding import fold_seed
+from grpo_gym.settings.config import ConfigError
 
 
 class Baseline:

@@ -15,10 +15,10 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from grpo_gym.config import ConfigError
 from grpo_gym.envs.arguments import check_options
 from grpo_gym.envs.kernels import kernel
 from grpo_gym.envs.seeding import fold_seed, seed_list
+from grpo_gym.settings.config import ConfigError
 
 Observations = Any
 """Of B environments: an array, or for a Dict space a dictionary of them; the first axis is B."""

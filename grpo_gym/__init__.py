@@ -19,7 +19,7 @@ _LAZY = {
     "GRPO": "grpo_gym.trainers.grpo",
     "GRPOConfig": "grpo_gym.trainers.config",
     "OnlineGRPO": "grpo_gym.trainers.online",
-    "evaluate_policy": "grpo_gym.evaluation",
+    "evaluate_policy": "grpo_gym.evaluation.episodes",
 }
 
 __all__ = ["GRPO", "GRPOConfig", "OnlineGRPO", "__version__", "evaluate_policy"]

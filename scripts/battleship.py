@@ -21,11 +21,11 @@ import tyro
 from rich.console import Console
 
 from grpo_gym import GRPO
-from grpo_gym.batches import make_worlds
 from grpo_gym.cli.settings import TrainSettings
-from grpo_gym.config import from_mapping, load_yaml, replace
-from grpo_gym.evaluation import evaluate
-from grpo_gym.results import Results
+from grpo_gym.evaluation.episodes import evaluate
+from grpo_gym.rollouts.batches import make_worlds
+from grpo_gym.settings.config import from_mapping, load_yaml, replace
+from grpo_gym.storage.results import Results
 from grpo_gym.trainers.grpo import IterationStats
 
 ENV = "Battleship-v0"

@@ -40,9 +40,7 @@ from deploy_sim_scenarios import (
 from rich.console import Console
 
 from grpo_gym import GRPO
-from grpo_gym.actors import find_checkpoint, load_model
 from grpo_gym.cli.settings import TrainSettings, default_config
-from grpo_gym.config import ConfigError, from_mapping
 from grpo_gym.deployment import (
     Constraint,
     Cooldown,
@@ -54,7 +52,9 @@ from grpo_gym.deployment import (
     MinimumReplicas,
     Transition,
 )
-from grpo_gym.results import Results
+from grpo_gym.settings.config import ConfigError, from_mapping
+from grpo_gym.storage.results import Results
+from grpo_gym.trainers.named_policies import find_checkpoint, load_model
 
 FALLBACK = "hpa_80"
 FIRST_SEED = 7_000_000

@@ -1,10 +1,10 @@
-"""Record, or check, what must not change when code only moves: weights, observations, snapshots, settings.
+"""Record, or check, what must not change when code only moves.
 
     python scripts/fingerprints.py --out docs/results/fingerprints.json           # record
     python scripts/fingerprints.py --out docs/results/fingerprints.json --check   # compare
-    python scripts/fingerprints.py ... --part environments trainings              # some of it
 
-Sums are those of one kind of machine: floating-point results may differ in their last bits elsewhere.
+Fingerprints cover observations, snapshots, trained weights and resolved settings. They hold on
+one kind of machine: elsewhere floating-point results may differ in their last bits.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import yaml
 
 import grpo_gym
 
+Task = tuple[str, Callable[[], dict[str, Any]]]
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = {
     "LoadBalancer-v0": ("flaky", "heavy-tails", "bursts", "park", "tiny-grpo", "mm4", "hetero2"),
@@ -44,15 +46,35 @@ PRESETS = {
         "constant",
     ),
 }
-VARIANTS = (
-    "default grpo dr_grpo rloo loop dapo magistral lite_ppo reinforce_pp gspo tic cispo gpg_time "
-    "gr2po gigpo vine trust_region"
-).split()
+VARIANTS = [
+    "default",
+    "grpo",
+    "dr_grpo",
+    "rloo",
+    "loop",
+    "dapo",
+    "magistral",
+    "lite_ppo",
+    "reinforce_pp",
+    "gspo",
+    "tic",
+    "cispo",
+    "gpg_time",
+    "gr2po",
+    "gigpo",
+    "vine",
+    "trust_region",
+]
 SMALL = {"num_groups": 2, "group_size": 4, "hidden_sizes": (16,), "max_episode_steps": 60}
 NETWORKS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "linear, LoadBalancer": ("linear", "LoadBalancer-v0", {}, {}),
     "mlp, LoadBalancer park": ("mlp", "LoadBalancer-v0", {"preset": "park"}, {}),
-    "mlp, relu, frame history": ("mlp", "LoadBalancer-v0", {}, {"frame_history": 3, "activation": "relu"}),
+    "mlp, relu, frame history": (
+        "mlp",
+        "LoadBalancer-v0",
+        {},
+        {"frame_history": 3, "activation": "relu"},
+    ),
     "mlp, unrelated": ("mlp", "LoadBalancer-v0", {}, {"grouping": "unrelated"}),
     "mlp, branch": (
         "mlp",
@@ -77,14 +99,24 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
         {"lstm_width": 16, "transformer_heads": 4, "feedforward_width": 16, "lstm_layers": 1},
     ),
     "mlp, Pendulum": ("mlp", "Pendulum-v1", {}, {"final_discount": 0.999}),
-    "mlp, learned baseline": ("mlp", "CartPole-v1", {}, {"learned_baseline": True, "target_kl": 1e-3}),
+    "mlp, learned baseline": (
+        "mlp",
+        "CartPole-v1",
+        {},
+        {"learned_baseline": True, "target_kl": 1e-3},
+    ),
     "mlp, reference": (
         "mlp",
         "CartPole-v1",
         {},
         {"kl_coefficient": 0.1, "kl_reference": "moving_average", "kl_estimator": "k3_plus"},
     ),
-    "mlp, FrozenLake": ("mlp", "FrozenLake-v1", {}, {"baseline": "state_bin", "state_bin_width": 0.0}),
+    "mlp, FrozenLake": (
+        "mlp",
+        "FrozenLake-v1",
+        {},
+        {"baseline": "state_bin", "state_bin_width": 0.0},
+    ),
 }
 
 
@@ -127,7 +159,8 @@ def legal(space: gym.Space[Any], infos: dict[str, Any], rng: np.random.Generator
 def environment(env_id: str, preset: str) -> dict[str, str]:
     """Observations and states of vector and single environments under random actions."""
     rng = np.random.default_rng(5)
-    vec = gym.make_vec(env_id, num_envs=4, preset=preset, infos="full") if env_id == "LoadBalancer-v0" else gym.make_vec(env_id, num_envs=4, preset=preset)
+    details: dict[str, Any] = {"infos": "full"} if env_id == "LoadBalancer-v0" else {}
+    vec: Any = gym.make_vec(env_id, num_envs=4, preset=preset, **details)
     observations, infos = vec.reset(seed=[7, 7, 8, 9])
     seen: list[Any] = [observations, dict(infos)]
     for step in range(150):
@@ -136,7 +169,7 @@ def environment(env_id: str, preset: str) -> dict[str, str]:
         seen.append(result)
         if step == 75:
             state = vec.get_state()
-    env = gym.make(env_id, preset=preset).unwrapped
+    env: Any = gym.make(env_id, preset=preset).unwrapped
     observation, info = env.reset(seed=3)
     alone: list[Any] = [observation, dict(info)]
     for _ in range(80):
@@ -145,56 +178,67 @@ def environment(env_id: str, preset: str) -> dict[str, str]:
         alone.append((observation, reward, terminated, truncated, info))
         if terminated or truncated:
             observation, info = env.reset()
-    return {"vector": digest(*seen), "state": digest(state), "single": digest(*alone), "single state": digest(env.get_state())}
-
-
-def environments() -> Iterator[tuple[str, Callable[[], Any]]]:
-    for env_id, presets in PRESETS.items():
-        for preset in presets:
-            yield f"{env_id} {preset}", lambda e=env_id, p=preset: environment(e, p)
+    return {
+        "vector": digest(*seen),
+        "state": digest(state),
+        "single": digest(*alone),
+        "single state": digest(env.get_state()),
+    }
 
 
 def training(policy: str, env: str, env_kwargs: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    """Weights and predictions after three iterations."""
+    """Weights and evaluated returns after three iterations."""
     model = grpo_gym.GRPO(policy, env, env_kwargs=env_kwargs, seed=11, **{**SMALL, **settings})
     for _ in range(3):
         stats = model.train_iteration()
     evaluation = model.evaluate(episodes=6)
-    return {"weights": model.weights_sha256(), "steps": stats.num_steps, "returns": digest(evaluation.returns)}
-
-
-def trainings() -> Iterator[tuple[str, Callable[[], Any]]]:
-    for name, (policy, env, env_kwargs, settings) in NETWORKS.items():
-        yield name, lambda p=policy, e=env, k=env_kwargs, s=settings: training(p, e, k, **s)
-    for preset in VARIANTS:
-        yield f"preset {preset}", lambda p=preset: training("mlp", "CartPole-v1", {}, preset=p)
+    return {
+        "weights": model.weights_sha256(),
+        "steps": stats.num_steps,
+        "returns": digest(evaluation.returns),
+    }
 
 
 def command(*arguments: str) -> dict[str, str]:
     """The weights that a training command prints, and the settings it resolves."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        done = subprocess.run(
-            [sys.executable, "scripts/train.py", *arguments, "--run-dir", str(run)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        words = [sys.executable, "scripts/train.py", *arguments, "--run-dir", str(run)]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
             return {"error": done.stderr[-300:]}
         resolved = yaml.safe_load((run / "config.yaml").read_text())
-    weights = [line.split()[-1] for line in done.stderr.splitlines() if line.startswith("weights sha256:")]
+    lines = done.stderr.splitlines()
+    weights = [line.split()[-1] for line in lines if line.startswith("weights sha256:")]
     return {"weights": weights[0] if weights else digest(done.stdout), "settings": digest(resolved)}
 
 
-def commands() -> Iterator[tuple[str, Callable[[], Any]]]:
+def environments() -> Iterator[Task]:
+    """Every preset of every native environment."""
+    for env_id, presets in PRESETS.items():
+        for preset in presets:
+            yield f"{env_id} {preset}", partial(environment, env_id, preset)
+
+
+def trainings() -> Iterator[Task]:
+    """Every network and every preset of GRPO, briefly."""
+    for name, (policy, env, env_kwargs, settings) in NETWORKS.items():
+        yield name, partial(training, policy, env, env_kwargs, **settings)
+    for preset in VARIANTS:
+        yield f"preset {preset}", partial(training, "mlp", "CartPole-v1", {}, preset=preset)
+
+
+def commands() -> Iterator[Task]:
+    """One iteration of every shipped YAML file, online GRPO, and the README's training."""
     short = ("--total-steps", "1", "--evaluations", "0", "--final-episodes", "0")
-    for path in sorted((ROOT / "configs").glob("*.yaml")) + sorted((ROOT / "configs/comparison/grpo").glob("*.yaml")):
-        yield f"configs {path.relative_to(ROOT / 'configs')}", lambda p=path: command("--config", str(p), *short)
-    yield "online flaky", lambda: command("--algo", "online", "--total-steps", "20000", "--final-episodes", "200")
-    yield "online tiny-grpo", lambda: command("--algo", "online", "--env-kwargs", "preset=tiny-grpo")
-    yield "README", lambda: command("--env", "LoadBalancer-v0", "--final-episodes", "0")
+    for pattern in ("*.yaml", "comparison/grpo/*.yaml"):
+        for path in sorted((ROOT / "configs").glob(pattern)):
+            name = f"configs {path.relative_to(ROOT / 'configs')}"
+            yield name, partial(command, "--config", str(path), *short)
+    online = ("--algo", "online", "--final-episodes", "200")
+    yield "online flaky", partial(command, *online, "--total-steps", "20000")
+    yield "online tiny-grpo", partial(command, *online, "--env-kwargs", "preset=tiny-grpo")
+    yield "README", partial(command, "--env", "LoadBalancer-v0", "--final-episodes", "0")
 
 
 PARTS = {"environments": environments, "trainings": trainings, "commands": commands}
@@ -202,7 +246,7 @@ PARTS = {"environments": environments, "trainings": trainings, "commands": comma
 
 def main() -> int:
     """Record or check; returns 1 where something differs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Record or check fingerprints.")
     parser.add_argument("--out", type=Path, required=True, help="the file of results")
     parser.add_argument("--check", action="store_true", help="compare instead of recording")
     parser.add_argument("--part", nargs="*", default=list(PARTS), choices=list(PARTS))

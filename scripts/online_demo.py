@@ -23,11 +23,11 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from grpo_gym.actors import baseline_actor, baseline_names
-from grpo_gym.batches import make_batch
 from grpo_gym.envs.load_balancer.presets import make_config
-from grpo_gym.evaluation import evaluate
-from grpo_gym.results import Results
+from grpo_gym.evaluation.episodes import evaluate
+from grpo_gym.rollouts.batches import make_batch
+from grpo_gym.storage.results import Results
+from grpo_gym.trainers.named_policies import baseline_actor, baseline_names
 from grpo_gym.trainers.online import TINY_GRPO, OnlineConfig, OnlineGRPO, changed_at
 
 EVALUATION_SEED = 5_000_000

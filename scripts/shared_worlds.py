@@ -21,15 +21,15 @@ import tyro
 from rich.console import Console
 
 from grpo_gym import GRPO
-from grpo_gym.advantages import compute_returns, group_advantages
-from grpo_gym.batches import make_batch
 from grpo_gym.cli.settings import TrainSettings, default_config
-from grpo_gym.collection import collect
-from grpo_gym.config import from_mapping, replace
-from grpo_gym.groups import GroupedVectorEnv
-from grpo_gym.randomness import ActionNoise, world_seeds
-from grpo_gym.results import Results
+from grpo_gym.rollouts.batches import make_batch
+from grpo_gym.rollouts.collection import collect
+from grpo_gym.rollouts.groups import GroupedVectorEnv
+from grpo_gym.rollouts.randomness import ActionNoise, world_seeds
+from grpo_gym.settings.config import from_mapping, replace
+from grpo_gym.storage.results import Results
 from grpo_gym.trainers.grpo import IterationStats
+from grpo_gym.trainers.learning.advantages import compute_returns, group_advantages
 
 GROUPINGS = ("shared", "unrelated")
 

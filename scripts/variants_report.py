@@ -29,8 +29,8 @@ from variants import (
 )
 from variants_presets import NOTHING, markdown_table, presets_table
 
-from grpo_gym.evaluation import interquartile_mean
-from grpo_gym.files import write_atomic
+from grpo_gym.evaluation.episodes import interquartile_mean
+from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.presets import PRESETS
 
 SEEDS = Options().seeds

@@ -21,10 +21,10 @@ from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from grpo_gym import GRPO
-from grpo_gym.config import ConfigError
 from grpo_gym.envs.sb3 import to_sb3
-from grpo_gym.reporting import scalars
+from grpo_gym.settings.config import ConfigError
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.reporting import scalars
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = (DOCS / "coming_from_stable_baselines3.md").read_text(encoding="utf-8")

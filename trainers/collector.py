@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from grpo_gym.batches import EnvSource, make_batch
-from grpo_gym.collection import Branching, collect
-from grpo_gym.groups import GroupedVectorEnv
 from grpo_gym.policies.network import Policy
-from grpo_gym.randomness import ActionNoise, Stream, group_generators, world_seeds
-from grpo_gym.rollouts import GroupedRollout
-from grpo_gym.snapshots import check_snapshots
+from grpo_gym.rollouts.batches import EnvSource, make_batch
+from grpo_gym.rollouts.collection import Branching, collect
+from grpo_gym.rollouts.groups import GroupedVectorEnv
+from grpo_gym.rollouts.randomness import ActionNoise, Stream, group_generators, world_seeds
+from grpo_gym.rollouts.rollout import GroupedRollout
+from grpo_gym.rollouts.snapshots import check_snapshots
 from grpo_gym.trainers.config import GRPOConfig
 
 

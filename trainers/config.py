@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from grpo_gym.config import ConfigError, Range, check_fields
+from grpo_gym.settings.config import ConfigError, Range, check_fields
 
 Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]
 NonNegative = Annotated[float, Range(0.0)]

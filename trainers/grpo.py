@@ -14,21 +14,21 @@ from typing import Any
 
 import torch
 
-from grpo_gym.advantages import compute_returns, informative_groups
-from grpo_gym.batches import EnvSource
-from grpo_gym.config import ConfigError, replace
-from grpo_gym.randomness import Stream, derive_seed
-from grpo_gym.rollouts import GroupedRollout, concatenate
+from grpo_gym.rollouts.batches import EnvSource
+from grpo_gym.rollouts.randomness import Stream, derive_seed
+from grpo_gym.rollouts.rollout import GroupedRollout, concatenate
+from grpo_gym.settings.config import ConfigError, replace
 from grpo_gym.trainers import persistence
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.learning.advantages import compute_returns, informative_groups
+from grpo_gym.trainers.learning.reference import make_reference, move_reference
+from grpo_gym.trainers.learning.training_batch import compute_advantages, training_batch
+from grpo_gym.trainers.learning.update import UpdateStats, update_in_trust_region, update_policy
+from grpo_gym.trainers.learning.value_baseline import ValueBaseline
 from grpo_gym.trainers.model import PolicyKind, PolicyModel
 from grpo_gym.trainers.presets import make_config
-from grpo_gym.trainers.reference import make_reference, move_reference
 from grpo_gym.trainers.schedule import Schedule
-from grpo_gym.trainers.training_batch import compute_advantages, training_batch
-from grpo_gym.trainers.update import UpdateStats, update_in_trust_region, update_policy
-from grpo_gym.value_baseline import ValueBaseline
 
 _log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class GRPO(PolicyModel):
         callbacks = [callback] if callable(callback) else list(callback)
         with contextlib.ExitStack() as stack:
             if progress_bar:
-                from grpo_gym.reporting import ProgressReporter
+                from grpo_gym.trainers.reporting import ProgressReporter
 
                 callbacks.append(stack.enter_context(ProgressReporter()))
             going_on = True

@@ -11,18 +11,18 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from grpo_gym import checkpoint
-from grpo_gym.batches import EnvSource, make_batch
-from grpo_gym.config import ConfigError, suggest
-from grpo_gym.evaluation import Evaluable
-from grpo_gym.frame_history import as_features, stack_frames
+from grpo_gym.evaluation.episodes import Evaluable
 from grpo_gym.policies.board import BoardPolicy
 from grpo_gym.policies.gru import GRUPolicy
 from grpo_gym.policies.metrics_normaliser import MetricsNormaliser
 from grpo_gym.policies.network import Policy
 from grpo_gym.policies.temporal import TemporalPolicy
-from grpo_gym.randomness import Stream, derive_seed
-from grpo_gym.spaces import flatten_batch, flatten_one, is_batch
+from grpo_gym.rollouts.batches import EnvSource, make_batch
+from grpo_gym.rollouts.frame_history import as_features, stack_frames
+from grpo_gym.rollouts.randomness import Stream, derive_seed
+from grpo_gym.rollouts.spaces import flatten_batch, flatten_one, is_batch
+from grpo_gym.settings.config import ConfigError, suggest
+from grpo_gym.storage import checkpoint
 from grpo_gym.trainers.config import GRPOConfig
 
 PolicyKind = Literal["linear", "mlp", "board", "gru", "temporal"]

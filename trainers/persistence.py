@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grpo_gym import checkpoint
-from grpo_gym.batches import EnvSource
-from grpo_gym.checkpoint import CheckpointError
-from grpo_gym.config import ConfigError, from_mapping, to_mapping
 from grpo_gym.policies.metrics_normaliser import MetricsNormaliser
+from grpo_gym.rollouts.batches import EnvSource
+from grpo_gym.settings.config import ConfigError, from_mapping, to_mapping
+from grpo_gym.storage import checkpoint
+from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.schedule import Schedule
 

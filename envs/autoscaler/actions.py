@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from grpo_gym.config import ConfigError, suggest
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
 from grpo_gym.envs.autoscaler.records import (
     BATCH_SIZES,
@@ -32,6 +31,7 @@ from grpo_gym.envs.autoscaler.records import (
 )
 from grpo_gym.envs.autoscaler.service import replica_capacity
 from grpo_gym.envs.kernels import inlined, kernel
+from grpo_gym.settings.config import ConfigError, suggest
 
 COMPONENTS = (len(SCALING), len(CONFIGURATION), SHARES)
 """Choices of each component."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from grpo_gym.config import ConfigError, suggest
 from grpo_gym.envs.autoscaler.actions import (
     ALL_TRAFFIC,
     COMPONENTS,
@@ -28,6 +27,7 @@ from grpo_gym.envs.autoscaler.service import replica_capacity
 from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator
 from grpo_gym.envs.baseline import Baseline
 from grpo_gym.envs.kernels import kernel
+from grpo_gym.settings.config import ConfigError, suggest
 
 State = tuple[np.ndarray, ...]
 

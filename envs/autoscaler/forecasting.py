@@ -11,7 +11,7 @@ from typing import Annotated, Protocol
 
 import numpy as np
 
-from grpo_gym.config import Range, check_fields
+from grpo_gym.settings.config import Range, check_fields
 
 Share = Annotated[float, Range(0.0, 1.0)]
 State = tuple[np.ndarray, ...]

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, suggest
 from grpo_gym.envs.autoscaler.records import BATCH_SIZES, CONCURRENCIES, TIMEOUTS_S
+from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping, suggest
 
 Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]
 NonNegative = Annotated[float, Range(0.0)]

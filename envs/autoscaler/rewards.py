@@ -89,7 +89,7 @@ def reward_step(before: float, cluster: Any, metrics: Any, outcome: Any, p: Any)
 
 
 def potential(observation: Any, infos: Mapping[str, Any]) -> np.ndarray:
-    """How good a state is, to shape rewards with (`grpo_gym.shaping`).
+    """How good a state is, to shape rewards with (`grpo_gym.envs.wrappers`).
 
     Args:
         observation: Not looked at.

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from grpo_gym.config import ConfigError
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
 from grpo_gym.envs.kernels import kernel
 from grpo_gym.envs.randomness import stream_key, uniform
+from grpo_gym.settings.config import ConfigError
 
 TRACE_PARAMETERS = np.dtype(
     [

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grpo_gym.config import ConfigError
 from grpo_gym.envs.battleship.presets import BattleshipConfig
 from grpo_gym.envs.kernels import inlined, kernel
 from grpo_gym.envs.randomness import mix, stream_key
+from grpo_gym.settings.config import ConfigError
 
 MAX_LAYOUTS = 2_000_000
 """The most boards that are listed one by one."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, suggest
+from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping, suggest
 
 MAX_SIDE = 16
 _LENGTH = Annotated[int, Range(1, MAX_SIDE)]

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from grpo_gym.config import ConfigError
 from grpo_gym.envs.arguments import check_state
 from grpo_gym.envs.battleship.density import count_kernel
 from grpo_gym.envs.battleship.dynamics import shoot_kernel, start_kernel
@@ -25,6 +24,7 @@ from grpo_gym.envs.battleship.placements import draw_boards, find_placements, li
 from grpo_gym.envs.battleship.presets import BattleshipConfig
 from grpo_gym.envs.battleship.records import EPISODE, REWARDS, RULES, UNKNOWN
 from grpo_gym.envs.randomness import episode_seeds
+from grpo_gym.settings.config import ConfigError
 
 _STATE = ("episodes", "layouts", "ship_at", "seen", "left")
 _UNLIMITED = np.iinfo(np.int64).max

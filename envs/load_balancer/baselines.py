@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from grpo_gym.config import ConfigError, suggest
 from grpo_gym.envs.baseline import Baseline
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
+from grpo_gym.settings.config import ConfigError, suggest
 
 
 class Router(Baseline):

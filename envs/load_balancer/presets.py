@@ -10,8 +10,15 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, suggest, to_mapping
 from grpo_gym.envs.arguments import check_count
+from grpo_gym.settings.config import (
+    ConfigError,
+    Range,
+    check_fields,
+    from_mapping,
+    suggest,
+    to_mapping,
+)
 
 Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]
 NonNegative = Annotated[float, Range(0.0)]

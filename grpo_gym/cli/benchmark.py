@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo_gym.cli.failures import check_writable, reported
-from grpo_gym.config import ConfigError
-from grpo_gym.files import write_atomic
+from grpo_gym.settings.config import ConfigError
+from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.online import OnlineGRPO
 

@@ -11,14 +11,25 @@ from typing import Annotated, Any
 
 from rich.console import Console
 
-from grpo_gym.actors import check_environment
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import SOURCE, CommandLine, invocation
 from grpo_gym.cli.signals import Stopped, StopSignals
-from grpo_gym.comparison.runs import Plan, measure, new_training, open_results, other_versions
-from grpo_gym.comparison.settings import Contender, check_algorithm, find_contender, require
-from grpo_gym.config import ConfigError, Range, check_fields, from_mapping
-from grpo_gym.results import Results
+from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping
+from grpo_gym.storage.results import Results
+from grpo_gym.trainers.comparison.runs import (
+    Plan,
+    measure,
+    new_training,
+    open_results,
+    other_versions,
+)
+from grpo_gym.trainers.comparison.settings import (
+    Contender,
+    check_algorithm,
+    find_contender,
+    require,
+)
+from grpo_gym.trainers.named_policies import check_environment
 
 Count = Annotated[int, Range(1)]
 
@@ -131,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 command = f"{invocation('compare')} {shlex.join(given)}"
                 console.print(f"stopped; go on with: {command}", markup=False)
                 return 128 + stop.number
-        from grpo_gym.comparison.report import write_report  # of the extra `compare`
+        from grpo_gym.trainers.comparison.report import write_report  # of the extra `compare`
 
         report = write_report(options.files, options.folder, options.threshold)
     console.print(f"report: {report}", markup=False)

@@ -11,7 +11,17 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from grpo_gym.actors import (
+from grpo_gym.cli.failures import check_writable, reported
+from grpo_gym.cli.options import SOURCE, CommandLine
+from grpo_gym.cli.plotting import check_figures, check_plot, draw_episodes, record_episode
+from grpo_gym.cli.signals import StopSignals
+from grpo_gym.cli.tables import decimals, fixed, plain_table
+from grpo_gym.evaluation.episodes import Actor, Evaluation, evaluate
+from grpo_gym.rollouts.batches import EnvBatch, WorldsBatch, make_batch, make_worlds
+from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping, suggest
+from grpo_gym.storage.files import write_atomic
+from grpo_gym.trainers.grpo import GRPO
+from grpo_gym.trainers.named_policies import (
     baseline_actor,
     baseline_names,
     check_environment,
@@ -19,17 +29,7 @@ from grpo_gym.actors import (
     is_deterministic,
     load_model,
 )
-from grpo_gym.batches import EnvBatch, WorldsBatch, make_batch, make_worlds
-from grpo_gym.cli.failures import check_writable, reported
-from grpo_gym.cli.options import SOURCE, CommandLine
-from grpo_gym.cli.plotting import check_figures, check_plot, draw_episodes, record_episode
-from grpo_gym.cli.signals import StopSignals
-from grpo_gym.cli.tables import decimals, fixed, plain_table
-from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, suggest
-from grpo_gym.evaluation import Actor, Evaluation, evaluate
-from grpo_gym.files import write_atomic
-from grpo_gym.trainers.grpo import GRPO
-from grpo_gym.trainers.online import OnlineGRPO
+from grpo_gym.trainers.online.trainer import OnlineGRPO
 
 Model = GRPO | OnlineGRPO
 

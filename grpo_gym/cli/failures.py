@@ -10,10 +10,10 @@ from pathlib import Path
 from gymnasium.error import Error as GymnasiumError
 from rich.console import Console
 
-from grpo_gym.checkpoint import CheckpointError
 from grpo_gym.cli.signals import Stopped
-from grpo_gym.config import ConfigError
-from grpo_gym.groups import GroupError
+from grpo_gym.rollouts.groups import GroupError
+from grpo_gym.settings.config import ConfigError
+from grpo_gym.storage.checkpoint import CheckpointError
 
 Main = Callable[[Sequence[str] | None], int]
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import tyro
 
-from grpo_gym.config import ConfigError, parse_value, suggest
+from grpo_gym.settings.config import ConfigError, parse_value, suggest
 
 SOURCE = "command line"
 """What errors call the place that options come from."""

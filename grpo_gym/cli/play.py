@@ -13,16 +13,16 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from grpo_gym.actors import baseline_names, find_checkpoint, load_model
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import SOURCE, CommandLine
-from grpo_gym.config import ConfigError, Range, check_fields, from_mapping
 from grpo_gym.envs.battleship.baselines import make_baseline
 from grpo_gym.envs.battleship.env import BattleshipEnv
 from grpo_gym.envs.battleship.posterior import Posterior
 from grpo_gym.envs.battleship.rendering import heat
 from grpo_gym.envs.battleship.terminal import show
+from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping
 from grpo_gym.trainers.grpo import GRPO
+from grpo_gym.trainers.named_policies import baseline_names, find_checkpoint, load_model
 
 Advice = Callable[[BattleshipEnv, np.ndarray], tuple[np.ndarray, int]]
 """Shares of cells, shape (A,), and the cell to shoot at, from a game and its observation."""

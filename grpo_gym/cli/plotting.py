@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from grpo_gym.batches import EnvBatch
 from grpo_gym.cli.failures import check_writable
-from grpo_gym.config import ConfigError
-from grpo_gym.evaluation import Actor
+from grpo_gym.evaluation.episodes import Actor
 from grpo_gym.registration import FIGURE_MODULES
+from grpo_gym.rollouts.batches import EnvBatch
+from grpo_gym.settings.config import ConfigError
 
 FORMATS = ("png", "pdf", "svg")
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from grpo_gym.cli.settings import TrainSettings
-from grpo_gym.config import ConfigError, from_mapping, load_yaml, save_yaml
+from grpo_gym.settings.config import ConfigError, from_mapping, load_yaml, save_yaml
 from grpo_gym.trainers.grpo import GRPO
 
 

@@ -6,7 +6,7 @@ from importlib.resources import as_file, files
 from typing import Annotated, Any, Literal
 
 from grpo_gym.cli.options import SOURCE, CommandLine, Given, as_option
-from grpo_gym.config import (
+from grpo_gym.settings.config import (
     ConfigError,
     Range,
     check_fields,
@@ -16,7 +16,7 @@ from grpo_gym.config import (
     to_mapping,
 )
 from grpo_gym.trainers.config import GRPOConfig
-from grpo_gym.trainers.online_config import OnlineConfig
+from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.presets import PRESETS
 
 Count = Annotated[int, Range(1)]

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from grpo_gym.actors import check_environment
 from grpo_gym.cli.bookkeeping import Bookkeeper, evaluation_is_due
-from grpo_gym.cli.comparison import compare_with_baselines
+from grpo_gym.cli.closing_table import compare_with_baselines
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.online import train_online
 from grpo_gym.cli.options import invocation
 from grpo_gym.cli.run import Run, new_model
 from grpo_gym.cli.settings import RunOptions, TrainSettings, parse_train
 from grpo_gym.cli.signals import Stopped, StopSignals
-from grpo_gym.config import ConfigError
-from grpo_gym.reporting import ProgressReporter, TensorBoardReporter
+from grpo_gym.settings.config import ConfigError
 from grpo_gym.trainers.grpo import GRPO, Callback
+from grpo_gym.trainers.named_policies import check_environment
+from grpo_gym.trainers.reporting import ProgressReporter, TensorBoardReporter
 
 
 @reported

@@ -12,24 +12,31 @@ from typing import Annotated, Any
 import yaml
 from rich.console import Console
 
-from grpo_gym.actors import check_environment
 from grpo_gym.cli.compare import task_name
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import SOURCE, CommandLine, invocation
 from grpo_gym.cli.settings import TrainSettings
 from grpo_gym.cli.signals import Stopped, StopSignals
-from grpo_gym.comparison.runs import new_training
-from grpo_gym.comparison.settings import (
+from grpo_gym.settings.config import (
+    ConfigError,
+    Range,
+    check_fields,
+    from_mapping,
+    replace,
+    to_mapping,
+)
+from grpo_gym.settings.yaml_files import Dumper
+from grpo_gym.storage.files import write_atomic
+from grpo_gym.trainers.comparison.runs import new_training
+from grpo_gym.trainers.comparison.settings import (
     PeerSettings,
     Settings,
     check_algorithm,
     find_contender,
     require,
 )
-from grpo_gym.config import ConfigError, Range, check_fields, from_mapping, replace, to_mapping
-from grpo_gym.files import write_atomic
 from grpo_gym.trainers.config import GRPOConfig
-from grpo_gym.yaml_dialect import Dumper
+from grpo_gym.trainers.named_policies import check_environment
 
 Count = Annotated[int, Range(1)]
 Episodes = Annotated[int, Range(1, 1_000_000)]
@@ -125,7 +132,13 @@ def _parse(arguments: Sequence[str]) -> TuneOptions:
 
 
 def _search(options: TuneOptions, command: str, console: Console) -> None:
-    from grpo_gym.comparison.search import Budget, best_settings, found_by, open_study, search
+    from grpo_gym.trainers.comparison.search import (
+        Budget,
+        best_settings,
+        found_by,
+        open_study,
+        search,
+    )
 
     check_environment(options.env, options.env_kwargs)
     contender = find_contender(options.algorithm, options.env, options.env_kwargs, options.settings)

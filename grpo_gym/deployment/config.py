@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from grpo_gym.config import ConfigError, Range, check_fields
+from grpo_gym.settings.config import ConfigError, Range, check_fields
 
 Mode = Literal["shadow", "gradual", "full"]
 Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]

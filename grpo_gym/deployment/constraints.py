@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from grpo_gym.config import ConfigError
 from grpo_gym.deployment.records import Context, Violation, describe
+from grpo_gym.settings.config import ConfigError
 
 SCALING_ALTERNATIVES = (0, 1, -1)
 """Changes of replicas to try in place of one that is not allowed: maintain, one more, one less."""

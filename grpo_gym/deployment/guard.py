@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from grpo_gym.config import ConfigError
 from grpo_gym.deployment.config import GuardConfig, Mode, Percentage
 from grpo_gym.deployment.constraints import Constraint
 from grpo_gym.deployment.experiment import Experiment
@@ -28,7 +27,8 @@ from grpo_gym.deployment.records import (
 from grpo_gym.deployment.rollout import Rollout
 from grpo_gym.deployment.shield import Alternatives, Shield
 from grpo_gym.deployment.state_file import State, StateFile
-from grpo_gym.field_rules import check_value
+from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings.fields import check_value
 
 
 class Guard:

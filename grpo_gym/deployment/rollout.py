@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from grpo_gym.deployment.config import GuardConfig, Mode
 from grpo_gym.deployment.records import GuardError, Transition
-from grpo_gym.field_rules import check_value
+from grpo_gym.settings.fields import check_value
 
 
 class Rollout:

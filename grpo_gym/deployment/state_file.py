@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from grpo_gym.config import to_mapping
 from grpo_gym.deployment.config import GuardConfig
 from grpo_gym.deployment.records import GuardError, describe
-from grpo_gym.files import write_atomic
+from grpo_gym.settings.config import to_mapping
+from grpo_gym.storage.files import write_atomic
 
 FORMAT_VERSION = 1
 _KIND = "grpo-gym guard"

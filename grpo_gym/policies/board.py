@@ -12,9 +12,9 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from grpo_gym.config import ConfigError
 from grpo_gym.policies.network import Policy, orthogonal
 from grpo_gym.policies.symmetries import board_symmetries
+from grpo_gym.settings.config import ConfigError
 
 
 class BoardPolicy(Policy):

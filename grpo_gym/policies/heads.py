@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from grpo_gym.policies.distributions import Categorical, Distribution, Gaussian
-from grpo_gym.randomness import NoiseKind
-from grpo_gym.spaces import validate_action_space
+from grpo_gym.rollouts.randomness import NoiseKind
+from grpo_gym.rollouts.spaces import validate_action_space
 
 
 class ActionHead(Protocol):

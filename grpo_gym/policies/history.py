@@ -17,10 +17,10 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from grpo_gym.config import ConfigError
 from grpo_gym.policies.network import Policy
 from grpo_gym.policies.normaliser import RunningNormaliser
-from grpo_gym.spaces import flat_size
+from grpo_gym.rollouts.spaces import flat_size
+from grpo_gym.settings.config import ConfigError
 
 Recurrence = TypeVar("Recurrence", nn.LSTM, nn.GRU)
 

@@ -15,7 +15,7 @@ from grpo_gym.policies.distributions import Distribution
 from grpo_gym.policies.heads import make_head
 from grpo_gym.policies.normaliser import RunningNormaliser
 from grpo_gym.policies.symmetries import Symmetry
-from grpo_gym.spaces import flat_size
+from grpo_gym.rollouts.spaces import flat_size
 
 Activation = Literal["tanh", "relu", "silu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}

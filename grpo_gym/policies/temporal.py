@@ -18,9 +18,9 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from grpo_gym.config import ConfigError
 from grpo_gym.policies.history import HistoryLayout, HistoryPolicy, orthogonal_recurrence
 from grpo_gym.policies.network import orthogonal
+from grpo_gym.settings.config import ConfigError
 
 _READOUT_WIDTH = 128
 

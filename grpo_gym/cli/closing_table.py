@@ -1,0 +1,111 @@
+"""The closing table: a trained policy beside the baselines, on the same episodes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from grpo_gym.cli.tables import decimals, fixed, plain_table
+from grpo_gym.evaluation.episodes import Evaluation, evaluate, summarise
+from grpo_gym.rollouts.batches import make_batch
+from grpo_gym.trainers.grpo import GRPO
+from grpo_gym.trainers.named_policies import (
+    baseline_actor,
+    load_model,
+    privileged_names,
+    table_names,
+)
+from grpo_gym.trainers.online import OnlineGRPO
+
+SEED = 1_000_000
+"""First seed of the closing comparison."""
+TRAINED = "trained policy"
+_MAX_ENVS = 128
+_METRICS = {
+    "response_time_ms": ("ms", 1.0),
+    "error": ("errors %", 100.0),
+    "violation": ("late %", 100.0),
+    "cost_dollars": ("$/step", 1.0),
+}
+"""Reported quantities that get a column: its title and the factor to its unit."""
+
+
+def compare_with_baselines(
+    checkpoint: Path, episodes: int, console: Console, progress_console: Console
+) -> None:
+    """Evaluate a checkpoint and every baseline of its environment, and print a table.
+
+    Args:
+        checkpoint: The trained policy.
+        episodes: Episodes of each policy; episode i has seed `SEED` + i.
+        console: For the table.
+        progress_console: For what happens until then.
+    """
+    model = load_model(checkpoint)
+    env_id = str(model.env_source)
+    names = [TRAINED, *table_names(env_id, model.env_kwargs)]
+    progress_console.print(
+        f"comparing with {len(names) - 1} baselines on {episodes:,} episodes each "
+        "(the policy is saved; --final-episodes makes it fewer)"
+    )
+    results = {}
+    with Progress(
+        console=progress_console, transient=True, disable=not progress_console.is_interactive
+    ) as progress:
+        for name in progress.track(names, description="comparing"):
+            results[name] = _play(name, model, env_id, episodes)
+    privileged = privileged_names(env_id)
+    console.print(f"\n{env_id}: {episodes:,} episodes from seed {SEED}", highlight=False)
+    console.print(comparison_table(results, privileged))
+    console.print(f"> {checkpoint.parent.name}/{checkpoint.name}, most probable actions")
+    if privileged:
+        console.print("* sees what no policy in production can")
+
+
+def _play(name: str, model: GRPO | OnlineGRPO, env_id: str, episodes: int) -> Evaluation:
+    batch = make_batch(env_id, model.env_kwargs, min(episodes, _MAX_ENVS))
+    try:
+        actor = model.actor() if name == TRAINED else baseline_actor(name, env_id, batch)
+        return evaluate(actor, batch, episodes, SEED)
+    finally:
+        batch.close()
+
+
+def comparison_table(results: dict[str, Evaluation], privileged: set[str]) -> Table:
+    """Policies by mean return, best first; columns that say nothing are left out.
+
+    Args:
+        results: Evaluations by name, on the same episodes.
+        privileged: Names to mark.
+    """
+    ordered = sorted(results, key=lambda name: -results[name].mean_return)
+    columns = _columns([results[name] for name in ordered])
+    table = plain_table("policy", *columns)
+    for row, name in enumerate(ordered):
+        cells = [column[row] for column in columns.values()]
+        if name == TRAINED:
+            table.add_row(f"> {name}", *cells, style="bold green")
+        else:
+            table.add_row(f"  {name}{' *' if name in privileged else ''}", *cells)
+    return table
+
+
+def _columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
+    """Cells by title."""
+    summaries = [summarise(evaluation.returns) for evaluation in evaluations]
+    margins = [(summary.ci95[1] - summary.ci95[0]) / 2 for summary in summaries]
+    places = decimals(margins, 2)
+    columns = {
+        "return": [fixed(summary.mean, places) for summary in summaries],
+        "± 95 %": [fixed(margin, places) for margin in margins],
+    }
+    if np.ptp(np.concatenate([evaluation.lengths for evaluation in evaluations])) > 0:
+        columns["length"] = [fixed(float(e.lengths.mean()), 1) for e in evaluations]
+    for name, (title, factor) in _METRICS.items():
+        if all(name in evaluation.metrics for evaluation in evaluations):
+            means = [factor * summarise(e.metrics[name]).mean for e in evaluations]
+            columns[title] = [fixed(mean, decimals(means, 3)) for mean in means]
+    return columns

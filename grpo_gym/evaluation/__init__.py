@@ -1,0 +1,1 @@
+"""Whole episodes of given seeds, and their statistics."""

@@ -1,0 +1,289 @@
+"""Playing whole episodes on given seeds, and what they came to.
+
+Episode i of an evaluation is that of seed `seed + i`, whoever plays it and however many
+environments run side by side, so any two policies are compared on the same episodes.
+
+Shapes: E episodes, B environments, D features.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from grpo_gym.rollouts.batches import EnvBatch, EnvSource, check_ending, make_batch
+from grpo_gym.settings.config import ConfigError
+
+_RESAMPLES = 2_000
+
+
+class Actor(Protocol):
+    """Whoever chooses actions: a trained policy or a baseline."""
+
+    def __call__(
+        self,
+        observations: np.ndarray,
+        masks: np.ndarray | None,
+        state: Any,
+        episode_start: np.ndarray,
+        /,
+    ) -> tuple[np.ndarray, Any]:
+        """Actions, first axis B, and the state for the next call.
+
+        Args:
+            observations: Flattened, shape (B, D), float32.
+            masks: Legal actions, shape (B, A), bool, or None.
+            state: What the last call returned; None at first.
+            episode_start: Shape (B,), bool.
+        """
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Statistics of one quantity over episodes.
+
+    Attributes:
+        mean: Mean.
+        sem: Standard error of the mean; 0 for a single episode.
+        median: Median.
+        iqm: Mean of the middle half (interquartile mean, arXiv 2108.13264).
+        ci95: 95 % bootstrap percentile interval of the mean.
+    """
+
+    mean: float
+    sem: float
+    median: float
+    iqm: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What E episodes came to.
+
+    Attributes:
+        seed: Seed of the first episode.
+        returns: Undiscounted return of each episode, shape (E,), float64.
+        lengths: Steps of each episode, shape (E,), int64.
+        metrics: Per-episode means of the quantities that the environment reports, shape (E,).
+    """
+
+    seed: int
+    returns: np.ndarray
+    lengths: np.ndarray
+    metrics: dict[str, np.ndarray]
+
+    @property
+    def mean_return(self) -> float:
+        """Mean undiscounted return."""
+        return float(self.returns.mean())
+
+    def summary(self, exact: bool = False) -> dict[str, Any]:
+        """Statistics as plain values: `return`, `length`, and `metrics` by name.
+
+        Args:
+            exact: Whether these are all episodes there are, so that the means have no error.
+        """
+
+        def plain(values: np.ndarray) -> dict[str, Any]:
+            summary = summarise(values)
+            if exact:
+                summary = replace(summary, sem=0.0, ci95=(summary.mean, summary.mean))
+            return _plain(summary)
+
+        return {
+            "return": plain(self.returns),
+            "length": plain(self.lengths),
+            "metrics": {name: plain(values) for name, values in self.metrics.items()},
+        }
+
+
+class Evaluable:
+    """A trained model, whatever it learned with, that can play its environment.
+
+    Attributes:
+        env_source: The environment: an id, a made one, or a function that makes one.
+        env_kwargs: The environment's arguments.
+    """
+
+    env_source: EnvSource
+    env_kwargs: dict[str, Any]
+
+    def actor(self, deterministic: bool = True, seed: int = 0) -> Actor:
+        """The policy as `evaluate` takes it.
+
+        Args:
+            deterministic: The most probable actions instead of samples.
+            seed: Decides samples.
+        """
+        raise NotImplementedError
+
+    def evaluate(
+        self,
+        episodes: int = 100,
+        *,
+        seed: int = 1_000_000,
+        deterministic: bool = True,
+        warmup: int = 0,
+        env_kwargs: Mapping[str, Any] | None = None,
+    ) -> Evaluation:
+        """Play whole episodes of the model's environment.
+
+        Args:
+            episodes: How many.
+            seed: Seed of the first; episode i has seed + i.
+            deterministic: The most probable actions instead of samples.
+            warmup: First steps of each episode left out of the metrics.
+            env_kwargs: Instead of the model's own.
+        """
+        kwargs = self.env_kwargs if env_kwargs is None else dict(env_kwargs)
+        batch = make_batch(self.env_source, kwargs, max(1, min(episodes, 128)))
+        try:
+            return evaluate(self.actor(deterministic, seed), batch, episodes, seed, warmup)
+        finally:
+            batch.close()
+
+
+def evaluate(
+    actor: Actor,
+    batch: EnvBatch,
+    episodes: int,
+    seed: int,
+    warmup: int = 0,
+    on_progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Play episodes of consecutive seeds.
+
+    Args:
+        actor: Chooses actions.
+        batch: Environments to play in, as many as there are.
+        episodes: How many, E.
+        seed: Seed of the first.
+        warmup: First steps of each episode that are left out of the metrics.
+        on_progress: Called with the number of finished episodes after each round.
+
+    Raises:
+        ConfigError: If a number makes no sense, or an episode does not end.
+    """
+    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("warmup", warmup, 0)):
+        if value < least:
+            raise ConfigError(f"{name} must be >= {least}, got {value}")
+    rounds = []
+    for first in range(0, episodes, batch.num_envs):
+        count = min(batch.num_envs, episodes - first)
+        rounds.append(_play_round(actor, batch, count, seed + first, warmup))
+        if on_progress is not None:
+            on_progress(first + count)
+    names = sorted(set.union(*(set(metrics) for _, _, metrics in rounds)))
+    return Evaluation(
+        seed=seed,
+        returns=np.concatenate([returns for returns, _, _ in rounds]),
+        lengths=np.concatenate([lengths for _, lengths, _ in rounds]),
+        metrics={
+            name: np.concatenate([m.get(name, np.full(len(r), np.nan)) for r, _, m in rounds])
+            for name in names
+        },
+    )
+
+
+def evaluate_policy(model: Any, **arguments: Any) -> Evaluation:
+    """Evaluate a trained model; the same as `model.evaluate(...)`."""
+    evaluation: Evaluation = model.evaluate(**arguments)
+    return evaluation
+
+
+def summarise(values: np.ndarray) -> Summary:
+    """Statistics over episodes, NaN left out; all NaN if nothing is left.
+
+    Args:
+        values: Shape (E,).
+    """
+    values = np.asarray(values, np.float64)
+    values = np.sort(values[np.isfinite(values)])
+    if len(values) == 0:
+        return Summary(math.nan, math.nan, math.nan, math.nan, (math.nan, math.nan))
+    sem = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+    return Summary(
+        mean=float(values.mean()),
+        sem=sem,
+        median=float(np.median(values)),
+        iqm=interquartile_mean(values),
+        ci95=bootstrap_interval(values),
+    )
+
+
+def interquartile_mean(values: np.ndarray) -> float:
+    """Mean after cutting a quarter (rounded down) of the values off each end.
+
+    Args:
+        values: Shape (E,).
+
+    Source: Agarwal et al., arXiv 2108.13264; equal to scipy.stats.trim_mean(values, 0.25).
+    """
+    cut = int(0.25 * len(values))
+    return float(np.sort(values)[cut : len(values) - cut].mean())
+
+
+def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mean over 2,000 resamples.
+
+    Args:
+        values: Shape (E,).
+        seed: Of the resampling.
+    """
+    generator = np.random.default_rng(seed)
+    count = len(values)
+    at_once = max(1, 100_000 // count)  # memory for all may be scarce
+    means = [
+        values[generator.integers(count, size=(min(at_once, left), count))].mean(axis=1)
+        for left in range(_RESAMPLES, 0, -at_once)
+    ]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _play_round(
+    actor: Actor, batch: EnvBatch, count: int, seed: int, warmup: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """One episode in each of the first `count` environments: returns, lengths, metrics."""
+    observations, masks = batch.reset(range(seed, seed + batch.num_envs))
+    alive = np.arange(batch.num_envs) < count
+    returns = np.zeros(batch.num_envs)
+    lengths = np.zeros(batch.num_envs, np.int64)
+    sums: dict[str, np.ndarray] = {}
+    counts: dict[str, np.ndarray] = {}
+    state: Any = None
+    start = np.ones(batch.num_envs, np.bool_)
+    while alive.any():
+        check_ending(batch, int(lengths.max()))
+        actions, state = actor(observations, masks, state, start)
+        step = batch.step(actions, alive)
+        returns += np.where(alive, step.rewards, 0.0)
+        lengths += alive
+        for name, values in step.infos.items():
+            counted = alive & np.isfinite(values) & (lengths > warmup)
+            if name not in sums:
+                sums[name], counts[name] = np.zeros(batch.num_envs), np.zeros(batch.num_envs)
+            sums[name] += np.where(counted, values, 0.0)
+            counts[name] += counted
+        alive = alive & ~(step.terminated | step.truncated)
+        observations, masks = step.observations, step.action_masks
+        start = np.zeros(batch.num_envs, np.bool_)
+    with np.errstate(invalid="ignore"):
+        metrics = {name: (sums[name] / counts[name])[:count] for name in sums}
+    return returns[:count], lengths[:count], metrics
+
+
+def _plain(summary: Summary) -> dict[str, Any]:
+    values = {
+        name: [_number(v) for v in value] if isinstance(value, tuple) else _number(value)
+        for name, value in asdict(summary).items()
+    }
+    return values
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,99 @@
+"""Groups of environments that start from one state and meet one outside world.
+
+A group is K environments reset with one seed.
+
+Shapes: G groups, K members, B = G*K environments (member k of group g is number g*K + k),
+D features of a flattened observation, A choices.
+"""
+
+import numpy as np
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
+
+from grpo_gym.rollouts.batches import BatchStep, EnvBatch, LoopBatch
+from grpo_gym.rollouts.snapshots import layers
+from grpo_gym.settings.config import ConfigError
+
+
+class GroupError(RuntimeError):
+    """Members of a group did not start from the same state, so comparing them is not fair."""
+
+
+class GroupedVectorEnv:
+    """G groups of K environments, each group reset to one state.
+
+    Attributes:
+        num_groups: G.
+        group_size: K.
+        batch: The B = G*K environments.
+    """
+
+    def __init__(self, batch: EnvBatch, group_size: int) -> None:
+        """Group the environments of a batch, K neighbours at a time.
+
+        Raises:
+            ConfigError: If B is not a multiple of K, or members would not be comparable.
+        """
+        if group_size < 1 or batch.num_envs % group_size:
+            raise ConfigError(
+                f"group_size must divide the number of environments ({batch.num_envs}), got "
+                f"{group_size}"
+            )
+        _refuse_own_statistics(batch)
+        self.batch = batch
+        self.group_size = group_size
+        self.num_groups = batch.num_envs // group_size
+
+    def reset(self, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Reset every group from its seed.
+
+        Args:
+            seeds: One per group, shape (G,), or one per member, shape (G, K), for groups of
+                unrelated episodes; integers >= 0.
+
+        Returns:
+            Observations, shape (B, D), float32, and action masks (B, A), bool, or None.
+
+        Raises:
+            GroupError: If members that share a seed do not start with the same observation.
+        """
+        seeds = np.asarray(seeds)
+        shared = seeds.ndim == 1
+        members = np.repeat(seeds, self.group_size) if shared else seeds.reshape(-1)
+        observations, masks = self.batch.reset(members.tolist())
+        if shared:
+            self._check_starts(observations)
+        return observations, masks
+
+    def members(self, groups: np.ndarray) -> np.ndarray:
+        """Numbers of the environments of these groups, shape (M,): shape (M, K), int64."""
+        return groups[:, None] * self.group_size + np.arange(self.group_size)
+
+    def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
+        """Step the members that are alive; see `EnvBatch.step`."""
+        return self.batch.step(actions, alive)
+
+    def _check_starts(self, observations: np.ndarray) -> None:
+        grouped = observations.reshape(self.num_groups, self.group_size, -1)
+        same = (grouped == grouped[:, :1]) | (np.isnan(grouped) & np.isnan(grouped[:, :1]))
+        if not same.all():
+            group = int(np.flatnonzero(~same.all(axis=(1, 2)))[0])
+            raise GroupError(
+                f"members of group {group} were reset with one seed and started differently: the "
+                "environment must draw all its randomness from its seed (self.np_random)"
+            )
+
+
+def _refuse_own_statistics(batch: EnvBatch) -> None:
+    """Refuse wrappers that scale what each member sees or gets by its own past.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    if not isinstance(batch, LoopBatch):
+        return
+    for layer in layers(batch.envs[0]):
+        if isinstance(layer, (NormalizeObservation, NormalizeReward)):
+            raise ConfigError(
+                f"{batch} must come without {type(layer).__name__}: each member of a group would "
+                "be scaled by statistics of its own; normalise_observations and scale do it for all"
+            )

@@ -1,0 +1,126 @@
+"""Batches of any Gymnasium space: observations as rows of float32 features, random actions.
+
+Boxes are flattened, discrete values one-hot encoded, and parts of a Dict or Tuple joined in
+the order of the space, as `gymnasium.spaces.flatten` does for one observation.
+
+Shapes: B observations, D features.
+"""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from grpo_gym.settings.config import ConfigError
+
+_FLAT = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
+
+def flat_size(space: gym.Space[Any]) -> int:
+    """Number of features of a flattened observation, D.
+
+    Raises:
+        ConfigError: If the space, or a part of it, has no fixed features (Text, Sequence, Graph).
+    """
+    if isinstance(space, spaces.Dict):
+        return sum(flat_size(part) for part in space.spaces.values())
+    if isinstance(space, spaces.Tuple):
+        return sum(flat_size(part) for part in space.spaces)
+    if not isinstance(space, _FLAT):
+        raise ConfigError(
+            "observation space must be a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict "
+            f"or Tuple of them, got {space}"
+        )
+    return int(spaces.flatdim(space))
+
+
+def flatten_batch(space: gym.Space[Any], batch: Any) -> np.ndarray:
+    """Flatten a batch of observations as vector environments give it, to (B, D), float32."""
+    if isinstance(space, spaces.Dict):
+        parts = [flatten_batch(part, batch[name]) for name, part in space.spaces.items()]
+        return np.concatenate(parts, axis=1)
+    if isinstance(space, spaces.Tuple):
+        pairs = zip(space.spaces, batch, strict=True)
+        return np.concatenate([flatten_batch(part, values) for part, values in pairs], axis=1)
+    values = np.asarray(batch)
+    if isinstance(space, spaces.Discrete):
+        return _one_hot(values - space.start, int(space.n))
+    if isinstance(space, spaces.MultiDiscrete):
+        flat = (values - space.start).reshape(len(values), -1)
+        sizes = space.nvec.reshape(-1)
+        columns = [_one_hot(flat[:, i], int(n)) for i, n in enumerate(sizes)]
+        return np.concatenate(columns, axis=1)
+    return values.astype(np.float32, copy=False).reshape(len(values), -1)
+
+
+def flatten_one(space: gym.Space[Any], observation: Any) -> np.ndarray:
+    """Flatten one observation to (1, D), float32."""
+    return np.asarray(spaces.flatten(space, observation), np.float32).reshape(1, -1)
+
+
+def is_batch(space: gym.Space[Any], observation: Any) -> bool:
+    """Whether an observation has one more axis, the batch, than the space.
+
+    Raises:
+        ConfigError: If its shape is neither that of the space nor of a batch of it.
+    """
+    if isinstance(space, spaces.Dict):
+        name, part = next(iter(space.spaces.items()))
+        return is_batch(part, observation[name])
+    if isinstance(space, spaces.Tuple):
+        return is_batch(space.spaces[0], observation[0])
+    shape = np.shape(observation)
+    if shape == space.shape:
+        return False
+    if shape[1:] == space.shape:
+        return True
+    raise ConfigError(
+        f"observation must have shape {space.shape} or (batch, *{space.shape}), got {shape}"
+    )
+
+
+def validate_action_space(space: gym.Space[Any]) -> None:
+    """Refuse action spaces that no policy covers.
+
+    Raises:
+        ConfigError: If the space is not Discrete, one-dimensional MultiDiscrete or a float Box.
+    """
+    supported = isinstance(space, spaces.Discrete)
+    supported |= isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1
+    supported |= isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+    if not supported:
+        raise ConfigError(
+            f"action space must be Discrete, MultiDiscrete (one-dimensional) or a float Box, got "
+            f"{space}"
+        )
+
+
+def sample_batch(space: gym.Space[Any], count: int, masks: np.ndarray | None) -> np.ndarray:
+    """Random actions, legal ones where there are masks.
+
+    Args:
+        space: Of one action; its generator decides.
+        count: B.
+        masks: Legal choices, shape (B, A), bool.
+
+    Returns:
+        Shape (B, ...).
+    """
+    if masks is None:
+        return np.stack([space.sample() for _ in range(count)])
+    return np.stack([space.sample(_sampling_mask(space, mask)) for mask in masks])
+
+
+def _sampling_mask(space: gym.Space[Any], mask: np.ndarray) -> Any:
+    """A flat mask of legal choices in the form in which the space samples."""
+    flat = mask.astype(np.int8)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(np.split(flat, np.cumsum(space.nvec)[:-1]))
+    return flat
+
+
+def _one_hot(values: np.ndarray, size: int) -> np.ndarray:
+    rows = np.zeros((len(values), size), np.float32)
+    rows[np.arange(len(values)), values.astype(np.int64)] = 1.0
+    return rows

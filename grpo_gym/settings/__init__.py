@@ -1,0 +1,1 @@
+"""Settings: frozen dataclasses with constraints, YAML files, errors."""

@@ -1,0 +1,1 @@
+"""Checkpoints, atomic files, results of experiments."""

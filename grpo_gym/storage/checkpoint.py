@@ -1,0 +1,248 @@
+"""Checkpoints: one file, replaced as a whole, checksummed, and read without executing anything.
+
+A file is one ASCII line, `grpo-gym-checkpoint <format version> <SHA-256> <number of bytes>`, and
+then that many bytes of `torch.save`. Tensors may have any shape and dtype.
+"""
+
+import codecs
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grpo_gym.storage.files import write_atomic
+
+FORMAT_VERSION = 1
+_MAGIC = b"grpo-gym-checkpoint "
+_HEADER_LIMIT = 128
+_SCALAR_TYPES = (bool, int, float, str, bytes, type(None))
+# torch reads numbers of up to 255 bytes back; it writes longer ones without complaint.
+_LARGEST_INT_BITS = 255 * 8 - 1
+# What torch.load was seen to raise, or may, for bytes that it cannot make sense of.
+_UNREADABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read; the message says why and what to do."""
+
+
+def save(path: str | os.PathLike[str], payload: dict[str, Any], *, kind: str) -> str:
+    """Write a checkpoint so that, whatever happens, the path holds the old file or the new one.
+
+    Args:
+        path: The file; parent folders are created.
+        payload: Nested dicts, lists and tuples of tensors, numbers, strings, bytes, booleans and
+            None. Tensors are saved detached and on the CPU, numpy scalars as Python numbers.
+        kind: What the payload is, such as "model"; `load` must ask for the same.
+
+    Returns:
+        The SHA-256 of the content, in hexadecimal.
+
+    Raises:
+        CheckpointError: If the payload holds anything else (numpy arrays, for example) or the
+            file cannot be written.
+    """
+    if not isinstance(payload, dict):
+        raise CheckpointError(f"payload must be a dict, got {type(payload).__name__}")
+    buffer = io.BytesIO()
+    try:
+        content = {
+            "format_version": FORMAT_VERSION,
+            "kind": kind,
+            "payload": _portable(payload, "payload"),
+        }
+        torch.save(content, buffer)
+    except RecursionError as error:
+        raise CheckpointError(f"cannot save {path}: payload is nested too deeply") from error
+    body = buffer.getbuffer()
+    sha256 = hashlib.sha256(body).hexdigest()
+    header = f"{FORMAT_VERSION} {sha256} {len(body)}\n".encode()
+    try:
+        write_atomic(path, _MAGIC, header, body)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot save {path}: {error.strerror or error}: free space or choose another path; "
+            "what was there before is unchanged"
+        ) from error
+    return sha256
+
+
+def load(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
+    """Read a checkpoint that `save` wrote; nothing in the file is executed.
+
+    Args:
+        path: The file.
+        kind: What the payload must be, as given to `save`.
+
+    Returns:
+        The payload, its tensors on the CPU.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, of another program, of a newer version
+            or of another kind.
+    """
+    body = _read_verified_body(path)
+    try:
+        content = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
+    except _UNREADABLE as error:
+        # Not torch's own words: they advise to switch the safety off.
+        reason = f"torch cannot read its content safely ({type(error).__name__})"
+        _refuse(path, f"{reason}: do not use it", error)
+    if not isinstance(content, dict) or not {"kind", "payload"} <= content.keys():
+        _refuse(path, "its content is not what grpo-gym writes: do not use it")
+    if content["kind"] != kind:
+        _refuse(path, f"kind must be {kind!r}, got {content['kind']!r}: choose another file")
+    payload = content["payload"]
+    if not isinstance(payload, dict):
+        _refuse(path, f"payload must be a dict, got {type(payload).__name__}: do not use it")
+    return payload
+
+
+def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
+    """Return a hash of names, dtypes, shapes and values, equal for equal weights on any device.
+
+    Args:
+        state_dict: Tensors by name, in any order.
+
+    Returns:
+        SHA-256 in hexadecimal. It compares bits: 0.0 and -0.0 differ, a nan equals itself.
+
+    Raises:
+        CheckpointError: If a value is not a dense tensor.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = _portable_tensor(state_dict[name], name)
+        entry = [name, str(tensor.dtype), list(tensor.shape)]
+        digest.update(json.dumps(entry).encode() + b"\n")
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read_verified_body(path: str | os.PathLike[str]) -> bytes:
+    """Return the bytes after the header once magic, version, length and SHA-256 are right."""
+    try:
+        if Path(path).exists() and not Path(path).is_file():
+            _refuse(path, "it is a folder or a device, not a file: name the checkpoint itself")
+        with open(path, "rb") as file:
+            header = file.readline(_HEADER_LIMIT)
+            sha256, length = _parse_header(path, header)
+            found = os.fstat(file.fileno()).st_size - len(header)
+            if found != length:
+                state = "truncated" if found < length else "followed by other data"
+                _refuse(path, f"it is {state} ({found} of {length} bytes): use another copy")
+            body = file.read()
+    except FileNotFoundError as error:
+        _refuse(path, "there is no such file: check the path", error)
+    except OSError as error:
+        _refuse(path, f"{error.strerror or error}: check the path and its permissions", error)
+    if hashlib.sha256(body).hexdigest() != sha256:
+        _refuse(path, "it is damaged (its SHA-256 does not match): use another copy")
+    return body
+
+
+def _parse_header(path: str | os.PathLike[str], header: bytes) -> tuple[str, int]:
+    if not header:
+        _refuse(path, "it is empty: use another copy")
+    if not header.startswith(_MAGIC):
+        if _MAGIC.startswith(header):
+            _refuse(path, "it is truncated within its first line: use another copy")
+        owner = (
+            "a PyTorch or zip archive" if header.startswith(b"PK") else "some other kind of file"
+        )
+        _refuse(path, f"it is not a grpo-gym checkpoint but {owner}: choose a file that we saved")
+    rest = header.removeprefix(_MAGIC)
+    version = re.match(rb"([0-9]{1,9}) ", rest)
+    if version and int(version[1]) > FORMAT_VERSION:
+        _refuse(
+            path,
+            f"format version must be <= {FORMAT_VERSION}, got {int(version[1])}: "
+            "upgrade grpo-gym, which is older than the file",
+        )
+    fields = re.fullmatch(rb"%d ([0-9a-f]{64}) ([0-9]{1,18})\n" % FORMAT_VERSION, rest)
+    if not fields:
+        _refuse(path, "its first line is damaged or truncated: use another copy")
+    return fields[1].decode(), int(fields[2])
+
+
+def _refuse(
+    path: str | os.PathLike[str], reason: str, cause: BaseException | None = None
+) -> NoReturn:
+    raise CheckpointError(f"cannot load {os.fspath(path)}: {reason}") from cause
+
+
+class _EmptyBytes:
+    """Pickles b"" as all other bytes are; pickle's own way is one that torch does not read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return codecs.encode, ("", "latin1")
+
+
+def _portable(value: Any, name: str) -> Any:
+    """Return a copy that torch reads back with weights_only=True; `name` says where it lies."""
+    if isinstance(value, Tensor):
+        return _portable_tensor(value, name)
+    if isinstance(value, dict):
+        return {
+            _portable_scalar(key, f"key of {name}"): _portable(item, f"{name}[{key!r}]")
+            for key, item in value.items()
+        }
+    if type(value) in (list, tuple):
+        return type(value)(_portable(item, f"{name}[{i}]") for i, item in enumerate(value))
+    if isinstance(value, np.ndarray):
+        raise CheckpointError(
+            f"{name} must not be a numpy array, got shape {value.shape}: "
+            "save torch.as_tensor(array), and call .numpy() on it after loading"
+        )
+    return _portable_scalar(value, name)
+
+
+def _portable_tensor(value: Any, name: str) -> Tensor:
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_meta:
+        raise CheckpointError(
+            f"{name} must be a dense tensor with data, got {type(value).__name__}"
+        )
+    tensor = value.detach().cpu().resolve_conj().resolve_neg()
+    # A view would take the whole of its base into the file.
+    owns_its_storage = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if owns_its_storage else tensor.clone()
+
+
+def _portable_scalar(value: Any, name: str) -> Any:
+    scalar = value.item() if isinstance(value, np.generic) else value
+    if type(scalar) not in _SCALAR_TYPES:
+        raise CheckpointError(
+            f"{name} must be a tensor, dict, list, tuple, number, string, bytes or None, "
+            f"got {type(value).__name__}: convert it before saving"
+        )
+    if type(scalar) is bytes and not scalar:
+        return _EmptyBytes()
+    if type(scalar) is int and scalar.bit_length() > _LARGEST_INT_BITS:
+        raise CheckpointError(
+            f"{name} must have at most {_LARGEST_INT_BITS} bits, got {scalar.bit_length()}: "
+            "save it as a string"
+        )
+    return scalar

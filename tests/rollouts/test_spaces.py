@@ -1,0 +1,78 @@
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
+
+from grpo_gym.rollouts.spaces import flat_size, flatten_batch, flatten_one, is_batch
+from grpo_gym.settings.config import ConfigError
+
+NESTED = spaces.Dict(
+    {
+        "b": spaces.Box(-1.0, 1.0, (2, 2), np.float32),
+        "a": spaces.Tuple((spaces.Discrete(3, start=2), spaces.MultiBinary(2))),
+        "c": spaces.Dict({"z": spaces.MultiDiscrete([2, 3]), "y": spaces.Discrete(4)}),
+    }
+)
+SPACES: dict[str, gym.Space[Any]] = {
+    "box": spaces.Box(-3.0, 3.0, (3,), np.float32),
+    "image": spaces.Box(0, 255, (2, 3, 3), np.uint8),
+    "scalar": spaces.Box(-1.0, 1.0, (), np.float64),
+    "discrete": spaces.Discrete(5),
+    "discrete from 7": spaces.Discrete(4, start=7),
+    "multibinary": spaces.MultiBinary(4),
+    "multibinary board": spaces.MultiBinary([2, 3]),
+    "multidiscrete": spaces.MultiDiscrete([2, 5, 3]),
+    "multidiscrete from": spaces.MultiDiscrete([2, 3], start=[-1, 5]),
+    "multidiscrete board": spaces.MultiDiscrete(np.array([[2, 3], [4, 2]])),
+    "tuple": spaces.Tuple((spaces.Discrete(3), spaces.Box(0.0, 1.0, (2,), np.float32))),
+    "nested": NESTED,
+}
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
+def test_batches_are_flattened_as_gymnasium_flattens_each(space: gym.Space[Any]) -> None:
+    space.seed(0)
+    samples = [space.sample() for _ in range(20)]
+    # As vector environments give them.
+    empty: Any = create_empty_array(space, n=20)
+    batch = concatenate(space, samples, empty)
+    flat = flatten_batch(space, batch)
+    rows: list[Any] = [spaces.flatten(space, sample) for sample in samples]
+    wanted = np.stack(rows).astype(np.float32)
+    assert flat.dtype == np.float32
+    assert flat.shape == (20, flat_size(space))
+    np.testing.assert_array_equal(flat, wanted)
+    np.testing.assert_array_equal(flatten_one(space, samples[3]), wanted[3:4])
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
+def test_one_is_told_from_many(space: gym.Space[Any]) -> None:
+    assert not is_batch(space, space.sample())
+    for number in (1, 3):
+        assert is_batch(space, batch_space(space, number).sample())
+
+
+def test_other_shapes_are_neither() -> None:
+    with pytest.raises(ConfigError, match=r"must have shape \(3,\) or .*got \(4,\)"):
+        is_batch(SPACES["box"], np.zeros(4))
+    with pytest.raises(ConfigError, match="got"):
+        is_batch(SPACES["box"], np.zeros((2, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Text(4),
+        spaces.Sequence(spaces.Discrete(2)),
+        spaces.Graph(spaces.Discrete(2), None),
+        spaces.OneOf((spaces.Discrete(2), spaces.Discrete(3))),
+        spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Text(3)}),
+        spaces.Tuple((spaces.Discrete(2), spaces.Sequence(spaces.Discrete(2)))),
+    ],
+)
+def test_observations_without_fixed_features_are_refused(space: gym.Space[Any]) -> None:
+    with pytest.raises(ConfigError, match="observation space must be"):
+        flat_size(space)

@@ -1,0 +1,78 @@
+"""Every shipped configuration loads, names what exists, and trains."""
+
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from grpo_gym import GRPO
+from grpo_gym.cli.settings import TrainSettings, default_config
+from grpo_gym.envs.autoscaler import presets as autoscaler
+from grpo_gym.envs.battleship import presets as battleship
+from grpo_gym.envs.load_balancer import presets as load_balancer
+from grpo_gym.settings.config import from_mapping, replace
+
+NAMES = sorted(
+    entry.name for entry in files("grpo_gym.configs").iterdir() if entry.name.endswith(".yaml")
+)
+
+SHORT = sorted(
+    f"comparison/grpo/{entry.name}"
+    for entry in (files("grpo_gym.configs") / "comparison/grpo").iterdir()
+)
+
+
+def load(name: str) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((files("grpo_gym.configs") / name).read_text())
+    return values
+
+
+@pytest.mark.parametrize("name", [*NAMES, *SHORT])
+def test_two_iterations(name: str) -> None:
+    settings = from_mapping(TrainSettings, load(name), name)
+    if settings.env.startswith("LunarLander"):
+        pytest.importorskip("Box2D", reason='needs pip install "gymnasium[box2d]"')
+    # Games of Battleship are as good as each other until one of them ends.
+    steps = 100 if settings.env.startswith("Battleship") else 20
+    small = replace(settings.grpo, num_groups=2, group_size=2, max_episode_steps=steps)
+    model = GRPO(
+        settings.policy,
+        settings.env,
+        env_kwargs=settings.env_kwargs,
+        training_env_kwargs=settings.training_env_kwargs,
+        config=small,
+    )
+    before = model.weights_sha256()
+    model.train_iteration()
+    model.train_iteration()
+    assert model.iteration == 2
+    assert model.weights_sha256() != before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_found_by_the_environment_that_it_names(name: str) -> None:
+    values = load(name)
+    assert Path(name).stem.startswith(values["env"])
+    assert default_config(values["env"], values.get("env_kwargs", {})) == values
+
+
+@pytest.mark.parametrize(
+    ("env", "presets", "default"),
+    [
+        ("LoadBalancer-v0", load_balancer.PRESETS, "flaky"),
+        ("Battleship-v0", battleship.PRESETS, "classic-10x10"),
+        ("AutoScaler-v0", autoscaler.PRESETS, "diurnal"),
+    ],
+)
+def test_every_preset_has_settings_with_a_result(
+    env: str, presets: dict[str, Any], default: str
+) -> None:
+    without = {preset for preset in presets if f"{env}-{preset}.yaml" not in NAMES}
+    assert without == {default}  # its file has the environment's name
+    for name in NAMES:
+        if name.startswith(env):
+            text = (files("grpo_gym.configs") / name).read_text()
+            assert re.search(r"^# .*Result (over|on)", text, re.MULTILINE), name

@@ -1,0 +1,148 @@
+"""Settings of the algorithms that GRPO is compared with: found, checked, told."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpo_gym.cli.settings import TrainSettings, default_config
+from grpo_gym.settings.config import ConfigError, from_mapping, load_yaml, replace, save_yaml
+from grpo_gym.storage.checkpoint import weights_sha256
+from grpo_gym.trainers.comparison.runs import new_training
+from grpo_gym.trainers.comparison.settings import (
+    PEERS,
+    PeerSettings,
+    check_algorithm,
+    describe,
+    find_contender,
+    keyword_arguments,
+    require,
+)
+
+pytest.importorskip("stable_baselines3")
+pytest.importorskip("sb3_contrib")
+
+SHIPPED = sorted(
+    (algorithm, Path(str(entry)))
+    for algorithm in PEERS
+    if (files("grpo_gym.configs") / "comparison" / algorithm).is_dir()
+    for entry in (files("grpo_gym.configs") / "comparison" / algorithm).iterdir()
+)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "path"), SHIPPED, ids=lambda value: getattr(value, "stem", value)
+)
+def test_shipped_files_are_found_by_what_they_are_for(algorithm: str, path: Path) -> None:
+    values = load_yaml(path)
+    preset = {name: v for name, v in values.get("env_kwargs", {}).items() if name == "preset"}
+    found = find_contender(algorithm, values["env"], preset)
+    assert isinstance(found.settings, PeerSettings)
+    assert found.settings.env_kwargs == values.get("env_kwargs", {})
+    assert found.tuned == values.get("tuned", False)
+    keywords = keyword_arguments(found.settings)
+    assert keywords["learning_rate"] == values["settings"]["learning_rate"]
+    assert keywords["clip_range"] == values["settings"].get("clip_range", 0.2)  # theirs
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "path"), SHIPPED, ids=lambda value: getattr(value, "stem", value)
+)
+def test_two_iterations(algorithm: str, path: Path) -> None:
+    values = load_yaml(path)
+    if values["env"].startswith("LunarLander"):
+        pytest.importorskip("Box2D", reason='needs pip install "gymnasium[box2d]"')
+    few = {**values["settings"], "n_steps": 8, "batch_size": 8, "n_epochs": 1}
+    shipped = from_mapping(PeerSettings, values, str(path))
+    training = new_training(replace(shipped, num_envs=2, settings=few), seed=0)
+    before = weights_sha256(training.weights().state_dict())
+    training.learn(32, lambda steps: None)
+    assert training.num_steps == 32
+    assert weights_sha256(training.weights().state_dict()) != before
+
+
+def test_another_preset_has_nothing_of_the_file_for_its_environment() -> None:
+    own = find_contender("maskable_ppo", "Battleship-v0", {})
+    other = find_contender("maskable_ppo", "grpo_gym:Battleship-v0", {"preset": "uniform-5x5"})
+    assert own.settings.training_env_kwargs == {"hit_bonus": 2.6}
+    assert other.settings.training_env_kwargs == {}
+    assert other.settings.env_kwargs == {"preset": "uniform-5x5"}
+    ours = find_contender("grpo", "LoadBalancer-v0", {})
+    assert ours.tuned and not find_contender("grpo", "LoadBalancer-v0", {"preset": "loop"}).tuned
+
+
+def test_ours_are_those_for_short_trainings_where_there_are_such() -> None:
+    short = find_contender("grpo", "LoadBalancer-v0", {}).settings
+    values = load_yaml(str(files("grpo_gym.configs") / "comparison/grpo/LoadBalancer-v0.yaml"))
+    assert isinstance(short, TrainSettings)
+    assert short.grpo.num_groups * short.grpo.group_size == 32
+    assert default().grpo.num_groups * default().grpo.group_size == 128
+    assert short.grpo.learning_rate == values["grpo"]["learning_rate"]
+    bursts = find_contender("grpo", "LoadBalancer-v0", {"preset": "bursts"}).settings
+    assert bursts == default(preset="bursts")
+
+
+def default(**env_kwargs: str) -> TrainSettings:
+    """What a training without options has."""
+    values = default_config("LoadBalancer-v0", env_kwargs)
+    return from_mapping(TrainSettings, {"env": "LoadBalancer-v0", **values}, "default")
+
+
+def test_without_a_file_there_are_defaults() -> None:
+    found = find_contender("ppo", "MountainCar-v0", {})
+    assert isinstance(found.settings, PeerSettings) and not found.tuned
+    assert found.settings.num_envs * keyword_arguments(found.settings)["n_steps"] == 2048
+    assert keyword_arguments(find_contender("a2c", "Acrobot-v1", {}).settings)["n_steps"] == 5  # type: ignore[arg-type]
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    mine = {"env": "CartPole-v1", "algorithm": "ppo", "tuned": True, "settings": {"gamma": 0.5}}
+    save_yaml(mine, path)
+    found = find_contender("ppo", "CartPole-v1", {}, str(path))
+    assert found.tuned and found.settings.settings == {"gamma": 0.5}  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="for Acrobot-v1"):
+        find_contender("ppo", "Acrobot-v1", {}, str(path))
+    with pytest.raises(ConfigError, match="algorithm must be a2c, got ppo"):
+        find_contender("a2c", "CartPole-v1", {}, str(path))
+    save_yaml({**mine, "env_kwargs": {"preset": "park"}, "env": "LoadBalancer-v0"}, path)
+    with pytest.raises(ConfigError, match="with preset None"):
+        find_contender("ppo", "LoadBalancer-v0", {}, str(path))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_stepz": 8}, r"not an argument of PPO. Did you mean 'n_steps'"),
+        ({"n_steps": "many"}, "must be an integer"),
+        ({"n_steps": 0}, "must be >= 1, got 0"),
+        ({"gamma": 1.5}, "must be > 0 and <= 1"),
+        ({"target_kl": -0.1}, "must be > 0"),
+        ({"normalize_advantage": 1}, "must be true or false"),
+        ({"n_steps": 100, "batch_size": 96}, "must divide num_envs [*] n_steps = 1600, got 96"),
+    ],
+)
+def test_keyword_arguments_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        keyword_arguments(PeerSettings(env="CartPole-v1", settings=settings))
+
+
+def test_what_cannot_be_is_refused_when_made() -> None:
+    with pytest.raises(ConfigError, match="the comparison sets it"):
+        PeerSettings(env="CartPole-v1", settings={"seed": 3})
+    with pytest.raises(ConfigError, match='policy must be "mlp"'):
+        PeerSettings(env="Battleship-v0", algorithm="recurrent_ppo", policy="board")
+    with pytest.raises(ConfigError, match="Did you mean 'trpo'"):
+        check_algorithm("trop")
+    with pytest.raises(ConfigError, match=r'pip install "grpo-gym\[compare\]"'):
+        require(("json", "no_such_module"), "compare")
+
+
+def test_all_that_decides_a_training_is_told() -> None:
+    settings = PeerSettings(env="CartPole-v1", settings={"n_steps": 64})
+    told = describe(settings)
+    assert told["settings"]["n_steps"] == 64 and told["settings"]["n_epochs"] == 10
+    assert not {"tuned", "env", "channels", "lstm_width"} & set(told)
+    ours = describe(find_contender("grpo", "CartPole-v1", {}).settings)
+    assert "seed" not in ours["grpo"] and ours["grpo"]["group_size"] == 8
