@@ -25,13 +25,13 @@ import tyro
 from rich.console import Console
 
 from grpo_gym import GRPO
-from grpo_gym.cli.settings import TrainSettings, default_config
 from grpo_gym.envs.autoscaler.baselines import make_baseline
 from grpo_gym.evaluation.episodes import Actor, Evaluation, evaluate, summarise
 from grpo_gym.rollouts.batches import NativeBatch, make_batch
 from grpo_gym.settings.config import from_mapping, replace
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.presets import PRESETS
+from grpo_gym.trainers.settings import TrainSettings, default_config
 
 ENV = "AutoScaler-v0"
 EVALUATION_SEED = 5_000_000

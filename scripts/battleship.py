@@ -21,12 +21,12 @@ import tyro
 from rich.console import Console
 
 from grpo_gym import GRPO
-from grpo_gym.cli.settings import TrainSettings
 from grpo_gym.evaluation.episodes import evaluate
 from grpo_gym.rollouts.batches import make_worlds
 from grpo_gym.settings.config import from_mapping, load_yaml, replace
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.grpo import IterationStats
+from grpo_gym.trainers.settings import TrainSettings
 
 ENV = "Battleship-v0"
 EVALUATION_SEED = 5_000_000

@@ -40,7 +40,6 @@ from deploy_sim_scenarios import (
 from rich.console import Console
 
 from grpo_gym import GRPO
-from grpo_gym.cli.settings import TrainSettings, default_config
 from grpo_gym.deployment import (
     Constraint,
     Cooldown,
@@ -55,6 +54,7 @@ from grpo_gym.deployment import (
 from grpo_gym.settings.config import ConfigError, from_mapping
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.named_policies import find_checkpoint, load_model
+from grpo_gym.trainers.settings import TrainSettings, default_config
 
 FALLBACK = "hpa_80"
 FIRST_SEED = 7_000_000

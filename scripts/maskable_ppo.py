@@ -30,7 +30,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import nn
 
 from grpo_gym import GRPO
-from grpo_gym.cli.settings import TrainSettings
 from grpo_gym.envs.sb3 import to_sb3
 from grpo_gym.evaluation.episodes import evaluate
 from grpo_gym.rollouts.batches import EnvBatch, make_batch, make_worlds
@@ -38,6 +37,7 @@ from grpo_gym.settings.config import from_mapping, load_yaml, replace
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.comparison.networks import MaskableBoardActorCritic, board_policy_kwargs
 from grpo_gym.trainers.grpo import IterationStats
+from grpo_gym.trainers.settings import TrainSettings
 
 ENV = "Battleship-v0"
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

@@ -23,12 +23,12 @@ import tyro
 from rich.console import Console
 
 from grpo_gym import GRPO
-from grpo_gym.cli.settings import TrainSettings, default_config
 from grpo_gym.evaluation.episodes import evaluate
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.settings.config import from_mapping, parse_value, replace
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.named_policies import baseline_actor, table_names
+from grpo_gym.trainers.settings import TrainSettings, default_config
 
 EVALUATION_SEED = 5_000_000
 

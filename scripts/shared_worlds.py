@@ -21,7 +21,6 @@ import tyro
 from rich.console import Console
 
 from grpo_gym import GRPO
-from grpo_gym.cli.settings import TrainSettings, default_config
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.collection import collect
 from grpo_gym.rollouts.groups import GroupedVectorEnv
@@ -30,6 +29,7 @@ from grpo_gym.settings.config import from_mapping, replace
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.grpo import IterationStats
 from grpo_gym.trainers.learning.advantages import compute_returns, group_advantages
+from grpo_gym.trainers.settings import TrainSettings, default_config
 
 GROUPINGS = ("shared", "unrelated")
 

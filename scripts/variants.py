@@ -22,12 +22,12 @@ import tyro
 from rich.console import Console
 
 from grpo_gym import GRPO
-from grpo_gym.cli.settings import TrainSettings, default_config
 from grpo_gym.rollouts.snapshots import SnapshotError
 from grpo_gym.settings.config import from_mapping, replace, to_mapping
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.presets import PRESETS
+from grpo_gym.trainers.settings import TrainSettings, default_config
 
 EVALUATION_SEED = 1_000_000
 """First seed of the evaluation episodes, which no training has seen."""

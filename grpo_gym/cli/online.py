@@ -13,11 +13,12 @@ from rich.table import Table
 
 from grpo_gym.cli.closing_table import compare_with_baselines
 from grpo_gym.cli.run import Run
-from grpo_gym.cli.settings import RunOptions, TrainSettings
+from grpo_gym.cli.settings import RunOptions
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.trainers.named_policies import check_environment
 from grpo_gym.trainers.online import OnlineGRPO, OnlineStats, changed_at
 from grpo_gym.trainers.reporting import TensorBoardReporter
+from grpo_gym.trainers.settings import TrainSettings
 
 _EVERY = 500
 

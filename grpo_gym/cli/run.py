@@ -8,9 +8,9 @@ the best policy of the evaluations.
 from datetime import datetime
 from pathlib import Path
 
-from grpo_gym.cli.settings import TrainSettings
 from grpo_gym.settings.config import ConfigError, from_mapping, load_yaml, save_yaml
 from grpo_gym.trainers.grpo import GRPO
+from grpo_gym.trainers.settings import TrainSettings, new_model
 
 
 class Run:
@@ -82,21 +82,6 @@ class Run:
     def policy_to_show(self) -> Path:
         """The checkpoint that stands for the run: the best, or the latest without evaluations."""
         return self.best if self.best.is_file() else self.latest
-
-
-def new_model(settings: TrainSettings) -> GRPO:
-    """An untrained model of these settings.
-
-    Raises:
-        ConfigError: If they cannot be used.
-    """
-    return GRPO(
-        settings.policy,
-        settings.env,
-        env_kwargs=settings.env_kwargs,
-        training_env_kwargs=settings.training_env_kwargs,
-        config=settings.grpo,
-    )
 
 
 def _empty_folder(folder: Path) -> Path:

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from importlib.resources import as_file, files
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from grpo_gym.cli.options import SOURCE, CommandLine, Given, as_option
 from grpo_gym.settings.config import (
@@ -18,6 +17,7 @@ from grpo_gym.settings.config import (
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.presets import PRESETS
+from grpo_gym.trainers.settings import TrainSettings, default_config
 
 Count = Annotated[int, Range(1)]
 
@@ -32,42 +32,6 @@ _OF_GRPO = (
     "checkpoint_every",
 )
 """Options that only GRPO has, beside those of `GRPOConfig`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """What is trained, for how long, and how it is watched."""
-
-    env: str = "LoadBalancer-v0"
-    """Id of the environment, such as LoadBalancer-v0 or CartPole-v1."""
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the environment, such as preset=park num_servers=10."""
-    training_env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments that replace or join them in training only, such as reward=latency."""
-    algo: Literal["grpo", "online"] = "grpo"
-    """The algorithm: grpo, or online, which learns from one decision at a time and is for
-    LoadBalancer-v0."""
-    policy: Literal["mlp", "linear", "board", "gru", "temporal"] = "mlp"
-    """The kind of policy."""
-    total_steps: Count = 1_000_000
-    """Environment steps to train for, such as 1e6; rounded up to whole iterations."""
-    evaluations: Annotated[int, Range(0)] = 10
-    """Evaluations during training, evenly spaced; the best policy is kept. 0: none."""
-    evaluation_episodes: Count = 128
-    """Episodes of each of them."""
-    checkpoint_every: Count = 10
-    """Iterations between checkpoints."""
-    final_episodes: Annotated[int, Range(0)] = 1000
-    """Episodes of the closing comparison with the baselines. 0: no comparison."""
-    grpo: GRPOConfig = field(default_factory=GRPOConfig)
-    """Settings of GRPO."""
-    online: OnlineConfig = field(default_factory=OnlineConfig)
-    """Settings of online GRPO."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        # `import grpo_gym` has registered ours; the prefix would make another name of the same.
-        object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,20 +89,6 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainSettings, RunOptions]:
     if given.help:
         _LINE.show_help({"run": run, "training": settings, "grpo": settings.grpo})
     return settings, run
-
-
-def default_config(env: str, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The shipped settings for an environment and its preset; empty if there are none."""
-    name = env.removeprefix("grpo_gym:").replace("/", "-").replace(":", "-")
-    candidates = [f"{name}.yaml"]
-    if "preset" in env_kwargs:
-        candidates.insert(0, f"{name}-{env_kwargs['preset']}.yaml")
-    for candidate in candidates:
-        resource = files("grpo_gym.configs") / candidate
-        if resource.is_file():
-            with as_file(resource) as path:
-                return load_yaml(path)
-    return {}
 
 
 def _settings(run: RunOptions, given: Given) -> TrainSettings:

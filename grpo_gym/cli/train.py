@@ -13,13 +13,14 @@ from grpo_gym.cli.closing_table import compare_with_baselines
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.online import train_online
 from grpo_gym.cli.options import invocation
-from grpo_gym.cli.run import Run, new_model
-from grpo_gym.cli.settings import RunOptions, TrainSettings, parse_train
+from grpo_gym.cli.run import Run
+from grpo_gym.cli.settings import RunOptions, parse_train
 from grpo_gym.cli.signals import Stopped, StopSignals
 from grpo_gym.settings.config import ConfigError
 from grpo_gym.trainers.grpo import GRPO, Callback
 from grpo_gym.trainers.named_policies import check_environment
 from grpo_gym.trainers.reporting import ProgressReporter, TensorBoardReporter
+from grpo_gym.trainers.settings import TrainSettings, new_model
 
 
 @reported

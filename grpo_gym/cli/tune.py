@@ -15,7 +15,6 @@ from rich.console import Console
 from grpo_gym.cli.compare import task_name
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import SOURCE, CommandLine, invocation
-from grpo_gym.cli.settings import TrainSettings
 from grpo_gym.cli.signals import Stopped, StopSignals
 from grpo_gym.settings.config import (
     ConfigError,
@@ -37,6 +36,7 @@ from grpo_gym.trainers.comparison.settings import (
 )
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.named_policies import check_environment
+from grpo_gym.trainers.settings import TrainSettings
 
 Count = Annotated[int, Range(1)]
 Episodes = Annotated[int, Range(1, 1_000_000)]

@@ -9,10 +9,11 @@ import pytest
 
 from grpo_gym.cli import settings as settings_module
 from grpo_gym.cli.options import CommandLine, field_docs
-from grpo_gym.cli.settings import RunOptions, TrainSettings, parse_train
+from grpo_gym.cli.settings import RunOptions, parse_train
 from grpo_gym.settings.config import load_yaml
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.presets import PRESETS
+from grpo_gym.trainers.settings import TrainSettings
 
 
 @pytest.fixture(autouse=True)

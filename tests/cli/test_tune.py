@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from grpo_gym.cli.settings import TrainSettings
 from grpo_gym.cli.tune import main
 from grpo_gym.settings.config import from_mapping, load_yaml
 from grpo_gym.trainers.comparison.settings import PeerSettings, find_contender
+from grpo_gym.trainers.settings import TrainSettings
 
 pytest.importorskip("optuna")
 pytest.importorskip("stable_baselines3")

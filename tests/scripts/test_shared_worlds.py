@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_gym.cli.settings import TrainSettings
+from grpo_gym.trainers.settings import TrainSettings
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

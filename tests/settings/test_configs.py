@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from grpo_gym import GRPO
-from grpo_gym.cli.settings import TrainSettings, default_config
 from grpo_gym.envs.autoscaler import presets as autoscaler
 from grpo_gym.envs.battleship import presets as battleship
 from grpo_gym.envs.load_balancer import presets as load_balancer
 from grpo_gym.settings.config import from_mapping, replace
+from grpo_gym.trainers.settings import TrainSettings, default_config
 
 NAMES = sorted(
     entry.name for entry in files("grpo_gym.configs").iterdir() if entry.name.endswith(".yaml")

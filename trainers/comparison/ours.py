@@ -5,11 +5,10 @@ from typing import Protocol
 
 from torch import nn
 
-from grpo_gym.cli.run import new_model
-from grpo_gym.cli.settings import TrainSettings
 from grpo_gym.evaluation.episodes import Actor
 from grpo_gym.settings.config import replace
 from grpo_gym.trainers.grpo import GRPO, IterationStats
+from grpo_gym.trainers.settings import TrainSettings, new_model
 
 
 class Training(Protocol):

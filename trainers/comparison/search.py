@@ -25,7 +25,6 @@ import optuna
 import sqlalchemy.exc
 from optuna.trial import Trial, TrialState
 
-from grpo_gym.cli.settings import TrainSettings
 from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping, to_mapping
 from grpo_gym.storage.processes import stop_at_once
 from grpo_gym.trainers.comparison.curves import Point
@@ -38,6 +37,7 @@ from grpo_gym.trainers.comparison.settings import (
     describe,
     keyword_arguments,
 )
+from grpo_gym.trainers.settings import TrainSettings
 
 Count = Annotated[int, Range(1)]
 

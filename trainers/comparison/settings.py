@@ -8,7 +8,6 @@ from importlib.resources import as_file, files
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
-from grpo_gym.cli.settings import TrainSettings, default_config
 from grpo_gym.settings.config import (
     ConfigError,
     Range,
@@ -20,6 +19,7 @@ from grpo_gym.settings.config import (
     to_mapping,
 )
 from grpo_gym.settings.fields import check_value
+from grpo_gym.trainers.settings import TrainSettings, default_config
 
 PEERS = {
     "ppo": ("stable_baselines3", "PPO"),

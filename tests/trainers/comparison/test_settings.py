@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from grpo_gym.cli.settings import TrainSettings, default_config
 from grpo_gym.settings.config import ConfigError, from_mapping, load_yaml, replace, save_yaml
 from grpo_gym.storage.checkpoint import weights_sha256
 from grpo_gym.trainers.comparison.runs import new_training
@@ -19,6 +18,7 @@ from grpo_gym.trainers.comparison.settings import (
     keyword_arguments,
     require,
 )
+from grpo_gym.trainers.settings import TrainSettings, default_config
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")

@@ -1,0 +1,82 @@
+"""What a training is made of: environment, policy, settings and number of steps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from grpo_gym.settings.config import Range, check_fields, load_yaml
+from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.online.config import OnlineConfig
+
+if TYPE_CHECKING:
+    from grpo_gym.trainers.grpo import GRPO
+
+Count = Annotated[int, Range(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What is trained, for how long, and how it is watched."""
+
+    env: str = "LoadBalancer-v0"
+    """Id of the environment, such as LoadBalancer-v0 or CartPole-v1."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the environment, such as preset=park num_servers=10."""
+    training_env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments that replace or join them in training only, such as reward=latency."""
+    algo: Literal["grpo", "online"] = "grpo"
+    """The algorithm: grpo, or online, which learns from one decision at a time and is for
+    LoadBalancer-v0."""
+    policy: Literal["mlp", "linear", "board", "gru", "temporal"] = "mlp"
+    """The kind of policy."""
+    total_steps: Count = 1_000_000
+    """Environment steps to train for, such as 1e6; rounded up to whole iterations."""
+    evaluations: Annotated[int, Range(0)] = 10
+    """Evaluations during training, evenly spaced; the best policy is kept. 0: none."""
+    evaluation_episodes: Count = 128
+    """Episodes of each of them."""
+    checkpoint_every: Count = 10
+    """Iterations between checkpoints."""
+    final_episodes: Annotated[int, Range(0)] = 1000
+    """Episodes of the closing comparison with the baselines. 0: no comparison."""
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    """Settings of GRPO."""
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+    """Settings of online GRPO."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        # `import grpo_gym` has registered ours; the prefix would make another name of the same.
+        object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
+
+
+def default_config(env: str, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The shipped settings for an environment and its preset; empty if there are none."""
+    name = env.removeprefix("grpo_gym:").replace("/", "-").replace(":", "-")
+    candidates = [f"{name}.yaml"]
+    if "preset" in env_kwargs:
+        candidates.insert(0, f"{name}-{env_kwargs['preset']}.yaml")
+    for candidate in candidates:
+        resource = files("grpo_gym.configs") / candidate
+        if resource.is_file():
+            with as_file(resource) as path:
+                return load_yaml(path)
+    return {}
+
+
+def new_model(settings: TrainSettings) -> "GRPO":
+    """An untrained model of these settings.
+
+    Raises:
+        ConfigError: If they cannot be used.
+    """
+    from grpo_gym.trainers.grpo import GRPO  # loads torch
+
+    return GRPO(
+        settings.policy,
+        settings.env,
+        env_kwargs=settings.env_kwargs,
+        training_env_kwargs=settings.training_env_kwargs,
+        config=settings.grpo,
+    )
