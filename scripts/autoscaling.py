@@ -26,7 +26,7 @@ from rich.console import Console
 
 from grpo_gym import GRPO
 from grpo_gym.envs.autoscaler.baselines import make_baseline
-from grpo_gym.evaluation.episodes import Actor, Evaluation, evaluate, summarise
+from grpo_gym.evaluation.episodes import ActionFunction, Evaluation, evaluate, summarise
 from grpo_gym.rollouts.batches import NativeBatch, make_batch
 from grpo_gym.settings.config import from_mapping, replace
 from grpo_gym.storage.results import Results
@@ -139,12 +139,14 @@ def play_heuristics(env_kwargs: Mapping[str, Any], days: int) -> dict[str, Measu
     if not isinstance(batch, NativeBatch):
         raise TypeError(f"{ENV} must be native, got {type(batch).__name__}")
     return {
-        name: measures(evaluate(actor(name, settings, batch), batch, days, EVALUATION_SEED))
+        name: measures(
+            evaluate(action_function(name, settings, batch), batch, days, EVALUATION_SEED)
+        )
         for name, settings in heuristics().items()
     }
 
 
-def actor(name: str, settings: Mapping[str, Any], batch: NativeBatch) -> Actor:
+def action_function(name: str, settings: Mapping[str, Any], batch: NativeBatch) -> ActionFunction:
     """A heuristic that decides in these environments."""
     baseline = make_baseline(name.split(maxsplit=1)[0], batch.env, **settings)
 

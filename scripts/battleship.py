@@ -22,7 +22,7 @@ from rich.console import Console
 
 from grpo_gym import GRPO
 from grpo_gym.evaluation.episodes import evaluate
-from grpo_gym.rollouts.batches import make_worlds
+from grpo_gym.rollouts.batches import make_enumerated
 from grpo_gym.settings.config import from_mapping, load_yaml, replace
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.grpo import IterationStats
@@ -152,8 +152,8 @@ def learn(
 
 def exact_score(model: GRPO) -> float:
     """Mean return of the most probable shots over all boards."""
-    worlds = make_worlds(ENV, model.env_kwargs, 2_048)
-    return evaluate(model.actor(), worlds, worlds.num_worlds, 0).mean_return
+    worlds = make_enumerated(ENV, model.env_kwargs, 2_048)
+    return evaluate(model.action_function(), worlds, worlds.num_initial_states, 0).mean_return
 
 
 def mean_shots(episodes: int, model: GRPO) -> float:

@@ -32,7 +32,7 @@ from torch import nn
 from grpo_gym import GRPO
 from grpo_gym.envs.sb3 import to_sb3
 from grpo_gym.evaluation.episodes import evaluate
-from grpo_gym.rollouts.batches import EnvBatch, make_batch, make_worlds
+from grpo_gym.rollouts.batches import EnvBatch, make_batch, make_enumerated
 from grpo_gym.settings.config import from_mapping, load_yaml, replace
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.comparison.networks import MaskableBoardActorCritic, board_policy_kwargs
@@ -178,27 +178,27 @@ def settings_of(task: Task) -> TrainSettings:
 def evaluation_batch(env_kwargs: dict[str, Any]) -> tuple[EnvBatch, int, int]:
     """Boards to play after training, how many, and the first seed."""
     if env_kwargs.get("preset") == "microgrpo-5x5":
-        worlds = make_worlds(ENV, env_kwargs, 2_048)
-        return worlds, worlds.num_worlds, 0
+        worlds = make_enumerated(ENV, env_kwargs, 2_048)
+        return worlds, worlds.num_initial_states, 0
     return make_batch(ENV, env_kwargs, 500), GAMES, EVALUATION_SEED
 
 
 def play_grpo(model: GRPO, games: tuple[EnvBatch, int, int]) -> float:
     """Mean return of our most probable shots."""
-    return evaluate(model.actor(), *games).mean_return
+    return evaluate(model.action_function(), *games).mean_return
 
 
 def play_ppo(model: MaskablePPO, games: tuple[EnvBatch, int, int]) -> float:
     """Mean return of MaskablePPO's most probable shots."""
     shape = model.observation_space.shape
 
-    def actor(
+    def action_function(
         observations: np.ndarray, masks: np.ndarray | None, state: Any, _: np.ndarray
     ) -> tuple[np.ndarray, Any]:
         images = observations.reshape(-1, *shape)
         return model.predict(images, action_masks=masks, deterministic=True)[0], state
 
-    return evaluate(actor, *games).mean_return
+    return evaluate(action_function, *games).mean_return
 
 
 class Curve:

@@ -27,7 +27,7 @@ from grpo_gym.envs.load_balancer.presets import make_config
 from grpo_gym.evaluation.episodes import evaluate
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.storage.results import Results
-from grpo_gym.trainers.named_policies import baseline_actor, baseline_names
+from grpo_gym.trainers.named_policies import baseline_action_function, baseline_names
 from grpo_gym.trainers.online import TINY_GRPO, OnlineConfig, OnlineGRPO, changed_at
 
 EVALUATION_SEED = 5_000_000
@@ -140,8 +140,8 @@ def _steps_to_recovery(policies: np.ndarray) -> float:
 def play_baseline(name: str, options: Options) -> dict[str, Any]:
     """Statistics of a baseline on flaky."""
     batch = make_batch("LoadBalancer-v0", {}, min(options.episodes, 128))
-    actor = baseline_actor(name, "LoadBalancer-v0", batch)
-    return evaluate(actor, batch, options.episodes, EVALUATION_SEED).summary()["return"]
+    action_function = baseline_action_function(name, "LoadBalancer-v0", batch)
+    return evaluate(action_function, batch, options.episodes, EVALUATION_SEED).summary()["return"]
 
 
 def train(seed: int, options: Options) -> dict[str, Any]:

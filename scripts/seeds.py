@@ -27,7 +27,7 @@ from grpo_gym.evaluation.episodes import evaluate
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.settings.config import from_mapping, parse_value, replace
 from grpo_gym.storage.results import Results
-from grpo_gym.trainers.named_policies import baseline_actor, table_names
+from grpo_gym.trainers.named_policies import baseline_action_function, table_names
 from grpo_gym.trainers.settings import TrainSettings, default_config
 
 EVALUATION_SEED = 5_000_000
@@ -71,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def play_baseline(settings: TrainSettings, name: str, options: Options) -> dict[str, Any]:
     """Statistics of a baseline."""
     batch = make_batch(settings.env, settings.env_kwargs, min(options.episodes, 128))
-    actor = baseline_actor(name, settings.env, batch)
-    return evaluate(actor, batch, options.episodes, EVALUATION_SEED).summary()
+    action_function = baseline_action_function(name, settings.env, batch)
+    return evaluate(action_function, batch, options.episodes, EVALUATION_SEED).summary()
 
 
 def train(settings: TrainSettings, seed: int, options: Options) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from rich.console import Console
 from grpo_gym import GRPO
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.collection import collect
-from grpo_gym.rollouts.groups import GroupedVectorEnv
-from grpo_gym.rollouts.randomness import ActionNoise, world_seeds
+from grpo_gym.rollouts.groups import EnvGroups
+from grpo_gym.rollouts.randomness import ActionNoise, episode_seeds
 from grpo_gym.settings.config import from_mapping, replace
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.grpo import IterationStats
@@ -104,7 +104,7 @@ def gradient_variance(
         model.learn(share * options.total_steps)
     config = model.config
     kwargs = {**model.env_kwargs, **model.training_env_kwargs}
-    env = GroupedVectorEnv(make_batch(settings.env, kwargs, config.num_envs), config.group_size)
+    env = EnvGroups(make_batch(settings.env, kwargs, config.num_envs), config.group_size)
     groups = range(config.num_groups)
     measured = {}
     for grouping in GROUPINGS:
@@ -119,7 +119,7 @@ def gradient_variance(
                 config.group_size,
                 model.policy.head.num_components,
             )
-            seeds = world_seeds(7, number, groups, members)
+            seeds = episode_seeds(7, number, groups, members)
             rollout = collect(model.policy, env, seeds, noise, config.max_episode_steps)
             returns = compute_returns(
                 rollout.rewards, rollout.alive, config.returns, config.discount

@@ -6,8 +6,8 @@ from typing import Any
 from grpo_gym.policies.network import Policy
 from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.collection import Branching, collect
-from grpo_gym.rollouts.groups import GroupedVectorEnv
-from grpo_gym.rollouts.randomness import ActionNoise, Stream, group_generators, world_seeds
+from grpo_gym.rollouts.groups import EnvGroups
+from grpo_gym.rollouts.randomness import ActionNoise, Stream, episode_seeds, group_generators
 from grpo_gym.rollouts.rollout import GroupedRollout
 from grpo_gym.rollouts.snapshots import check_snapshots
 from grpo_gym.trainers.config import GRPOConfig
@@ -29,9 +29,7 @@ class Collector:
         self._config = config
         if config.grouping == "branch":
             _check_branching(env, env_kwargs)
-        self._env = GroupedVectorEnv(
-            make_batch(env, env_kwargs, config.num_envs), config.group_size
-        )
+        self._env = EnvGroups(make_batch(env, env_kwargs, config.num_envs), config.group_size)
 
     def collect(self, policy: Policy, iteration: int, round_number: int = 0) -> GroupedRollout:
         """One rollout of G groups.
@@ -57,7 +55,7 @@ class Collector:
         return collect(
             policy,
             self._env,
-            world_seeds(config.seed, iteration, groups, members),
+            episode_seeds(config.seed, iteration, groups, members),
             noise,
             config.max_episode_steps,
             self._branching(iteration, groups),

@@ -152,7 +152,7 @@ class PolicyModel(Evaluable):
             chances = self.policy.distribution(outputs, masks).log_prob(each).exp()
         return chances.numpy()
 
-    def actor(self, deterministic: bool = True, seed: int = 0) -> Callable[..., Any]:
+    def action_function(self, deterministic: bool = True, seed: int = 0) -> Callable[..., Any]:
         """The policy as `evaluation.evaluate` takes it; `seed` decides sampled actions."""
         draws = itertools.count()
 

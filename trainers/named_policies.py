@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from grpo_gym.evaluation.episodes import Actor
+from grpo_gym.evaluation.episodes import ActionFunction
 from grpo_gym.registration import BASELINE_MODULES
 from grpo_gym.rollouts.batches import EnvBatch, NativeBatch, make_batch
 from grpo_gym.rollouts.spaces import sample_batch
@@ -58,7 +58,9 @@ def is_deterministic(name: str, env_id: str) -> bool:
     return module is not None and bool(getattr(module.BASELINES.get(name), "deterministic", False))
 
 
-def baseline_actor(name: str, env_id: str, batch: EnvBatch, seed: int = 0) -> Actor:
+def baseline_action_function(
+    name: str, env_id: str, batch: EnvBatch, seed: int = 0
+) -> ActionFunction:
     """A baseline bound to the environments that it will play in.
 
     Args:
@@ -77,7 +79,7 @@ def baseline_actor(name: str, env_id: str, batch: EnvBatch, seed: int = 0) -> Ac
             raise ConfigError(
                 f"policy must be 'random', a checkpoint or a run for {env_id}, got {name!r}"
             )
-        return _random_actor(batch.single_action_space, seed)
+        return _random_action_function(batch.single_action_space, seed)
     baseline = module.make_baseline(name, batch.env)
 
     def act(
@@ -165,7 +167,7 @@ def _baselines(env_id: str) -> Any:
     return None if name is None else import_module(name)
 
 
-def _random_actor(space: gym.Space[Any], seed: int) -> Actor:
+def _random_action_function(space: gym.Space[Any], seed: int) -> ActionFunction:
     generator = np.random.default_rng(seed)
     space.seed(int(generator.integers(2**31)))
 

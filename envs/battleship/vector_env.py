@@ -72,7 +72,7 @@ class BattleshipVectorEnv(NativeVectorEnv):
         """Cells not shot at, shape (B, cells), bool."""
         return self.simulator.unknown()
 
-    def count_worlds(self) -> int:
+    def count_initial_states(self) -> int:
         """Number of all legal boards, which `reset(options={"layout": ...})` numbers from 0.
 
         Raises:

@@ -13,7 +13,7 @@ from grpo_gym.evaluation.episodes import Evaluation, evaluate, summarise
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.named_policies import (
-    baseline_actor,
+    baseline_action_function,
     load_model,
     privileged_names,
     table_names,
@@ -68,8 +68,12 @@ def compare_with_baselines(
 def _play(name: str, model: GRPO | OnlineGRPO, env_id: str, episodes: int) -> Evaluation:
     batch = make_batch(env_id, model.env_kwargs, min(episodes, _MAX_ENVS))
     try:
-        actor = model.actor() if name == TRAINED else baseline_actor(name, env_id, batch)
-        return evaluate(actor, batch, episodes, SEED)
+        action_function = (
+            model.action_function()
+            if name == TRAINED
+            else baseline_action_function(name, env_id, batch)
+        )
+        return evaluate(action_function, batch, episodes, SEED)
     finally:
         batch.close()
 

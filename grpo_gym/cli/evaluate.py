@@ -16,13 +16,13 @@ from grpo_gym.cli.options import SOURCE, CommandLine
 from grpo_gym.cli.plotting import check_figures, check_plot, draw_episodes, record_episode
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.cli.tables import decimals, fixed, plain_table
-from grpo_gym.evaluation.episodes import Actor, Evaluation, evaluate
-from grpo_gym.rollouts.batches import EnvBatch, WorldsBatch, make_batch, make_worlds
+from grpo_gym.evaluation.episodes import ActionFunction, Evaluation, evaluate
+from grpo_gym.rollouts.batches import EnumeratedBatch, EnvBatch, make_batch, make_enumerated
 from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping, suggest
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.named_policies import (
-    baseline_actor,
+    baseline_action_function,
     baseline_names,
     check_environment,
     find_checkpoint,
@@ -94,12 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.plot is not None:
             _plot(options, env_id, kwargs, model)
         if options.exact:
-            batch: EnvBatch = make_worlds(env_id, kwargs, _MAX_WORLDS)
-            options = replace(options, episodes=cast(WorldsBatch, batch).num_worlds, seed=0)
+            batch: EnvBatch = make_enumerated(env_id, kwargs, _MAX_WORLDS)
+            options = replace(
+                options, episodes=cast(EnumeratedBatch, batch).num_initial_states, seed=0
+            )
         else:
             batch = make_batch(env_id, kwargs, min(options.episodes, _batch_limit(env_id, kwargs)))
-        actor = _actor(options, env_id, batch, model)
-        evaluation = _play(options, actor, batch)
+        action_function = _action_function(options, env_id, batch, model)
+        evaluation = _play(options, action_function, batch)
         result = {
             "env": env_id,
             "env_kwargs": kwargs,
@@ -157,16 +159,18 @@ def _over(trained: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return {**trained, **given} if same_preset else given
 
 
-def _actor(options: EvaluateOptions, env_id: str, batch: EnvBatch, model: Model | None) -> Actor:
+def _action_function(
+    options: EvaluateOptions, env_id: str, batch: EnvBatch, model: Model | None
+) -> ActionFunction:
     if model is None:
         if options.exact and not is_deterministic(str(options.policy), env_id):
             raise ConfigError(
                 f"--exact must come with a policy that draws nothing, got {options.policy}"
             )
-        return baseline_actor(str(options.policy), env_id, batch, options.seed)
+        return baseline_action_function(str(options.policy), env_id, batch, options.seed)
     if options.exact and options.stochastic:
         raise ConfigError("--exact must come without --stochastic: samples have no exact mean")
-    return model.actor(deterministic=not options.stochastic, seed=options.seed)
+    return model.action_function(deterministic=not options.stochastic, seed=options.seed)
 
 
 def _plot(
@@ -180,12 +184,12 @@ def _plot(
             raise ConfigError(f"--plot-beside must name baselines of {env_id}, got {name!r}.{hint}")
     batch = make_batch(env_id, kwargs, 1)
     try:
-        actors = {str(options.policy): _actor(options, env_id, batch, model)}
+        action_functions = {str(options.policy): _action_function(options, env_id, batch, model)}
         for name in options.plot_beside:
-            actors[name] = baseline_actor(name, env_id, batch, options.seed)
+            action_functions[name] = baseline_action_function(name, env_id, batch, options.seed)
         episodes = {
-            name: record_episode(actor, env_id, batch, options.seed)
-            for name, actor in actors.items()
+            name: record_episode(action_function, env_id, batch, options.seed)
+            for name, action_function in action_functions.items()
         }
         path = Path(str(options.plot))
         write_atomic(path, draw_episodes(episodes, env_id, batch, options.seed, path))
@@ -193,12 +197,12 @@ def _plot(
         batch.close()
 
 
-def _play(options: EvaluateOptions, actor: Actor, batch: EnvBatch) -> Evaluation:
+def _play(options: EvaluateOptions, action_function: ActionFunction, batch: EnvBatch) -> Evaluation:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("episodes", total=options.episodes)
         return evaluate(
-            actor,
+            action_function,
             batch,
             options.episodes,
             options.seed,

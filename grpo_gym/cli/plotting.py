@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from grpo_gym.cli.failures import check_writable
-from grpo_gym.evaluation.episodes import Actor
+from grpo_gym.evaluation.episodes import ActionFunction
 from grpo_gym.registration import FIGURE_MODULES
 from grpo_gym.rollouts.batches import EnvBatch
 from grpo_gym.settings.config import ConfigError
@@ -48,11 +48,13 @@ def check_figures(env_id: str) -> None:
         raise ConfigError(f"--plot must come with one of {known}, got {env_id}")
 
 
-def record_episode(actor: Actor, env_id: str, batch: EnvBatch, seed: int) -> list[Any]:
+def record_episode(
+    action_function: ActionFunction, env_id: str, batch: EnvBatch, seed: int
+) -> list[Any]:
     """Play an episode and note each step as the environment's figures show it.
 
     Args:
-        actor: Who plays.
+        action_function: Who plays.
         env_id: An environment that has figures.
         batch: One environment of that id.
         seed: Of the episode.
@@ -64,7 +66,7 @@ def record_episode(actor: Actor, env_id: str, batch: EnvBatch, seed: int) -> lis
     start, alive = np.ones(1, np.bool_), np.ones(1, np.bool_)
     steps = []
     while alive[0]:
-        actions, state = actor(observations, masks, state, start)
+        actions, state = action_function(observations, masks, state, start)
         step = batch.step(actions, alive)
         steps.append(snapshot(env))
         observations, masks = step.observations, step.action_masks

@@ -19,7 +19,7 @@ from grpo_gym.settings.config import ConfigError
 _RESAMPLES = 2_000
 
 
-class Actor(Protocol):
+class ActionFunction(Protocol):
     """Whoever chooses actions: a trained policy or a baseline."""
 
     def __call__(
@@ -111,7 +111,7 @@ class Evaluable:
     env_source: EnvSource
     env_kwargs: dict[str, Any]
 
-    def actor(self, deterministic: bool = True, seed: int = 0) -> Actor:
+    def action_function(self, deterministic: bool = True, seed: int = 0) -> ActionFunction:
         """The policy as `evaluate` takes it.
 
         Args:
@@ -141,13 +141,15 @@ class Evaluable:
         kwargs = self.env_kwargs if env_kwargs is None else dict(env_kwargs)
         batch = make_batch(self.env_source, kwargs, max(1, min(episodes, 128)))
         try:
-            return evaluate(self.actor(deterministic, seed), batch, episodes, seed, warmup)
+            return evaluate(
+                self.action_function(deterministic, seed), batch, episodes, seed, warmup
+            )
         finally:
             batch.close()
 
 
 def evaluate(
-    actor: Actor,
+    action_function: ActionFunction,
     batch: EnvBatch,
     episodes: int,
     seed: int,
@@ -157,7 +159,7 @@ def evaluate(
     """Play episodes of consecutive seeds.
 
     Args:
-        actor: Chooses actions.
+        action_function: Chooses actions.
         batch: Environments to play in, as many as there are.
         episodes: How many, E.
         seed: Seed of the first.
@@ -173,7 +175,7 @@ def evaluate(
     rounds = []
     for first in range(0, episodes, batch.num_envs):
         count = min(batch.num_envs, episodes - first)
-        rounds.append(_play_round(actor, batch, count, seed + first, warmup))
+        rounds.append(_play_round(action_function, batch, count, seed + first, warmup))
         if on_progress is not None:
             on_progress(first + count)
     names = sorted(set.union(*(set(metrics) for _, _, metrics in rounds)))
@@ -245,7 +247,7 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
 
 
 def _play_round(
-    actor: Actor, batch: EnvBatch, count: int, seed: int, warmup: int
+    action_function: ActionFunction, batch: EnvBatch, count: int, seed: int, warmup: int
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """One episode in each of the first `count` environments: returns, lengths, metrics."""
     observations, masks = batch.reset(range(seed, seed + batch.num_envs))
@@ -258,7 +260,7 @@ def _play_round(
     start = np.ones(batch.num_envs, np.bool_)
     while alive.any():
         check_ending(batch, int(lengths.max()))
-        actions, state = actor(observations, masks, state, start)
+        actions, state = action_function(observations, masks, state, start)
         step = batch.step(actions, alive)
         returns += np.where(alive, step.rewards, 0.0)
         lengths += alive

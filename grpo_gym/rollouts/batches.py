@@ -164,7 +164,7 @@ class NativeBatch:
         return _name(self.env)
 
 
-class WorldsBatch(NativeBatch):
+class EnumeratedBatch(NativeBatch):
     """Environments that play given outside worlds, one by one: all of them, where they are few.
 
     Their number stands where that of a seed does elsewhere.
@@ -177,13 +177,13 @@ class WorldsBatch(NativeBatch):
             ConfigError: If it cannot.
         """
         super().__init__(env)
-        if not hasattr(env, "count_worlds"):
+        if not hasattr(env, "count_initial_states"):
             raise ConfigError(f"{self} has no list of all its outside worlds to play")
-        self.num_worlds: int = env.count_worlds()
+        self.num_initial_states: int = env.count_initial_states()
 
     def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Begin these worlds; beyond the last one, it again."""
-        worlds = np.minimum(np.asarray(seeds), self.num_worlds - 1)
+        worlds = np.minimum(np.asarray(seeds), self.num_initial_states - 1)
         observations, infos = self.env.reset(seed=0, options={"layout": worlds})
         flat = flatten_batch(self.single_observation_space, observations)
         return flat, _action_masks(infos.get("action_mask"))
@@ -290,7 +290,7 @@ def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: i
     return batch
 
 
-def make_worlds(env_id: str, env_kwargs: Mapping[str, Any], most: int) -> WorldsBatch:
+def make_enumerated(env_id: str, env_kwargs: Mapping[str, Any], most: int) -> EnumeratedBatch:
     """Make environments that play an environment's outside worlds, all of them.
 
     Args:
@@ -304,9 +304,9 @@ def make_worlds(env_id: str, env_kwargs: Mapping[str, Any], most: int) -> Worlds
     batch = make_batch(env_id, env_kwargs, 1)
     if not isinstance(batch, NativeBatch):
         raise ConfigError(f"{batch} has no list of all its outside worlds to play")
-    count = WorldsBatch(batch.env).num_worlds
+    count = EnumeratedBatch(batch.env).num_initial_states
     many = cast(NativeBatch, make_batch(env_id, env_kwargs, min(count, most)))
-    return WorldsBatch(many.env)
+    return EnumeratedBatch(many.env)
 
 
 def check_ending(batch: EnvBatch, steps: int) -> None:

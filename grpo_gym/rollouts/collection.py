@@ -1,4 +1,4 @@
-"""Collecting grouped rollouts: a policy acts in a `GroupedVectorEnv` until every episode ends.
+"""Collecting grouped rollouts: a policy acts in a `EnvGroups` until every episode ends.
 
 With branching, groups start not only at a reset: every few steps all members of a group are put
 where one of them is, and go on from there as a new group in the same outside world.
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from grpo_gym.policies.network import Policy
-from grpo_gym.rollouts.groups import GroupedVectorEnv
+from grpo_gym.rollouts.groups import EnvGroups
 from grpo_gym.rollouts.player import Player, Steps
 from grpo_gym.rollouts.randomness import ActionNoise
 from grpo_gym.rollouts.rollout import Episodes, GroupedRollout, concatenate
@@ -43,7 +43,7 @@ class Branching:
 
 def collect(
     policy: Policy,
-    env: GroupedVectorEnv,
+    env: EnvGroups,
     seeds: np.ndarray,
     noise: ActionNoise,
     max_steps: int | None = None,
@@ -55,7 +55,7 @@ def collect(
     Args:
         policy: Acts.
         env: G groups of K members.
-        seeds: As for `GroupedVectorEnv.reset`.
+        seeds: As for `EnvGroups.reset`.
         noise: Decides the actions.
         max_steps: Truncates episodes after so many steps.
         branching: When groups branch; None: never.
@@ -86,12 +86,12 @@ def _collect_branches(player: Player, branching: Branching) -> GroupedRollout:
         members = _choose_members(branching, steps, player, groups)
         trunks.add(steps, player.truncated, groups, members)
         lives = player.alive.reshape(env.num_groups, -1)[groups].any(axis=1)
-        moment = player.snapshot(members[lives])
+        state = player.snapshot(members[lives])
         if branching.lookahead:
             steps.extend_uncredited(player.play(branching.lookahead))
         parts.append(steps.stack(env, groups))
         groups = groups[lives]
-        player.restore(moment, groups)
+        player.restore(state, groups)
     return replace(concatenate(parts), episodes=trunks.episodes(), infos=player.infos.means())
 
 

@@ -18,7 +18,7 @@ class GroupError(RuntimeError):
     """Members of a group did not start from the same state, so comparing them is not fair."""
 
 
-class GroupedVectorEnv:
+class EnvGroups:
     """G groups of K environments, each group reset to one state.
 
     Attributes:

@@ -13,13 +13,13 @@ from torch import Tensor
 from grpo_gym.policies.network import Policy
 from grpo_gym.rollouts.batches import BatchStep, check_ending
 from grpo_gym.rollouts.frame_history import as_features, stack_frames
-from grpo_gym.rollouts.groups import GroupedVectorEnv
+from grpo_gym.rollouts.groups import EnvGroups
 from grpo_gym.rollouts.randomness import ActionNoise
 from grpo_gym.rollouts.rollout import STEP_FIELDS, Episodes, GroupedRollout
 
 
 @dataclass(frozen=True)
-class Moment:
+class PlayerState:
     """Where M environments are, and what the policy had seen of them.
 
     Attributes:
@@ -48,7 +48,7 @@ class Player:
     def __init__(
         self,
         policy: Policy,
-        env: GroupedVectorEnv,
+        env: EnvGroups,
         noise: ActionNoise,
         max_steps: int | None,
         frame_history: int,
@@ -61,7 +61,7 @@ class Player:
         self._frame_history = frame_history
 
     def reset(self, seeds: np.ndarray) -> None:
-        """Start an episode in every environment; seeds as for `GroupedVectorEnv.reset`."""
+        """Start an episode in every environment; seeds as for `EnvGroups.reset`."""
         observations, self._masks = self.env.reset(seeds)
         self._frames = stack_frames(None, observations, None, self._frame_history)
         self._elapsed = 0
@@ -93,29 +93,29 @@ class Player:
         self._frames = stack_frames(self._frames, step.observations, None, self._frame_history)
         self._masks = step.action_masks
 
-    def snapshot(self, members: np.ndarray) -> Moment:
+    def snapshot(self, members: np.ndarray) -> PlayerState:
         """Where these environments are, shape (M,), int64."""
         masks = None if self._masks is None else self._masks[members]
         environments = self.env.batch.snapshot(members) if len(members) else None
-        return Moment(environments, self._frames[members], masks, self._elapsed)
+        return PlayerState(environments, self._frames[members], masks, self._elapsed)
 
-    def restore(self, moment: Moment, groups: np.ndarray) -> None:
+    def restore(self, state: PlayerState, groups: np.ndarray) -> None:
         """Put all members of the i-th of these groups where the i-th environment was."""
-        self._elapsed = moment.elapsed
+        self._elapsed = state.elapsed
         self.alive = np.zeros_like(self.alive)
         if len(groups) == 0:
             return
         members = self.env.members(groups)
-        self.env.batch.restore(moment.environments, members)
+        self.env.batch.restore(state.environments, members)
         self.alive[members] = True
         self.truncated[members] = False
         # Copies: the arrays there were are part of the rollout.
         self._frames = self._frames.copy()
-        self._frames[members] = moment.frames[:, None]
+        self._frames[members] = state.frames[:, None]
         self._masks = None
-        if moment.masks is not None:
-            self._masks = np.ones((len(self.alive), moment.masks.shape[1]), np.bool_)
-            self._masks[members] = moment.masks[:, None]
+        if state.masks is not None:
+            self._masks = np.ones((len(self.alive), state.masks.shape[1]), np.bool_)
+            self._masks[members] = state.masks[:, None]
 
 
 class InfoMeans:
@@ -185,7 +185,7 @@ class Steps:
         """Steps of each environment, shape (B,), int64."""
         return np.sum([alive.numpy() for alive in self._fields["alive"]], axis=0)
 
-    def stack(self, env: GroupedVectorEnv, groups: np.ndarray) -> GroupedRollout:
+    def stack(self, env: EnvGroups, groups: np.ndarray) -> GroupedRollout:
         """The trajectories of these groups; whole episodes and infos are left empty."""
         chosen = torch.from_numpy(groups)
         everyone = len(groups) == env.num_groups

@@ -19,7 +19,7 @@ _CHUNK = 32
 class Stream(IntEnum):
     """What random numbers are for; part of their key."""
 
-    WORLD = 0
+    EPISODES = 0
     ACTIONS = 1
     MINIBATCHES = 2
     WEIGHTS = 3
@@ -35,10 +35,10 @@ def derive_seed(seed: int, stream: Stream, *key: int) -> int:
     return int(state[0] >> np.uint64(2))
 
 
-def world_seeds(seed: int, iteration: int, groups: range, group_size: int | None) -> np.ndarray:
+def episode_seeds(seed: int, iteration: int, groups: range, group_size: int | None) -> np.ndarray:
     """Seeds of the outside worlds of an iteration's groups: (G,) for shared ones, else (G, K)."""
     members = range(group_size or 0)
-    key = (seed, Stream.WORLD, iteration)
+    key = (seed, Stream.EPISODES, iteration)
     if group_size is None:
         return np.array([derive_seed(*key, g) for g in groups], np.int64)
     return np.array([[derive_seed(*key, g, k) for k in members] for g in groups], np.int64)

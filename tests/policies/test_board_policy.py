@@ -448,11 +448,13 @@ def test_a_million_sampled_shots_are_all_legal() -> None:
     settings = {**MICROGRPO, "mask_repeats": True}
     model = GRPO("board", "Battleship-v0", env_kwargs=settings, **SMALL)
     env = BattleshipVectorEnv(4_000, autoreset_mode="SameStep", **settings)
-    actor = model.actor(deterministic=False)
+    action_function = model.action_function(deterministic=False)
     images, infos = env.reset(seed=0)
     state: Any = None
     for _ in range(250):
         masks = infos["action_mask"].astype(np.bool_)
-        shots, state = actor(images.reshape(4_000, -1), masks, state, np.zeros(4_000, np.bool_))
+        shots, state = action_function(
+            images.reshape(4_000, -1), masks, state, np.zeros(4_000, np.bool_)
+        )
         assert masks[np.arange(4_000), shots].all()
         images, _, _, _, infos = env.step(shots)

@@ -12,8 +12,8 @@ from grpo_gym import GRPO
 from grpo_gym.policies.network import Policy
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.collection import Branching, collect
-from grpo_gym.rollouts.groups import GroupedVectorEnv
-from grpo_gym.rollouts.randomness import ActionNoise, Stream, group_generators, world_seeds
+from grpo_gym.rollouts.groups import EnvGroups
+from grpo_gym.rollouts.randomness import ActionNoise, Stream, episode_seeds, group_generators
 from grpo_gym.rollouts.rollout import GroupedRollout, concatenate
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
@@ -51,8 +51,8 @@ def play(
     if every is not None:
         generators = group_generators(0, Stream.TRUNKS, iteration, numbers)
         branching = Branching(every, lookahead, trunk, generators)
-    seeds = world_seeds(0, iteration, numbers, None)
-    env_groups = GroupedVectorEnv(batch, members)
+    seeds = episode_seeds(0, iteration, numbers, None)
+    env_groups = EnvGroups(batch, members)
     return collect(policy, env_groups, seeds, noise, max_steps, branching, frame_history)
 
 

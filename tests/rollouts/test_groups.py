@@ -6,16 +6,16 @@ import pytest
 from gymnasium import spaces
 
 from grpo_gym.rollouts.batches import LoopBatch, NativeBatch, make_batch
-from grpo_gym.rollouts.groups import GroupedVectorEnv, GroupError
+from grpo_gym.rollouts.groups import EnvGroups, GroupError
 from grpo_gym.settings.config import ConfigError
 from probe_envs import BestAction, Countdown, IgnoresSeed, OneStep, Search
 
 
-def grouped(env: Any, group_size: int, num_envs: int, **kwargs: Any) -> GroupedVectorEnv:
-    return GroupedVectorEnv(make_batch(env, kwargs, num_envs), group_size)
+def grouped(env: Any, group_size: int, num_envs: int, **kwargs: Any) -> EnvGroups:
+    return EnvGroups(make_batch(env, kwargs, num_envs), group_size)
 
 
-def parts(env: GroupedVectorEnv) -> list[Any]:
+def parts(env: EnvGroups) -> list[Any]:
     assert isinstance(env.batch, LoopBatch)
     return [one.unwrapped for one in env.batch.envs]
 
@@ -143,4 +143,4 @@ def test_infos_and_masks_of_other_forms() -> None:
 @pytest.mark.parametrize("group_size", [4, 0])
 def test_group_size_must_divide(group_size: int) -> None:
     with pytest.raises(ConfigError, match=f"group_size must divide .* \\(6\\), got {group_size}"):
-        GroupedVectorEnv(make_batch(BestAction, None, 6), group_size)
+        EnvGroups(make_batch(BestAction, None, 6), group_size)

@@ -7,8 +7,8 @@ from grpo_gym.rollouts.randomness import (
     ActionNoise,
     Stream,
     derive_seed,
+    episode_seeds,
     group_generators,
-    world_seeds,
 )
 
 
@@ -29,23 +29,25 @@ def test_seeds_depend_on_every_part_of_their_key() -> None:
     seeds = {derive_seed(s, stream, i, g) for s, stream, i, g in keys}
     assert len(seeds) == len(keys)
     assert all(0 <= seed < 2**62 for seed in seeds)
-    assert derive_seed(1, Stream.WORLD, 2, 3) == derive_seed(1, Stream.WORLD, 2, 3)
+    assert derive_seed(1, Stream.EPISODES, 2, 3) == derive_seed(1, Stream.EPISODES, 2, 3)
 
 
 def test_worlds_of_a_group_do_not_depend_on_the_number_of_groups() -> None:
     assert (
-        world_seeds(0, 5, range(8), None)[:3].tolist() == world_seeds(0, 5, range(3), None).tolist()
+        episode_seeds(0, 5, range(8), None)[:3].tolist()
+        == episode_seeds(0, 5, range(3), None).tolist()
     )
     assert (
-        world_seeds(0, 5, range(8), 4)[:3, :2].tolist() == world_seeds(0, 5, range(3), 2).tolist()
+        episode_seeds(0, 5, range(8), 4)[:3, :2].tolist()
+        == episode_seeds(0, 5, range(3), 2).tolist()
     )
-    assert world_seeds(0, 5, range(8), None).dtype == np.int64
+    assert episode_seeds(0, 5, range(8), None).dtype == np.int64
 
 
 def test_worlds_are_all_different() -> None:
-    shared = {int(s) for i in range(50) for s in world_seeds(0, i, range(8), None)}
+    shared = {int(s) for i in range(50) for s in episode_seeds(0, i, range(8), None)}
     assert len(shared) == 400
-    unrelated = world_seeds(0, 0, range(8), 16)
+    unrelated = episode_seeds(0, 0, range(8), 16)
     assert unrelated.shape == (8, 16)
     assert len(np.unique(unrelated)) == 128
 
@@ -60,8 +62,8 @@ def test_noise_of_a_group_does_not_depend_on_the_others() -> None:
 def test_later_rounds_go_on_where_the_earlier_ones_ended() -> None:
     """Groups 3 to 7 of an iteration are the same whether or not they come in one round."""
     for size in (None, 2):
-        later = world_seeds(0, 5, range(3, 8), size)
-        np.testing.assert_array_equal(later, world_seeds(0, 5, range(8), size)[3:])
+        later = episode_seeds(0, 5, range(3, 8), size)
+        np.testing.assert_array_equal(later, episode_seeds(0, 5, range(8), size)[3:])
     whole = ActionNoise("uniform", 0, 0, range(5), 2, 1).draw().reshape(5, 2)
     rest = ActionNoise("uniform", 0, 0, range(3, 5), 2, 1).draw().reshape(2, 2)
     np.testing.assert_array_equal(rest, whole[3:])

@@ -9,8 +9,8 @@ import torch
 from grpo_gym.policies.network import Policy
 from grpo_gym.rollouts.batches import BatchStep, LoopBatch, make_batch
 from grpo_gym.rollouts.collection import collect
-from grpo_gym.rollouts.groups import GroupedVectorEnv
-from grpo_gym.rollouts.randomness import ActionNoise, world_seeds
+from grpo_gym.rollouts.groups import EnvGroups
+from grpo_gym.rollouts.randomness import ActionNoise, episode_seeds
 from grpo_gym.rollouts.rollout import GroupedRollout
 from probe_envs import BestAction, Countdown, OneStep, Search
 
@@ -25,8 +25,8 @@ def play(
     policy = Policy(batch.single_observation_space, batch.single_action_space, hidden_sizes=(8,))
     head = policy.head
     noise = ActionNoise(head.noise_kind, 0, iteration, range(GROUPS), MEMBERS, head.num_components)
-    seeds = world_seeds(0, iteration, range(GROUPS), None)
-    return collect(policy, GroupedVectorEnv(batch, MEMBERS), seeds, noise, max_steps)
+    seeds = episode_seeds(0, iteration, range(GROUPS), None)
+    return collect(policy, EnvGroups(batch, MEMBERS), seeds, noise, max_steps)
 
 
 def test_lengths_rewards_and_alive_follow_the_first_action() -> None:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import nn
 
-from grpo_gym.evaluation.episodes import Actor
+from grpo_gym.evaluation.episodes import ActionFunction
 from grpo_gym.settings.config import replace
 from grpo_gym.trainers.grpo import GRPO, IterationStats
 from grpo_gym.trainers.settings import TrainSettings, new_model
@@ -34,7 +34,7 @@ class Training(Protocol):
             record: Called between iterations with the steps so far; it may look at the policy.
         """
 
-    def actor(self, deterministic: bool) -> Actor:
+    def action_function(self, deterministic: bool) -> ActionFunction:
         """The policy as it is now; it goes on changing with the training."""
 
     def weights(self) -> nn.Module:
@@ -82,9 +82,9 @@ class OurTraining:
 
         self._model.learn(total_steps, callback=tell)
 
-    def actor(self, deterministic: bool) -> Actor:
-        """See `Training.actor`."""
-        return self._model.actor(deterministic)
+    def action_function(self, deterministic: bool) -> ActionFunction:
+        """See `Training.action_function`."""
+        return self._model.action_function(deterministic)
 
     def weights(self) -> nn.Module:
         """See `Training.weights`."""

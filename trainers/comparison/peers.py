@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
 
 from grpo_gym.envs.sb3 import to_sb3
-from grpo_gym.evaluation.episodes import Actor
+from grpo_gym.evaluation.episodes import ActionFunction
 from grpo_gym.policies.board import BoardPolicy
 from grpo_gym.rollouts.batches import NativeBatch, make_batch
 from grpo_gym.settings.config import ConfigError
@@ -101,8 +101,8 @@ class PeerTraining:
         between = _BetweenIterations(record, self._settings.final_discount, total_steps)
         self.model.learn(total_steps, callback=between, log_interval=None)
 
-    def actor(self, deterministic: bool) -> Actor:
-        """See `Training.actor`."""
+    def action_function(self, deterministic: bool) -> ActionFunction:
+        """See `Training.action_function`."""
 
         def act(
             observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray

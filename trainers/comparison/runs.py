@@ -23,7 +23,7 @@ from grpo_gym.storage.results import Results
 from grpo_gym.trainers.comparison.curves import Curve, Point
 from grpo_gym.trainers.comparison.ours import OurTraining, Training
 from grpo_gym.trainers.comparison.settings import Contender, PeerSettings, Settings, describe
-from grpo_gym.trainers.named_policies import baseline_actor, table_names
+from grpo_gym.trainers.named_policies import baseline_action_function, table_names
 
 Count = Annotated[int, Range(1)]
 Episodes = Annotated[int, Range(1, 1_000_000)]
@@ -100,8 +100,8 @@ def run(
     batch = make_batch(settings.env, settings.env_kwargs, _num_envs(plan))
 
     def play(episodes: int, first_seed: int) -> Evaluation:
-        # A new actor each time: its samples do not depend on how often others were evaluated.
-        return evaluate(training.actor(plan.deterministic), batch, episodes, first_seed)
+        # A new one each time: its samples do not depend on earlier evaluations.
+        return evaluate(training.action_function(plan.deterministic), batch, episodes, first_seed)
 
     def measure() -> float:
         return play(plan.curve_episodes, plan.evaluation_seed + _CURVE_SEEDS).mean_return
@@ -127,8 +127,8 @@ def run(
 def play_baseline(name: str, plan: Plan) -> dict[str, Any]:
     """What a baseline comes to in the episodes after training: `mean_return` and `sem`."""
     batch = make_batch(plan.env, plan.env_kwargs, _num_envs(plan))
-    actor = baseline_actor(name, plan.env, batch)
-    final = _final(evaluate(actor, batch, plan.final_episodes, plan.evaluation_seed))
+    action_function = baseline_action_function(name, plan.env, batch)
+    final = _final(evaluate(action_function, batch, plan.final_episodes, plan.evaluation_seed))
     return {"mean_return": final["mean_return"], "sem": final["sem"]}
 
 

@@ -219,7 +219,7 @@ class OnlineGRPO(Evaluable):
         actions = self._act(np.atleast_2d(observation), masks, stream)
         return (actions if np.ndim(observation) > 1 else actions[0]), state
 
-    def actor(self, deterministic: bool = True, seed: int = 0) -> Callable[..., Any]:
+    def action_function(self, deterministic: bool = True, seed: int = 0) -> Callable[..., Any]:
         """The policy as `evaluation.evaluate` takes it; `seed` decides sampled actions."""
         draws = itertools.count()
 
@@ -311,7 +311,7 @@ class OnlineGRPO(Evaluable):
         return checkpoint.weights_sha256({"weights": torch.from_numpy(self.policy.weights)})
 
     def _start(self) -> None:
-        seed = derive_seed(self.config.seed, Stream.WORLD)
+        seed = derive_seed(self.config.seed, Stream.EPISODES)
         self.simulator.seed(np.array([seed], np.uint64))
         self.simulator.reset()
         self._started = True

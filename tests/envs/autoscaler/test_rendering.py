@@ -284,11 +284,11 @@ def test_plot_writes_a_figure(tmp_path: Path, name: str) -> None:
 
 def test_a_recorded_episode_is_that_of_the_seed() -> None:
     from grpo_gym.rollouts.batches import make_batch
-    from grpo_gym.trainers.named_policies import baseline_actor
+    from grpo_gym.trainers.named_policies import baseline_action_function
 
     batch = make_batch("AutoScaler-v0", {"episode_steps": 40}, 1)
-    actor = baseline_actor("hpa", "AutoScaler-v0", batch)
-    steps = plotting.record_episode(actor, "AutoScaler-v0", batch, seed=9)
+    action_function = baseline_action_function("hpa", "AutoScaler-v0", batch)
+    steps = plotting.record_episode(action_function, "AutoScaler-v0", batch, seed=9)
     assert [past.step for past in steps] == list(range(1, 41))
     env = AutoScalerEnv(episode_steps=40)
     env.reset(seed=9)

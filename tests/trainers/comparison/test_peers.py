@@ -59,7 +59,7 @@ def test_observations_come_back_from_features(space: gym.Space[Any]) -> None:
     assert found.dtype == space.dtype and found.shape == batch.shape
 
 
-def test_the_actor_is_predict_on_normalised_observations() -> None:
+def test_the_action_function_is_predict_on_normalised_observations() -> None:
     training = PeerTraining(
         PeerSettings(
             env="CartPole-v1", normalise_observations=True, normalise_rewards=True, **SMALL
@@ -68,7 +68,9 @@ def test_the_actor_is_predict_on_normalised_observations() -> None:
     )
     training.learn(64, lambda steps: None)
     rows = np.random.default_rng(0).normal(0.0, 3.0, (50, 4)).astype(np.float32)
-    actions, _ = training.actor(deterministic=True)(rows, None, None, np.ones(50, np.bool_))
+    actions, _ = training.action_function(deterministic=True)(
+        rows, None, None, np.ones(50, np.bool_)
+    )
     statistics = training.model.get_vec_normalize_env().obs_rms
     seen = (rows - statistics.mean) / np.sqrt(statistics.var + 1e-8)
     wanted, _ = training.model.predict(np.clip(seen, -10.0, 10.0), deterministic=True)
@@ -76,15 +78,15 @@ def test_the_actor_is_predict_on_normalised_observations() -> None:
     assert 0 < actions.sum() < 50 and statistics.count > 64
 
 
-def test_the_actor_remembers_as_predict_does() -> None:
+def test_the_action_function_remembers_as_predict_does() -> None:
     training = PeerTraining(
         PeerSettings(env="CartPole-v1", algorithm="recurrent_ppo", lstm_width=8, **SMALL), seed=0
     )
     rows = np.random.default_rng(0).normal(0.0, 3.0, (20, 3, 4)).astype(np.float32)
     starts = np.random.default_rng(1).random((20, 3)) < 0.3
-    actor, state, other = training.actor(deterministic=True), None, None
+    action_function, state, other = training.action_function(deterministic=True), None, None
     for observations, start in zip(rows, starts, strict=True):
-        actions, state = actor(observations, None, state, start)
+        actions, state = action_function(observations, None, state, start)
         wanted, other = training.model.predict(observations, other, start, deterministic=True)
         np.testing.assert_array_equal(actions, wanted)
     assert state is not None
@@ -107,7 +109,7 @@ def test_only_legal_actions_are_played() -> None:
     for cell in range(25):
         masks = np.zeros((1, 25), np.bool_)
         masks[0, cell] = True
-        act = training.actor(deterministic=False)
+        act = training.action_function(deterministic=False)
         actions, _ = act(np.zeros((1, size), np.float32), masks, None, np.ones(1, np.bool_))
         assert actions.tolist() == [cell]
 
@@ -118,7 +120,7 @@ def test_discrete_observations_are_seen_as_they_are() -> None:
     seen = np.random.default_rng(0).integers(0, 4, 300)
     rows = np.eye(4, dtype=np.float32)[seen]
     torch.manual_seed(1)
-    actions, _ = training.actor(False)(rows, None, None, np.ones(300, np.bool_))
+    actions, _ = training.action_function(False)(rows, None, None, np.ones(300, np.bool_))
     torch.manual_seed(1)
     wanted, _ = training.model.predict(seen)
     np.testing.assert_array_equal(actions, wanted)
