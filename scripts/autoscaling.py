@@ -26,7 +26,8 @@ from rich.console import Console
 
 from grpo_gym import GRPO
 from grpo_gym.envs.autoscaler.baselines import make_baseline
-from grpo_gym.evaluation.episodes import ActionFunction, Evaluation, evaluate, summarise
+from grpo_gym.evaluation.episodes import ActionFunction, Evaluation, evaluate
+from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.rollouts.batches import NativeBatch, make_batch
 from grpo_gym.settings.config import from_mapping, replace
 from grpo_gym.storage.results import Results

@@ -29,7 +29,7 @@ from variants import (
 )
 from variants_presets import NOTHING, markdown_table, presets_table
 
-from grpo_gym.evaluation.episodes import interquartile_mean
+from grpo_gym.evaluation.statistics import bootstrap_interval, interquartile_mean
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.presets import PRESETS
 
@@ -105,7 +105,7 @@ class Setting:
     @property
     def score(self) -> float:
         """What settings are compared by; -inf without a run."""
-        return interquartile_mean(self.returns) if len(self.returns) else -math.inf
+        return float(interquartile_mean(self.returns)) if len(self.returns) else -math.inf
 
     @property
     def steps_used(self) -> str:
@@ -119,7 +119,7 @@ class Setting:
         score = number(self.score)
         value = f"**{score}**" if self.score == best else score
         if len(self.returns) > 1:
-            low, high = interquartile_interval(self.returns)
+            low, high = bootstrap_interval(self.returns, interquartile_mean, _RESAMPLES)
             value += f" [{number(low)}, {number(high)}]"
         seeds = f"{len(self.returns)}/{max(len(self.returns), SEEDS)}"
         return f"{value}, {seeds}"
@@ -207,23 +207,6 @@ def measured_sizes(values: Mapping[str, Any], footnotes: Footnotes) -> str:
         + _command("group_size")
     )
     return "\n".join(parts)
-
-
-def interquartile_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap percentile interval of the interquartile mean.
-
-    Args:
-        values: Shape (S,).
-        seed: Of the resampling.
-
-    Source: Agarwal et al., arXiv 2108.13264, with one task.
-    """
-    count = len(values)
-    chosen = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
-    resampled = np.sort(values[chosen], axis=1)
-    cut = int(0.25 * count)
-    low, high = np.percentile(resampled[:, cut : count - cut].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
 
 
 def number(value: float) -> str:

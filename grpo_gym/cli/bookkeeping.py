@@ -8,7 +8,8 @@ import numpy as np
 
 from grpo_gym.cli.run import Run
 from grpo_gym.cli.signals import Stopped, StopSignals
-from grpo_gym.evaluation.episodes import Evaluation, summarise
+from grpo_gym.evaluation.episodes import Evaluation
+from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.trainers.grpo import GRPO, IterationStats
 from grpo_gym.trainers.reporting import TensorBoardReporter

@@ -9,7 +9,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from grpo_gym.cli.tables import decimals, fixed, plain_table
-from grpo_gym.evaluation.episodes import Evaluation, evaluate, summarise
+from grpo_gym.evaluation.episodes import Evaluation, evaluate
+from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.named_policies import (

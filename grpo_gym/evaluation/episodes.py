@@ -13,10 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from grpo_gym.evaluation.statistics import Summary, summarise
 from grpo_gym.rollouts.batches import EnvBatch, EnvSource, check_ending, make_batch
 from grpo_gym.settings.config import ConfigError
-
-_RESAMPLES = 2_000
 
 
 class ActionFunction(Protocol):
@@ -38,25 +37,6 @@ class ActionFunction(Protocol):
             state: What the last call returned; None at first.
             episode_start: Shape (B,), bool.
         """
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Statistics of one quantity over episodes.
-
-    Attributes:
-        mean: Mean.
-        sem: Standard error of the mean; 0 for a single episode.
-        median: Median.
-        iqm: Mean of the middle half (interquartile mean, arXiv 2108.13264).
-        ci95: 95 % bootstrap percentile interval of the mean.
-    """
-
-    mean: float
-    sem: float
-    median: float
-    iqm: float
-    ci95: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -194,56 +174,6 @@ def evaluate_policy(model: Any, **arguments: Any) -> Evaluation:
     """Evaluate a trained model; the same as `model.evaluate(...)`."""
     evaluation: Evaluation = model.evaluate(**arguments)
     return evaluation
-
-
-def summarise(values: np.ndarray) -> Summary:
-    """Statistics over episodes, NaN left out; all NaN if nothing is left.
-
-    Args:
-        values: Shape (E,).
-    """
-    values = np.asarray(values, np.float64)
-    values = np.sort(values[np.isfinite(values)])
-    if len(values) == 0:
-        return Summary(math.nan, math.nan, math.nan, math.nan, (math.nan, math.nan))
-    sem = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
-    return Summary(
-        mean=float(values.mean()),
-        sem=sem,
-        median=float(np.median(values)),
-        iqm=interquartile_mean(values),
-        ci95=bootstrap_interval(values),
-    )
-
-
-def interquartile_mean(values: np.ndarray) -> float:
-    """Mean after cutting a quarter (rounded down) of the values off each end.
-
-    Args:
-        values: Shape (E,).
-
-    Source: Agarwal et al., arXiv 2108.13264; equal to scipy.stats.trim_mean(values, 0.25).
-    """
-    cut = int(0.25 * len(values))
-    return float(np.sort(values)[cut : len(values) - cut].mean())
-
-
-def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean over 2,000 resamples.
-
-    Args:
-        values: Shape (E,).
-        seed: Of the resampling.
-    """
-    generator = np.random.default_rng(seed)
-    count = len(values)
-    at_once = max(1, 100_000 // count)  # memory for all may be scarce
-    means = [
-        values[generator.integers(count, size=(min(at_once, left), count))].mean(axis=1)
-        for left in range(_RESAMPLES, 0, -at_once)
-    ]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _play_round(

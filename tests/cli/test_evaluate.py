@@ -14,7 +14,7 @@ import pytest
 
 from grpo_gym import GRPO
 from grpo_gym.cli.evaluate import main
-from grpo_gym.evaluation.episodes import summarise
+from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.trainers.named_policies import baseline_names, privileged_names
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,15 +3,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from scipy import stats
 
 from grpo_gym import GRPO, evaluate_policy
-from grpo_gym.evaluation.episodes import (
-    bootstrap_interval,
-    evaluate,
-    interquartile_mean,
-    summarise,
-)
+from grpo_gym.evaluation.episodes import evaluate
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.settings.config import ConfigError
 from probe_envs import Context, Countdown, OneStep
@@ -126,38 +120,7 @@ def test_a_model_is_evaluated_on_the_same_episodes_by_either_name() -> None:
     assert (sampled[0] != first.returns).any()
 
 
-# Statistics
-
-
-def test_summary_by_hand() -> None:
-    summary = summarise(np.array([8.0, 1.0, np.nan, 2.0, 3.0, 2.0]))
-    assert summary.mean == pytest.approx(3.2)
-    assert summary.median == 2.0
-    assert summary.iqm == pytest.approx((2.0 + 2.0 + 3.0) / 3)
-    assert summary.sem == pytest.approx(stats.sem([8.0, 1.0, 2.0, 3.0, 2.0]))
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 10, 101])
-def test_interquartile_mean_equals_scipy(size: int) -> None:
-    values = np.random.default_rng(size).standard_normal(size)
-    assert interquartile_mean(values) == pytest.approx(stats.trim_mean(values, 0.25))
-
-
-def test_bootstrap_interval_is_scipys_up_to_chance() -> None:
-    values = np.random.default_rng(0).exponential(size=60)
-    theirs = stats.bootstrap(
-        (values,), np.mean, n_resamples=5_000, method="percentile", rng=np.random.default_rng(1)
-    ).confidence_interval
-    ours = bootstrap_interval(values)
-    width = theirs.high - theirs.low
-    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.06 * width)
-    assert bootstrap_interval(values) == ours
-    assert bootstrap_interval(values, seed=1) != ours
-
-
-def test_a_single_episode_has_no_spread() -> None:
-    summary = summarise(np.array([3.0]))
-    assert summary == type(summary)(mean=3.0, sem=0.0, median=3.0, iqm=3.0, ci95=(3.0, 3.0))
+# Results as JSON
 
 
 def test_nothing_finite_is_null_in_json() -> None:
