@@ -32,7 +32,8 @@ from torch import nn
 from grpo_gym import GRPO
 from grpo_gym.envs.sb3 import to_sb3
 from grpo_gym.evaluation.episodes import evaluate
-from grpo_gym.rollouts.batches import EnvBatch, make_batch, make_enumerated
+from grpo_gym.rollouts.batches import make_batch, make_enumerated
+from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.settings.config import from_mapping, load_yaml, replace
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.comparison.networks import MaskableBoardActorCritic, board_policy_kwargs

@@ -9,7 +9,7 @@ from grpo_gym.rollouts.collection import Branching, collect
 from grpo_gym.rollouts.groups import EnvGroups
 from grpo_gym.rollouts.randomness import ActionNoise, Stream, episode_seeds, group_generators
 from grpo_gym.rollouts.rollout import GroupedRollout
-from grpo_gym.rollouts.snapshots import check_snapshots
+from grpo_gym.rollouts.snapshot_check import check_snapshots
 from grpo_gym.trainers.config import GRPOConfig
 
 

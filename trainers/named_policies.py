@@ -10,7 +10,9 @@ import numpy as np
 
 from grpo_gym.evaluation.episodes import ActionFunction
 from grpo_gym.registration import BASELINE_MODULES
-from grpo_gym.rollouts.batches import EnvBatch, NativeBatch, make_batch
+from grpo_gym.rollouts.batches import make_batch
+from grpo_gym.rollouts.env_batch import EnvBatch
+from grpo_gym.rollouts.native_batch import NativeBatch
 from grpo_gym.rollouts.spaces import sample_batch
 from grpo_gym.settings.config import ConfigError, suggest
 from grpo_gym.storage import checkpoint

@@ -17,7 +17,9 @@ from grpo_gym.cli.plotting import check_figures, check_plot, draw_episodes, reco
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.cli.tables import decimals, fixed, plain_table
 from grpo_gym.evaluation.episodes import ActionFunction, Evaluation, evaluate
-from grpo_gym.rollouts.batches import EnumeratedBatch, EnvBatch, make_batch, make_enumerated
+from grpo_gym.rollouts.batches import make_batch, make_enumerated
+from grpo_gym.rollouts.env_batch import EnvBatch
+from grpo_gym.rollouts.native_batch import EnumeratedBatch
 from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping, suggest
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.grpo import GRPO

@@ -11,7 +11,7 @@ import numpy as np
 from grpo_gym.cli.failures import check_writable
 from grpo_gym.evaluation.episodes import ActionFunction
 from grpo_gym.registration import FIGURE_MODULES
-from grpo_gym.rollouts.batches import EnvBatch
+from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.settings.config import ConfigError
 
 FORMATS = ("png", "pdf", "svg")

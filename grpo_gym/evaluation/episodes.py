@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from grpo_gym.evaluation.statistics import Summary, summarise
-from grpo_gym.rollouts.batches import EnvBatch, EnvSource, check_ending, make_batch
+from grpo_gym.rollouts.batches import EnvSource, make_batch
+from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.settings.config import ConfigError
 
 
@@ -189,7 +190,7 @@ def _play_round(
     state: Any = None
     start = np.ones(batch.num_envs, np.bool_)
     while alive.any():
-        check_ending(batch, int(lengths.max()))
+        batch.check_ending(int(lengths.max()))
         actions, state = action_function(observations, masks, state, start)
         step = batch.step(actions, alive)
         returns += np.where(alive, step.rewards, 0.0)

@@ -1,9 +1,9 @@
-"""Collecting grouped rollouts: a policy acts in a `EnvGroups` until every episode ends.
+"""Collecting grouped rollouts: a policy plays in `EnvGroups` until every episode has ended.
 
 With branching, groups start not only at a reset: every few steps all members of a group are put
-where one of them is, and go on from there as a new group in the same outside world.
+into the state of one of them, the trunk, and continue as a new group on the same trace.
 
-Shapes: T steps, G groups, K members, B = G*K environments, M chosen groups.
+Shapes: T steps, G groups, K members, B = G*K environments, M of the groups.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,16 @@ from typing import Literal
 import numpy as np
 import torch
 
-from grpo_gym.policies.network import Policy
 from grpo_gym.rollouts.groups import EnvGroups
-from grpo_gym.rollouts.player import Player, Steps
+from grpo_gym.rollouts.player import Player, SamplingPolicy
 from grpo_gym.rollouts.randomness import ActionNoise
-from grpo_gym.rollouts.rollout import Episodes, GroupedRollout, concatenate
+from grpo_gym.rollouts.rollout import (
+    Episodes,
+    GroupedRollout,
+    StepTensors,
+    concatenate,
+    stack_steps,
+)
 
 TrunkKind = Literal["random", "first", "best"]
 
@@ -28,11 +33,11 @@ class Branching:
 
     Attributes:
         every: Steps from one branching to the next.
-        lookahead: Further steps that each member takes, for the sake of the returns, before
-            its group goes on from where its trunk was.
-        trunk: The member that the group goes on from: a random one, the first, or the one with
-            the highest return since the last branching; of those whose episode goes on.
-        generators: One per group; they decide random trunks.
+        lookahead: Further steps that each member takes, only for the sake of its return, before
+            its group branches.
+        trunk: The member from which the group continues: a random one, the first, or the one with
+            the highest return since the last branching; of those whose episode has not ended.
+        generators: One per group; they choose random trunks.
     """
 
     every: int
@@ -42,7 +47,7 @@ class Branching:
 
 
 def collect(
-    policy: Policy,
+    policy: SamplingPolicy,
     env: EnvGroups,
     seeds: np.ndarray,
     noise: ActionNoise,
@@ -53,59 +58,66 @@ def collect(
     """Play one episode per member, or with branching one per group.
 
     Args:
-        policy: Acts.
+        policy: Chooses actions.
         env: G groups of K members.
         seeds: As for `EnvGroups.reset`.
-        noise: Decides the actions.
-        max_steps: Truncates episodes after so many steps.
+        noise: Determines the sampled actions.
+        max_steps: Truncates episodes after this number of steps.
         branching: When groups branch; None: never.
-        frame_history: Observations that the policy sees at once.
+        frame_history: Number of observations that the policy sees at once.
 
     Raises:
-        GroupError: If members of a group do not share their start.
+        GroupError: If members of a group do not start from the same state.
     """
     player = Player(policy, env, noise, max_steps, frame_history)
     player.reset(seeds)
-    with torch.inference_mode():
-        if branching is not None:
-            return _collect_branches(player, branching)
-        steps = player.play()
-    rollout = steps.stack(env, np.arange(env.num_groups))
+    rollout = _play_episodes(player) if branching is None else _play_branches(player, branching)
+    return replace(rollout, infos=player.infos.means())
+
+
+def _play_episodes(player: Player) -> GroupedRollout:
+    rollout = stack_steps(player.play(), player.env.num_groups)
     truncated = torch.from_numpy(player.truncated)
     episodes = Episodes(rollout.returns.reshape(-1), rollout.lengths.reshape(-1), truncated)
-    return replace(rollout, episodes=episodes, infos=player.infos.means())
+    return replace(rollout, episodes=episodes)
 
 
-def _collect_branches(player: Player, branching: Branching) -> GroupedRollout:
+def _play_branches(player: Player, branching: Branching) -> GroupedRollout:
     env = player.env
-    trunks = _Trunks(env.num_groups)
-    parts = []
+    returns = np.zeros(env.num_groups)
+    lengths = np.zeros(env.num_groups, np.int64)
+    truncated = np.zeros(env.num_groups, np.bool_)
+    segments = []
     groups = np.arange(env.num_groups)
     while len(groups):
         steps = player.play(branching.every)
-        members = _choose_members(branching, steps, player, groups)
-        trunks.add(steps, player.truncated, groups, members)
-        lives = player.alive.reshape(env.num_groups, -1)[groups].any(axis=1)
-        state = player.snapshot(members[lives])
-        if branching.lookahead:
-            steps.extend_uncredited(player.play(branching.lookahead))
-        parts.append(steps.stack(env, groups))
-        groups = groups[lives]
-        player.restore(state, groups)
-    return replace(concatenate(parts), episodes=trunks.episodes(), infos=player.infos.means())
+        trunks = _choose_trunks(branching, steps, player, groups)
+        returns[groups] += _returns(steps)[trunks]
+        lengths[groups] += _lengths(steps)[trunks]
+        truncated[groups] = player.truncated[trunks]
+        continues = player.alive[env.members(groups)].any(axis=1)
+        branch_points = player.snapshot(trunks[continues])
+        lookahead = _uncredited(player.play(branching.lookahead))
+        segments.append(stack_steps(steps + lookahead, env.num_groups, groups))
+        groups = groups[continues]
+        player.restore(branch_points, groups)
+    episodes = Episodes(*map(torch.from_numpy, (returns, lengths, truncated)))
+    return replace(concatenate(segments), episodes=episodes)
 
 
-def _choose_members(
-    branching: Branching, steps: Steps, player: Player, groups: np.ndarray
+def _choose_trunks(
+    branching: Branching, steps: Sequence[StepTensors], player: Player, groups: np.ndarray
 ) -> np.ndarray:
-    """The environment that each of these groups goes on from, or ended with, shape (M,)."""
-    size = player.env.group_size
-    returns = steps.returns()
+    """The environment from which each of these groups continues, or with which it ends.
+
+    Returns:
+        Shape (M,), int64.
+    """
+    returns = _returns(steps)
     chosen = []
-    for group in groups.tolist():
-        members = np.arange(group * size, (group + 1) * size)
-        living = members[player.alive[members]]
-        candidates = living if len(living) else members
+    for group, members in zip(groups.tolist(), player.env.members(groups), strict=True):
+        alive = members[player.alive[members]]
+        candidates = alive if len(alive) else members
         if branching.trunk == "first":
             chosen.append(candidates[0])
         elif branching.trunk == "best":
@@ -115,25 +127,15 @@ def _choose_members(
     return np.array(chosen, np.int64)
 
 
-class _Trunks:
-    """The episode of each group, put together from the members it branched from."""
+def _uncredited(steps: Sequence[StepTensors]) -> list[StepTensors]:
+    return [replace(step, credited=torch.zeros_like(step.alive)) for step in steps]
 
-    def __init__(self, num_groups: int) -> None:
-        self._returns = np.zeros(num_groups)
-        self._lengths = np.zeros(num_groups, np.int64)
-        self._truncated = np.zeros(num_groups, np.bool_)
 
-    def add(
-        self, steps: Steps, truncated: np.ndarray, groups: np.ndarray, members: np.ndarray
-    ) -> None:
-        """Add what the chosen member, one for each of these groups, did."""
-        self._returns[groups] += steps.returns()[members]
-        self._lengths[groups] += steps.lengths()[members]
-        self._truncated[groups] = truncated[members]
+def _returns(steps: Sequence[StepTensors]) -> np.ndarray:
+    """Sum of the rewards of each environment, shape (B,), float64."""
+    return np.sum([step.rewards.numpy() for step in steps], axis=0)
 
-    def episodes(self) -> Episodes:
-        return Episodes(
-            torch.from_numpy(self._returns),
-            torch.from_numpy(self._lengths),
-            torch.from_numpy(self._truncated),
-        )
+
+def _lengths(steps: Sequence[StepTensors]) -> np.ndarray:
+    """Steps of each environment, shape (B,), int64."""
+    return np.sum([step.alive.numpy() for step in steps], axis=0)

@@ -1,25 +1,24 @@
-"""Groups of environments that start from one state and meet one outside world.
+"""Groups of environments whose members start from the same state and share one trace.
 
-A group is K environments reset with one seed.
-
-Shapes: G groups, K members, B = G*K environments (member k of group g is number g*K + k),
+Shapes: G groups, K members, B = G*K environments (member k of group g has index g*K + k),
 D features of a flattened observation, A choices.
 """
 
 import numpy as np
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
-from grpo_gym.rollouts.batches import BatchStep, EnvBatch, LoopBatch
+from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch
+from grpo_gym.rollouts.loop_batch import LoopBatch
 from grpo_gym.rollouts.snapshots import layers
 from grpo_gym.settings.config import ConfigError
 
 
 class GroupError(RuntimeError):
-    """Members of a group did not start from the same state, so comparing them is not fair."""
+    """Members of a group did not start from the same state, so their returns are incomparable."""
 
 
 class EnvGroups:
-    """G groups of K environments, each group reset to one state.
+    """G groups of K environments.
 
     Attributes:
         num_groups: G.
@@ -65,11 +64,11 @@ class EnvGroups:
         return observations, masks
 
     def members(self, groups: np.ndarray) -> np.ndarray:
-        """Numbers of the environments of these groups, shape (M,): shape (M, K), int64."""
+        """Indices of the environments of groups (M,): shape (M, K), int64."""
         return groups[:, None] * self.group_size + np.arange(self.group_size)
 
     def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
-        """Step the members that are alive; see `EnvBatch.step`."""
+        """Step the members that are alive, as `EnvBatch.step` does."""
         return self.batch.step(actions, alive)
 
     def _check_starts(self, observations: np.ndarray) -> None:
@@ -84,7 +83,7 @@ class EnvGroups:
 
 
 def _refuse_own_statistics(batch: EnvBatch) -> None:
-    """Refuse wrappers that scale what each member sees or gets by its own past.
+    """Refuse wrappers that scale what each member sees or earns by its own past.
 
     Raises:
         ConfigError: If there is one.
@@ -94,6 +93,6 @@ def _refuse_own_statistics(batch: EnvBatch) -> None:
     for layer in layers(batch.envs[0]):
         if isinstance(layer, (NormalizeObservation, NormalizeReward)):
             raise ConfigError(
-                f"{batch} must come without {type(layer).__name__}: each member of a group would "
-                "be scaled by statistics of its own; normalise_observations and scale do it for all"
+                f"{batch} must come without {type(layer).__name__}: it would scale each member of "
+                "a group by different statistics; normalise_observations and scale do it for all"
             )

@@ -1,52 +1,30 @@
 """What a policy did in groups of environments, as tensors.
 
-Shapes: T steps, G groups, K members, D features, P distribution parameters, C action
-components, A choices. Rollouts are time-major, (T, G, K, ...).
+Shapes: T steps, B environments, G groups, K members, B = G*K, D features, P distribution
+parameters, C action components, A choices. Rollouts are time-major, (T, G, K, ...).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
-STEP_FIELDS = ("observations", "actions", "log_probs", "outputs", "rewards", "alive", "credited")
-
 
 @dataclass(frozen=True)
-class Episodes:
-    """Whole episodes as the policy met them.
+class StepTensors:
+    """Steps of environments: one step with leading axes (B,), or a rollout with (T, G, K).
 
     Attributes:
-        returns: Undiscounted, shape (E,), float64.
-        lengths: Steps, shape (E,), int64.
-        truncated: Cut off by a limit of time, shape (E,), bool.
-    """
-
-    returns: Tensor
-    lengths: Tensor
-    truncated: Tensor
-
-
-@dataclass(frozen=True)
-class GroupedRollout:
-    """Trajectories of G groups of K members, padded to the longest.
-
-    Members of a group start from one state: trajectories are whole episodes or, with branching,
-    their parts from one branching to the next, each part a group of its own.
-
-    Attributes:
-        observations: Shape (T, G, K, D), float32, not normalised.
-        actions: Shape (T, G, K, C), int64 or float32.
-        log_probs: Of the actions under the policy that acted, shape (T, G, K), float32.
-        outputs: That policy's distribution parameters, shape (T, G, K, P), float32.
-        rewards: Shape (T, G, K), float64; 0 after a member's end.
-        alive: Steps that were taken, shape (T, G, K), bool.
-        credited: Steps to learn from, shape (T, G, K), bool: those taken, but for the ones that
-            only looked ahead.
-        action_masks: Legal actions, shape (T, G, K, A), bool, or None.
-        episodes: Every member's episode; with branching each group's trunk.
-        infos: Mean of each per-step quantity that the environment reported.
+        observations: Shape (..., D), float32, not normalised.
+        actions: Shape (..., C), int64 or float32.
+        log_probs: Of the actions under the policy that acted, shape (...), float32.
+        outputs: That policy's distribution parameters, shape (..., P), float32.
+        rewards: Shape (...), float64; 0 after an episode's end.
+        alive: Steps that were taken, shape (...), bool.
+        credited: Steps to learn from, shape (...), bool: those taken, without lookahead.
+        action_masks: Legal actions, shape (..., A), bool, or None.
     """
 
     observations: Tensor
@@ -57,6 +35,35 @@ class GroupedRollout:
     alive: Tensor
     credited: Tensor
     action_masks: Tensor | None
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Whole episodes of the policy.
+
+    Attributes:
+        returns: Undiscounted, shape (E,), float64.
+        lengths: Steps, shape (E,), int64.
+        truncated: Cut off by a time limit, shape (E,), bool.
+    """
+
+    returns: Tensor
+    lengths: Tensor
+    truncated: Tensor
+
+
+@dataclass(frozen=True)
+class GroupedRollout(StepTensors):
+    """Trajectories of G groups of K members, padded to the longest.
+
+    Members of a group start from the same state. Trajectories are whole episodes or, with
+    branching, their segments from one branching to the next, each segment a group of its own.
+
+    Attributes:
+        episodes: Every member's episode; with branching each group's trunk.
+        infos: Mean of each per-step quantity that the environment reported.
+    """
+
     episodes: Episodes
     infos: dict[str, float]
 
@@ -76,45 +83,73 @@ class GroupedRollout:
         return self.alive.sum(dim=0)
 
 
+_ALWAYS_GIVEN = [field.name for field in fields(StepTensors) if field.name != "action_masks"]
+
+
+def stack_steps(
+    steps: Sequence[StepTensors], num_groups: int, groups: np.ndarray | None = None
+) -> GroupedRollout:
+    """The trajectories that consecutive steps make up; `episodes` and `infos` are left empty.
+
+    Args:
+        steps: T steps, each with leading axes (B,).
+        num_groups: G.
+        groups: Indices of the groups to keep, shape (M,), int64; None: all.
+    """
+    masks = _complete_masks([step.action_masks for step in steps], [step.alive for step in steps])
+
+    def grouped(tensors: Sequence[Tensor]) -> Tensor:
+        stacked = torch.stack(list(tensors)).unflatten(1, (num_groups, -1))
+        return stacked if groups is None else stacked[:, torch.from_numpy(groups)]
+
+    return GroupedRollout(
+        **{name: grouped([getattr(step, name) for step in steps]) for name in _ALWAYS_GIVEN},
+        action_masks=None if masks is None else grouped(masks),
+        episodes=Episodes(torch.empty(0), torch.empty(0), torch.empty(0)),
+        infos={},
+    )
+
+
 def concatenate(rollouts: Sequence[GroupedRollout]) -> GroupedRollout:
-    """Rollouts side by side as one of more groups, padded to the longest."""
+    """Join the groups of several rollouts, padded to the longest."""
     if len(rollouts) == 1:
         return rollouts[0]
     length = max(len(rollout.alive) for rollout in rollouts)
+    masks = _complete_masks([r.action_masks for r in rollouts], [r.alive for r in rollouts])
+    names = {name for rollout in rollouts for name in rollout.infos}
 
-    def joined(name: str) -> Tensor:
-        return torch.cat([_padded(getattr(r, name), length) for r in rollouts], dim=1)
+    def joined(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat([_padded(tensor, length) for tensor in tensors], dim=1)
 
     def episodes(name: str) -> Tensor:
-        return torch.cat([getattr(r.episodes, name) for r in rollouts])
+        return torch.cat([getattr(rollout.episodes, name) for rollout in rollouts])
 
-    names = {rollout_name for rollout in rollouts for rollout_name in rollout.infos}
     return GroupedRollout(
-        **{name: joined(name) for name in STEP_FIELDS},
-        action_masks=_joined_masks(rollouts, length),
+        **{name: joined([getattr(r, name) for r in rollouts]) for name in _ALWAYS_GIVEN},
+        action_masks=None if masks is None else joined(masks),
         episodes=Episodes(episodes("returns"), episodes("lengths"), episodes("truncated")),
         infos={name: _weighted_mean(name, rollouts) for name in sorted(names)},
     )
 
 
+def _complete_masks(masks: Sequence[Tensor | None], alive: Sequence[Tensor]) -> list[Tensor] | None:
+    """One mask for each tensor of `alive`; everything is legal where there was none.
+
+    None if there was none at all.
+    """
+    sizes = [mask.shape[-1] for mask in masks if mask is not None]
+    if not sizes:
+        return None
+    return [
+        living.new_ones(*living.shape, sizes[0]) if mask is None else mask
+        for mask, living in zip(masks, alive, strict=True)
+    ]
+
+
 def _padded(values: Tensor, length: int) -> Tensor:
-    """Zeros behind the last step, up to `length` steps; an action mask of zeros stands nowhere."""
+    """Zeros up to `length` steps, also as action masks, which nobody reads there."""
     missing = length - len(values)
     return torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing else values
-
-
-def _joined_masks(rollouts: Sequence[GroupedRollout], length: int) -> Tensor | None:
-    """Action masks side by side; rollouts without any may do anything."""
-    given = next((r.action_masks for r in rollouts if r.action_masks is not None), None)
-    if given is None:
-        return None
-    masks = [
-        given.new_ones(*r.alive.shape, given.shape[-1])
-        if r.action_masks is None
-        else r.action_masks
-        for r in rollouts
-    ]
-    return torch.cat([_padded(mask, length) for mask in masks], dim=1)
 
 
 def _weighted_mean(name: str, rollouts: Sequence[GroupedRollout]) -> float:

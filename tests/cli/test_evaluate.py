@@ -249,8 +249,8 @@ def test_an_exact_score_has_no_error(capsys: pytest.CaptureFixture[str]) -> None
     [
         ([*MICRO, "--policy", "random"], "--exact must come with a policy that draws nothing"),
         (["--env", "Battleship-v0", "--policy", "exact_posterior"], "too many boards to list"),
-        (["--env", "LoadBalancer-v0", "--policy", "oracle"], "has no list of all its outside"),
-        (["--env", "CartPole-v1", "--policy", "random"], "has no list of all its outside worlds"),
+        (["--env", "LoadBalancer-v0", "--policy", "oracle"], "cannot enumerate its initial"),
+        (["--env", "CartPole-v1", "--policy", "random"], "cannot enumerate its initial states"),
     ],
 )
 def test_what_has_no_exact_score_is_refused(

@@ -80,7 +80,7 @@ class Endless(OneStep):
 
 
 def test_episodes_without_an_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grpo_gym.rollouts.batches.ENDLESS", 20)
+    monkeypatch.setattr("grpo_gym.rollouts.env_batch.ENDLESS", 20)
     limited = make_batch(lambda: gym.wrappers.TimeLimit(Endless(), 30), None, 2)
     assert evaluate(zeros, limited, 3, seed=0).lengths.tolist() == [30, 30, 30]
     batch = make_batch(Endless, None, 2)

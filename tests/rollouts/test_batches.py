@@ -10,7 +10,9 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import NormalizeReward, RescaleAction, TimeLimit
 
 from grpo_gym.envs.load_balancer.vector_env import LoadBalancerVectorEnv
-from grpo_gym.rollouts.batches import LoopBatch, NativeBatch, make_batch
+from grpo_gym.rollouts.batches import make_batch
+from grpo_gym.rollouts.loop_batch import LoopBatch
+from grpo_gym.rollouts.native_batch import NativeBatch
 from grpo_gym.settings.config import ConfigError
 from probe_envs import BestAction, Context, Temptation
 

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from grpo_gym.rollouts.batches import LoopBatch, NativeBatch, make_batch
+from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.groups import EnvGroups, GroupError
+from grpo_gym.rollouts.loop_batch import LoopBatch
+from grpo_gym.rollouts.native_batch import NativeBatch
 from grpo_gym.settings.config import ConfigError
 from probe_envs import BestAction, Countdown, IgnoresSeed, OneStep, Search
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from grpo_gym.policies.network import Policy
-from grpo_gym.rollouts.batches import BatchStep, LoopBatch, make_batch
+from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.collection import collect
+from grpo_gym.rollouts.env_batch import BatchStep
 from grpo_gym.rollouts.groups import EnvGroups
+from grpo_gym.rollouts.loop_batch import LoopBatch
 from grpo_gym.rollouts.randomness import ActionNoise, episode_seeds
 from grpo_gym.rollouts.rollout import GroupedRollout
 from probe_envs import BestAction, Countdown, OneStep, Search

@@ -12,8 +12,12 @@ from gymnasium.utils import EzPickle
 from gymnasium.wrappers import NormalizeReward, TimeLimit
 
 from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
-from grpo_gym.rollouts.batches import EnvBatch, LoopBatch, NativeBatch, make_batch
-from grpo_gym.rollouts.snapshots import SnapshotError, check_snapshots, copy_environment
+from grpo_gym.rollouts.batches import make_batch
+from grpo_gym.rollouts.env_batch import EnvBatch
+from grpo_gym.rollouts.loop_batch import LoopBatch
+from grpo_gym.rollouts.native_batch import NativeBatch
+from grpo_gym.rollouts.snapshot_check import SnapshotError, check_snapshots
+from grpo_gym.rollouts.snapshots import copy_environment
 from probe_envs import BestAction, Context, Countdown, ManyChoices, Recall, Search
 
 LENGTH = 8

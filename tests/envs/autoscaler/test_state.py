@@ -12,7 +12,7 @@ import grpo_gym  # noqa: F401, registers the environments
 from grpo_gym.envs.autoscaler.env import AutoScalerEnv
 from grpo_gym.envs.autoscaler.vector_env import AutoScalerVectorEnv
 from grpo_gym.rollouts.batches import make_batch
-from grpo_gym.rollouts.snapshots import check_snapshots
+from grpo_gym.rollouts.snapshot_check import check_snapshots
 from grpo_gym.rollouts.spaces import flatten_batch, sample_batch
 
 VARIANTS: dict[str, dict[str, Any]] = {

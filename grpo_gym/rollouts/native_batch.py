@@ -1,0 +1,116 @@
+"""Batches of native vector environments, in which equal seeds draw one shared trace."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+from typing_extensions import override
+
+from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch, env_name
+from grpo_gym.rollouts.spaces import flatten_batch
+from grpo_gym.settings.config import ConfigError
+
+
+class NativeBatch(EnvBatch):
+    """A native vector environment.
+
+    Attributes:
+        env: The vector environment. Beyond Gymnasium's interface it has `step_alive`, `get_state`,
+            `set_state` and `copy_members`, as documented in `envs.native_vector_env`.
+    """
+
+    has_time_limit = True
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        """Wrap a native vector environment that was made with autoreset disabled."""
+        self.env: Any = env
+        self.name = env_name(env)
+        self.num_envs = env.num_envs
+        self.single_observation_space = env.single_observation_space
+        self.single_action_space = env.single_action_space
+
+    @override
+    def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        return self._reset(seed=[int(seed) for seed in seeds])
+
+    @override
+    def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
+        observations, rewards, terminated, truncated, infos = self.env.step_alive(actions, alive)
+        masks = _action_masks(infos)
+        if masks is not None:
+            masks[~alive | terminated | truncated] = True
+        return BatchStep(
+            observations=flatten_batch(self.single_observation_space, observations),
+            rewards=np.asarray(rewards, np.float64),
+            terminated=terminated,
+            truncated=truncated,
+            infos={
+                name: np.where(infos[f"_{name}"], values, np.nan)
+                for name, values in infos.items()
+                if isinstance(values, np.ndarray) and values.ndim == 1 and not name.startswith("_")
+            },
+            action_masks=masks,
+        )
+
+    @override
+    def snapshot(self, members: np.ndarray) -> dict[str, np.ndarray]:
+        state: dict[str, np.ndarray] = self.env.get_state(members)
+        return state
+
+    @override
+    def restore(self, snapshot: dict[str, np.ndarray], members: np.ndarray) -> None:
+        # Copying members, unlike setting their states, shares one trace in memory.
+        first, others = members[:, 0], members[:, 1:]
+        self.env.set_state(snapshot, first)
+        self.env.copy_members(np.repeat(first, others.shape[1]), others.reshape(-1))
+
+    @override
+    def close(self) -> None:
+        self.env.close()
+
+    def _reset(self, **arguments: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        observations, infos = self.env.reset(**arguments)
+        return flatten_batch(self.single_observation_space, observations), _action_masks(infos)
+
+
+class EnumeratedBatch(NativeBatch):
+    """Native environments that play every possible initial state once.
+
+    Where other batches take seeds, this one takes the indices of initial states.
+
+    Attributes:
+        num_initial_states: How many there are.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        """Wrap a native vector environment that can enumerate its initial states.
+
+        Args:
+            env: It has `count_initial_states()`, and `reset(options={"layout": indices})` starts
+                from the states of these indices.
+
+        Raises:
+            ConfigError: If it cannot enumerate them.
+        """
+        super().__init__(env)
+        if not hasattr(env, "count_initial_states"):
+            raise not_enumerable(self.name)
+        self.num_initial_states: int = env.count_initial_states()
+
+    @override
+    def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        # The last round may have environments to spare, which repeat the last state.
+        indices = np.minimum(np.asarray(seeds), self.num_initial_states - 1)
+        return self._reset(seed=0, options={"layout": indices})
+
+
+def not_enumerable(name: str) -> ConfigError:
+    """The error for an environment that cannot enumerate its initial states."""
+    return ConfigError(f"{name} cannot enumerate its initial states")
+
+
+def _action_masks(infos: Mapping[str, Any]) -> np.ndarray | None:
+    """A copy of the masks, shape (B, A), bool."""
+    masks = infos.get("action_mask")
+    return None if masks is None else np.array(masks, np.bool_)
