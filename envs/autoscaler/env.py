@@ -8,7 +8,7 @@ import numpy as np
 from grpo_gym.envs.arguments import check_options
 from grpo_gym.envs.autoscaler.presets import make_config
 from grpo_gym.envs.autoscaler.records import OUTCOME
-from grpo_gym.envs.autoscaler.rendering import moment, render_ansi, render_rgb
+from grpo_gym.envs.autoscaler.rendering import current_frame, render_ansi, render_rgb
 from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator
 from grpo_gym.envs.autoscaler.spaces import action_space, observation_space
 from grpo_gym.envs.native_env import NativeEnv
@@ -178,7 +178,7 @@ class AutoScalerEnv(NativeEnv[Any, Any]):
         for name in STEP_INFOS:
             info[name] = outcome[name].item()
         if self.render_mode is not None:
-            self._history.append(moment(self.simulator))
+            self._history.append(current_frame(self.simulator))
         over = bool(self.simulator.elapsed()[0] >= self.config.episode_steps)
         return observation, float(outcome["reward"]), False, over, info
 

@@ -1,6 +1,6 @@
-"""An episode as a figure: demand and capacity, latency, cost, and errors, of one policy or several.
+"""One episode under one or several policies as a matplotlib figure.
 
-`evaluate --plot` looks for `snapshot` and `draw`. matplotlib is an optional extra, so only drawing
+`evaluate --plot` calls `snapshot` and `draw`. matplotlib is an optional extra, so only `draw`
 imports it.
 """
 
@@ -11,101 +11,102 @@ from typing import Any
 import numpy as np
 
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
-from grpo_gym.envs.autoscaler.rendering import Moment, latency_text, moment
-from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator
+from grpo_gym.envs.autoscaler.rendering import Frame, current_frame, latency_text
 
 COLOURS = ("#005cb8", "#e0792d", "#0c8a5c", "#962482", "#8a6200", "#465878")
 """Of policies, in turn."""
 _DEMAND, _PROMISE = "#1c2028", "#cc1428"
 _LEAST_ERROR_PERCENT = 0.01
 _LEAST_LATENCY_MS = 10.0
-_INCHES = (12.0, 9.0)
 
 
-def snapshot(env: Any) -> Moment:
-    """What a figure shows of the last step of the first environment.
+def snapshot(env: Any) -> Frame:
+    """Read the last step of the first environment.
 
     Args:
         env: An AutoScaler environment, single or vector.
     """
-    simulator: AutoScalerSimulator = env.unwrapped.simulator
-    return moment(simulator)
+    return current_frame(env.unwrapped.simulator)
 
 
 def draw(
-    episodes: Mapping[str, Sequence[Moment]],
+    episodes: Mapping[str, Sequence[Frame]],
     config: AutoScalerConfig,
     title: str,
     file_format: str = "png",
 ) -> bytes:
-    """Draw an episode as different policies played it.
+    """Draw demand and each policy's capacity, latencies, costs and errors over time.
 
     Args:
         episodes: The steps of each policy, by its name; all met the same demand.
-        config: Of their environment.
-        title: Of the figure.
+        config: Settings of their environment.
+        title: Title of the figure.
         file_format: "png", "pdf" or "svg".
 
     Returns:
         The content of a file.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MultipleLocator, NullFormatter
 
-    figure = Figure(figsize=_INCHES, layout="constrained")
-    rates, latencies, costs, errors = figure.subplots(4, 1, sharex=True, height_ratios=(3, 3, 2, 2))
+    figure = Figure(figsize=(12.0, 9.0), layout="constrained")
+    axes = figure.subplots(4, 1, sharex=True, height_ratios=(3, 3, 2, 2))
     hours = config.step_seconds / 3600.0
-    per_hour = 1.0 / hours
-    first = next(iter(episodes.values()))
-    thin = {"linewidth": 1.1}
-    rates.plot(
-        _hours(first, hours), [past.demand for past in first], color=_DEMAND, label="demand", **thin
-    )
-    for number, (name, steps) in enumerate(episodes.items()):
-        times, colour = _hours(steps, hours), COLOURS[number % len(COLOURS)]
-        stairs = {"color": colour, "drawstyle": "steps-pre", **thin}
-        rates.plot(times, [past.capacity for past in steps], label=f"capacity, {name}", **stairs)
-        broken = np.mean([past.violation for past in steps])
-        label = f"p99, {name}:\nabove in {broken:.2%} of steps"
-        slowest = [past.p99_latency_ms for past in steps]
-        latencies.plot(times, slowest, label=label, color=colour, **thin)
-        if len(episodes) == 1:
-            medians = [past.p50_latency_ms for past in steps]
-            latencies.plot(times, medians, label="median", color=colour, linestyle=":")
-        paid = [past.cost_dollars for past in steps]
-        label = f"{name}: \\${sum(paid):,.0f}"
-        costs.plot(times, np.array(paid) * per_hour, label=label, **stairs)
-        wrong = [max(past.error_percent, _LEAST_ERROR_PERCENT) for past in steps]
-        errors.plot(times, wrong, label=name, color=colour, **thin)
+    demand, clock = (_column(next(iter(episodes.values())), name) for name in ("demand", "clock"))
+    axes[0].plot(clock * hours, demand, color=_DEMAND, label="demand", linewidth=1.1)
+    for number, (name, frames) in enumerate(episodes.items()):
+        _plot_policy(axes, name, frames, COLOURS[number % len(COLOURS)], hours, len(episodes) == 1)
     promise = f"promised {latency_text(config.sla_p99_ms)}"
-    latencies.axhline(config.sla_p99_ms, color=_PROMISE, linestyle="--", label=promise)
-    for axis in (latencies, errors):
-        axis.set_yscale("log")
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter(NullFormatter())
-    highest = max(past.p99_latency_ms for steps in episodes.values() for past in steps)
-    latencies.set_ylim(_LEAST_LATENCY_MS, max(2.0 * config.sla_p99_ms, 1.2 * highest))
-    most_wrong = max(past.error_percent for steps in episodes.values() for past in steps)
-    errors.set_ylim(_LEAST_ERROR_PERCENT, max(1.0, 1.2 * most_wrong))
-    rates.set_ylabel("requests/s")
-    latencies.set_ylabel("latency (ms)")
-    costs.set_ylabel("cost (\\$/h)")
-    errors.set_ylabel("errors (%)")
-    errors.set_xlabel("time since midnight of the first day (h)")
-    days = len(first) * hours / 24.0
-    for axis in (rates, costs):
-        axis.set_ylim(bottom=0.0)
-    for axis in (rates, latencies, costs, errors):
-        if days > 0.25:
-            axis.xaxis.set_major_locator(MultipleLocator(3.0 if days <= 1.5 else 24.0))
-        axis.grid(alpha=0.3)
-        axis.margins(x=0.0)
-        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize="small", frameon=False)
+    axes[1].axhline(config.sla_p99_ms, color=_PROMISE, linestyle="--", label=promise)
+    every = [frame for frames in episodes.values() for frame in frames]
+    highest = max(2.0 * config.sla_p99_ms, 1.2 * _column(every, "p99_latency_ms").max())
+    most_errors = max(1.0, 1.2 * _column(every, "error_percent").max())
+    _format_axes(axes, len(demand) * hours / 24.0, highest, most_errors)
     figure.suptitle(title)
     content = io.BytesIO()
     figure.savefig(content, format=file_format, dpi=100)
     return content.getvalue()
 
 
-def _hours(steps: Sequence[Moment], step_hours: float) -> np.ndarray:
-    return np.array([past.clock for past in steps]) * step_hours
+def _plot_policy(
+    axes: Any, name: str, frames: Sequence[Frame], colour: str, hours: float, alone: bool
+) -> None:
+    rates, latencies, costs, errors = axes
+    times, paid = _column(frames, "clock") * hours, _column(frames, "cost_dollars")
+    curve: dict[str, Any] = {"color": colour, "linewidth": 1.1}
+    stairs = {**curve, "drawstyle": "steps-pre"}
+    rates.plot(times, _column(frames, "capacity"), label=f"capacity, {name}", **stairs)
+    label = f"p99, {name}:\nabove in {_column(frames, 'violation').mean():.2%} of steps"
+    latencies.plot(times, _column(frames, "p99_latency_ms"), label=label, **curve)
+    if alone:
+        medians = _column(frames, "p50_latency_ms")
+        latencies.plot(times, medians, label="median", color=colour, linestyle=":")
+    costs.plot(times, paid / hours, label=f"{name}: \\${paid.sum():,.0f}", **stairs)
+    shown = np.maximum(_column(frames, "error_percent"), _LEAST_ERROR_PERCENT)
+    errors.plot(times, shown, label=name, **curve)
+
+
+def _format_axes(axes: Any, days: float, highest_ms: float, highest_percent: float) -> None:
+    from matplotlib.ticker import MultipleLocator, NullFormatter
+
+    rates, latencies, costs, errors = axes
+    for axis in (latencies, errors):
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    latencies.set_ylim(_LEAST_LATENCY_MS, highest_ms)
+    errors.set_ylim(_LEAST_ERROR_PERCENT, highest_percent)
+    labels = ("requests/s", "latency (ms)", "cost (\\$/h)", "errors (%)")
+    errors.set_xlabel("time since midnight of the first day (h)")
+    for axis in (rates, costs):
+        axis.set_ylim(bottom=0.0)
+    for axis, label in zip(axes, labels, strict=True):
+        axis.set_ylabel(label)
+        if days > 0.25:
+            axis.xaxis.set_major_locator(MultipleLocator(3.0 if days <= 1.5 else 24.0))
+        axis.grid(alpha=0.3)
+        axis.margins(x=0.0)
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize="small", frameon=False)
+
+
+def _column(frames: Sequence[Frame], name: str) -> np.ndarray:
+    return np.array([getattr(frame, name) for frame in frames])

@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode
 from grpo_gym.envs.arguments import check_vector_arguments
 from grpo_gym.envs.autoscaler.env import MEASURED, STEP_INFOS, AutoScalerEnv
 from grpo_gym.envs.autoscaler.presets import make_config
-from grpo_gym.envs.autoscaler.rendering import moment, render_rgb
+from grpo_gym.envs.autoscaler.rendering import current_frame, render_rgb
 from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator
 from grpo_gym.envs.autoscaler.spaces import action_space, observation_space
 from grpo_gym.envs.native_vector_env import NativeVectorEnv
@@ -90,7 +90,7 @@ class AutoScalerVectorEnv(NativeVectorEnv):
             infos[name] = self.simulator.outcomes[name].copy()
             infos[f"_{name}"] = present.copy()
         for b in np.flatnonzero(present) if self.render_mode is not None else ():
-            self._history[b].append(moment(self.simulator, int(b)))
+            self._history[b].append(current_frame(self.simulator, int(b)))
         return infos
 
     def _reset_infos(self, present: np.ndarray) -> dict[str, Any]:

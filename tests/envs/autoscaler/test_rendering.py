@@ -12,6 +12,7 @@ from gymnasium.utils.env_checker import check_env
 
 import grpo_gym  # noqa: F401, registers the environments
 from grpo_gym.cli import evaluate, plotting
+from grpo_gym.envs.autoscaler.charts import linear_ticks, logarithmic_ticks
 from grpo_gym.envs.autoscaler.env import AutoScalerEnv
 from grpo_gym.envs.autoscaler.presets import make_config
 from grpo_gym.envs.autoscaler.rendering import (
@@ -21,13 +22,11 @@ from grpo_gym.envs.autoscaler.rendering import (
     RED,
     RIGHT,
     WIDTH,
-    Moment,
-    _decades,
-    _ticks,
+    Frame,
     clock_text,
+    current_frame,
     facts,
     latency_text,
-    moment,
     render_ansi,
     render_rgb,
 )
@@ -45,9 +44,9 @@ def simulator_of(**settings: Any) -> AutoScalerSimulator:
     return simulator
 
 
-def step_of(step: int, **changes: Any) -> Moment:
+def step_of(step: int, **changes: Any) -> Frame:
     """A step made up for the purpose."""
-    usual = Moment(
+    usual = Frame(
         step=step,
         clock=step,
         demand=1_000.0,
@@ -59,7 +58,6 @@ def step_of(step: int, **changes: Any) -> Moment:
         replicas=20,
         pending=0,
         cost_dollars=4.0,
-        lost=0.0,
     )
     return usual._replace(**changes)
 
@@ -97,7 +95,7 @@ def test_latency_text(ms: float, text: str) -> None:
 
 @pytest.mark.parametrize("highest", [0.7, 1.0, 3.0, 99.0, 100.0, 101.0, 3_456.0, 1e6])
 def test_ticks_are_few_and_cover_the_values(highest: float) -> None:
-    ticks = _ticks(highest, 4)
+    ticks = linear_ticks(highest, 4)
     assert ticks[0] == 0.0
     assert ticks[-2] < highest <= ticks[-1] * (1 + 1e-9)
     assert 3 <= len(ticks) <= 6
@@ -112,19 +110,19 @@ def test_ticks_are_few_and_cover_the_values(highest: float) -> None:
         (10.0, 1_000.0, (10, 100, 1_000)),
     ],
 )
-def test_decades(low: float, high: float, ticks: tuple[float, ...]) -> None:
-    np.testing.assert_allclose(_decades(low, high), ticks)
+def test_logarithmic_ticks(low: float, high: float, ticks: tuple[float, ...]) -> None:
+    np.testing.assert_allclose(logarithmic_ticks(low, high), ticks)
 
 
-def test_a_moment_is_what_was_measured() -> None:
+def test_a_frame_holds_the_measurements() -> None:
     env = AutoScalerEnv(preset="bursty", action="scaling", random_start=True, concurrency=6)
     env.reset(seed=4)
     start = int(env.simulator.starts[0])
     for _ in range(30):
         _, _, _, _, info = env.step(5)
-    found = moment(env.simulator)
+    found = current_frame(env.simulator)
     assert (found.step, found.clock) == (30, start + 30)
-    for name in set(Moment._fields) - {"step", "clock", "capacity"}:
+    for name in set(Frame._fields) - {"step", "clock", "capacity"}:
         assert getattr(found, name) == info[name]
     # By the law of scalability six servers do 6 / (1 + .25 + .3) and four 4 / (1 + .15 + .12).
     per_replica = 100.0 * (6 / 1.55) / (4 / 1.27)
@@ -216,11 +214,11 @@ def test_environments_render_their_own_steps() -> None:
         env.render()
     env.reset(seed=1)
     first = env.render()
-    moments = []
+    frames = []
     for _ in range(10):
         env.step(HOLD)
-        moments.append(moment(env.simulator))
-    np.testing.assert_array_equal(env.render(), render_rgb(env.simulator, moments))
+        frames.append(current_frame(env.simulator))
+    np.testing.assert_array_equal(env.render(), render_rgb(env.simulator, frames))
     state = env.get_state()
     env.reset(seed=1)
     np.testing.assert_array_equal(env.render(), first)
@@ -233,7 +231,7 @@ def test_ansi_and_no_mode() -> None:
     env = AutoScalerEnv(render_mode="ansi")
     env.reset(seed=1)
     env.step(HOLD)
-    assert env.render() == render_ansi(env.simulator, [moment(env.simulator)])
+    assert env.render() == render_ansi(env.simulator, [current_frame(env.simulator)])
     silent = AutoScalerEnv()
     silent.reset(seed=1)
     silent.step(HOLD)
