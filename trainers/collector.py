@@ -1,4 +1,4 @@
-"""An iteration's rollout: which groups, from which seeds, and when they branch."""
+"""Collecting an iteration's rollout: the seeds of its groups, and when they branch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,14 +14,14 @@ from grpo_gym.trainers.config import GRPOConfig
 
 
 class Collector:
-    """Collects iterations from environments of its own.
+    """Collects rollouts from its own environments.
 
-    Groups are numbered within an iteration, through all its rounds; every random number follows
+    Groups are numbered within an iteration, across all its rounds; every random number derives
     from the seed, the iteration and the group's number.
     """
 
     def __init__(self, env: EnvSource, env_kwargs: Mapping[str, Any], config: GRPOConfig) -> None:
-        """Make the environments; where groups branch, see first whether they can be copied.
+        """Make the environments; if groups branch, first check that they can be restored.
 
         Raises:
             SnapshotError: If they cannot.
@@ -35,9 +35,9 @@ class Collector:
         """One rollout of G groups.
 
         Args:
-            policy: Acts.
-            iteration: Number of the iteration.
-            round_number: Rounds of the same iteration that went before.
+            policy: Chooses actions.
+            iteration: Index of the iteration.
+            round_number: Index of the round within the iteration.
         """
         config = self._config
         first = round_number * config.num_groups

@@ -1,13 +1,14 @@
-"""Playing whole episodes on given seeds, and what they came to.
+"""Playing whole episodes of given seeds.
 
-Episode i of an evaluation is that of seed `seed + i`, whoever plays it and however many
-environments run side by side, so any two policies are compared on the same episodes.
+Episode i of an evaluation has seed `seed + i`, whichever policy plays and however many environments
+run side by side, so any two policies are compared on the same episodes.
 
-Shapes: E episodes, B environments, D features.
+Shapes: E episodes, B environments, D features of a flattened observation, A choices.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -15,12 +16,12 @@ import numpy as np
 
 from grpo_gym.evaluation.statistics import Summary, summarise
 from grpo_gym.rollouts.batches import EnvSource, make_batch
-from grpo_gym.rollouts.env_batch import EnvBatch
+from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch
 from grpo_gym.settings.config import ConfigError
 
 
 class ActionFunction(Protocol):
-    """Whoever chooses actions: a trained policy or a baseline."""
+    """Chooses actions for B environments: a trained policy or a baseline."""
 
     def __call__(
         self,
@@ -30,19 +31,22 @@ class ActionFunction(Protocol):
         episode_start: np.ndarray,
         /,
     ) -> tuple[np.ndarray, Any]:
-        """Actions, first axis B, and the state for the next call.
+        """Choose one action for each environment.
 
         Args:
             observations: Flattened, shape (B, D), float32.
             masks: Legal actions, shape (B, A), bool, or None.
-            state: What the last call returned; None at first.
-            episode_start: Shape (B,), bool.
+            state: The state that the last call returned; None at first.
+            episode_start: Where an episode begins, shape (B,), bool.
+
+        Returns:
+            Actions, first axis B, and the state for the next call.
         """
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What E episodes came to.
+    """Results of E episodes.
 
     Attributes:
         seed: Seed of the first episode.
@@ -65,7 +69,7 @@ class Evaluation:
         """Statistics as plain values: `return`, `length`, and `metrics` by name.
 
         Args:
-            exact: Whether these are all episodes there are, so that the means have no error.
+            exact: Whether these are all possible episodes, so that the means have no error.
         """
 
         def plain(values: np.ndarray) -> dict[str, Any]:
@@ -82,7 +86,7 @@ class Evaluation:
 
 
 class Evaluable:
-    """A trained model, whatever it learned with, that can play its environment.
+    """A trained model that can play its environment.
 
     Attributes:
         env_source: The environment: an id, a made one, or a function that makes one.
@@ -93,11 +97,11 @@ class Evaluable:
     env_kwargs: dict[str, Any]
 
     def action_function(self, deterministic: bool = True, seed: int = 0) -> ActionFunction:
-        """The policy as `evaluate` takes it.
+        """The policy in the form that `evaluate` takes.
 
         Args:
-            deterministic: The most probable actions instead of samples.
-            seed: Decides samples.
+            deterministic: Whether to take the most probable actions instead of samples.
+            seed: Of the samples.
         """
         raise NotImplementedError
 
@@ -113,11 +117,11 @@ class Evaluable:
         """Play whole episodes of the model's environment.
 
         Args:
-            episodes: How many.
+            episodes: Number of episodes.
             seed: Seed of the first; episode i has seed + i.
-            deterministic: The most probable actions instead of samples.
-            warmup: First steps of each episode left out of the metrics.
-            env_kwargs: Instead of the model's own.
+            deterministic: Whether to take the most probable actions instead of samples.
+            warmup: First steps of each episode, which metrics leave out.
+            env_kwargs: Replace the model's own.
         """
         kwargs = self.env_kwargs if env_kwargs is None else dict(env_kwargs)
         batch = make_batch(self.env_source, kwargs, max(1, min(episodes, 128)))
@@ -141,14 +145,14 @@ def evaluate(
 
     Args:
         action_function: Chooses actions.
-        batch: Environments to play in, as many as there are.
-        episodes: How many, E.
-        seed: Seed of the first.
-        warmup: First steps of each episode that are left out of the metrics.
+        batch: Environments to play in, any number of them.
+        episodes: Number of episodes, E.
+        seed: Seed of the first; episode i has seed + i.
+        warmup: First steps of each episode, which metrics leave out.
         on_progress: Called with the number of finished episodes after each round.
 
     Raises:
-        ConfigError: If a number makes no sense, or an episode does not end.
+        ConfigError: If a number is out of range, or an episode does not end.
     """
     for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("warmup", warmup, 0)):
         if value < least:
@@ -159,16 +163,49 @@ def evaluate(
         rounds.append(_play_round(action_function, batch, count, seed + first, warmup))
         if on_progress is not None:
             on_progress(first + count)
-    names = sorted(set.union(*(set(metrics) for _, _, metrics in rounds)))
+    names = {name for one in rounds for name in one.metrics}
     return Evaluation(
         seed=seed,
-        returns=np.concatenate([returns for returns, _, _ in rounds]),
-        lengths=np.concatenate([lengths for _, lengths, _ in rounds]),
+        returns=np.concatenate([one.returns for one in rounds]),
+        lengths=np.concatenate([one.lengths for one in rounds]),
         metrics={
-            name: np.concatenate([m.get(name, np.full(len(r), np.nan)) for r, _, m in rounds])
-            for name in names
+            name: np.concatenate(
+                [one.metrics.get(name, np.full(len(one.returns), np.nan)) for one in rounds]
+            )
+            for name in sorted(names)
         },
     )
+
+
+def play(
+    action_function: ActionFunction, batch: EnvBatch, seeds: Sequence[int], alive: np.ndarray
+) -> Iterator[tuple[np.ndarray, BatchStep]]:
+    """Play one episode in each of the environments that are alive.
+
+    Args:
+        action_function: Chooses actions.
+        batch: Environments to play in.
+        seeds: One per environment.
+        alive: Which environments play, shape (B,), bool.
+
+    Yields:
+        Which environments were stepped, shape (B,), bool, and the step.
+
+    Raises:
+        ConfigError: If an episode does not end.
+    """
+    observations, masks = batch.reset(seeds)
+    state, start = None, np.ones(batch.num_envs, np.bool_)
+    length = 0
+    while alive.any():
+        batch.check_ending(length)
+        actions, state = action_function(observations, masks, state, start)
+        step = batch.step(actions, alive)
+        yield alive, step
+        alive = alive & ~(step.terminated | step.truncated)
+        observations, masks = step.observations, step.action_masks
+        start = np.zeros(batch.num_envs, np.bool_)
+        length += 1
 
 
 def evaluate_policy(model: Any, **arguments: Any) -> Evaluation:
@@ -179,42 +216,31 @@ def evaluate_policy(model: Any, **arguments: Any) -> Evaluation:
 
 def _play_round(
     action_function: ActionFunction, batch: EnvBatch, count: int, seed: int, warmup: int
-) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """One episode in each of the first `count` environments: returns, lengths, metrics."""
-    observations, masks = batch.reset(range(seed, seed + batch.num_envs))
-    alive = np.arange(batch.num_envs) < count
-    returns = np.zeros(batch.num_envs)
-    lengths = np.zeros(batch.num_envs, np.int64)
-    sums: dict[str, np.ndarray] = {}
-    counts: dict[str, np.ndarray] = {}
-    state: Any = None
-    start = np.ones(batch.num_envs, np.bool_)
-    while alive.any():
-        batch.check_ending(int(lengths.max()))
-        actions, state = action_function(observations, masks, state, start)
-        step = batch.step(actions, alive)
+) -> Evaluation:
+    """Play one episode in each of the first `count` environments."""
+    size = batch.num_envs
+    returns, lengths = np.zeros(size), np.zeros(size, np.int64)
+    sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(size))
+    counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(size))
+    for alive, step in play(
+        action_function, batch, range(seed, seed + size), np.arange(size) < count
+    ):
         returns += np.where(alive, step.rewards, 0.0)
         lengths += alive
         for name, values in step.infos.items():
             counted = alive & np.isfinite(values) & (lengths > warmup)
-            if name not in sums:
-                sums[name], counts[name] = np.zeros(batch.num_envs), np.zeros(batch.num_envs)
             sums[name] += np.where(counted, values, 0.0)
             counts[name] += counted
-        alive = alive & ~(step.terminated | step.truncated)
-        observations, masks = step.observations, step.action_masks
-        start = np.zeros(batch.num_envs, np.bool_)
     with np.errstate(invalid="ignore"):
         metrics = {name: (sums[name] / counts[name])[:count] for name in sums}
-    return returns[:count], lengths[:count], metrics
+    return Evaluation(seed, returns[:count], lengths[:count], metrics)
 
 
 def _plain(summary: Summary) -> dict[str, Any]:
-    values = {
+    return {
         name: [_number(v) for v in value] if isinstance(value, tuple) else _number(value)
         for name, value in asdict(summary).items()
     }
-    return values
 
 
 def _number(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""The last few observations side by side, so that a policy can see what is changing.
+"""The last few observations side by side, so that a policy can see changes.
 
 Shapes: B environments, D features, H frames remembered.
 """
@@ -12,10 +12,10 @@ def stack_frames(
     """Add the newest observations to each environment's history.
 
     Args:
-        frames: What the last call returned, shape (B, H, D), float32; None at first.
+        frames: Histories that the last call returned, shape (B, H, D), float32; None at first.
         observations: The newest, shape (B, D), float32.
-        starts: Environments whose episode begins with them, shape (B,), bool: their history is
-            this one observation, repeated. None: none of them.
+        starts: Environments whose episode begins, shape (B,), bool: their history is the newest
+            observation, repeated. None: none of them.
         length: H.
 
     Returns:
@@ -31,5 +31,5 @@ def stack_frames(
 
 
 def as_features(frames: np.ndarray) -> np.ndarray:
-    """Histories (B, H, D) as rows of features, shape (B, H * D)."""
+    """Flatten histories (B, H, D) to rows of features, shape (B, H * D)."""
     return frames.reshape(len(frames), -1)

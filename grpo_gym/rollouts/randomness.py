@@ -1,7 +1,7 @@
-"""Where a run's random numbers come from: its seed, the iteration and the group, nothing else.
+"""All random numbers of a training run, derived from its seed, the iteration and the group.
 
-Keys are global indices, never processes or order, so a run is the same however it is spread
-over processes, and an interrupted run goes on as if nothing had happened.
+Keys are global indices and never depend on processes or order, so a run gives the same results
+however it is distributed over processes, and after an interruption.
 
 Shapes: G groups, K members, C components of an action.
 """
@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 
 NoiseKind = Literal["uniform", "normal"]
-"""What actions are sampled from: a uniform number or a standard normal one a component."""
+"""Noise from which actions are sampled: one uniform or standard normal number per component."""
 _CHUNK = 32
 
 
 class Stream(IntEnum):
-    """What random numbers are for; part of their key."""
+    """The purpose of random numbers; part of their key."""
 
     EPISODES = 0
     ACTIONS = 1
@@ -30,30 +30,45 @@ class Stream(IntEnum):
 
 
 def derive_seed(seed: int, stream: Stream, *key: int) -> int:
-    """A seed of 62 bits from these arguments; keys of one stream have one length and 32 bits."""
+    """A seed of 62 bits.
+
+    Args:
+        seed: Of the run.
+        stream: The seed's purpose.
+        key: Indices of at most 32 bits; always the same number of them for one stream.
+    """
     state = np.random.SeedSequence((seed, int(stream), *key)).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(2))
 
 
 def episode_seeds(seed: int, iteration: int, groups: range, group_size: int | None) -> np.ndarray:
-    """Seeds of the outside worlds of an iteration's groups: (G,) for shared ones, else (G, K)."""
-    members = range(group_size or 0)
+    """Seeds of the episodes of an iteration's groups.
+
+    Args:
+        seed: Of the run.
+        iteration: Index of the iteration.
+        groups: Indices of the groups within the iteration.
+        group_size: K, for groups of unrelated episodes; None: members share their group's episode.
+
+    Returns:
+        Shape (G,), or (G, K) for unrelated episodes, int64.
+    """
     key = (seed, Stream.EPISODES, iteration)
     if group_size is None:
         return np.array([derive_seed(*key, g) for g in groups], np.int64)
-    return np.array([[derive_seed(*key, g, k) for k in members] for g in groups], np.int64)
+    return np.array([[derive_seed(*key, g, k) for k in range(group_size)] for g in groups])
 
 
 def group_generators(
     seed: int, stream: Stream, iteration: int, groups: range
 ) -> list[np.random.Generator]:
-    """One generator for each of an iteration's groups, by their numbers."""
+    """One generator for each of an iteration's groups, given by their indices."""
     keys = [(seed, int(stream), iteration, g) for g in groups]
     return [np.random.Generator(np.random.Philox(np.random.SeedSequence(key))) for key in keys]
 
 
 class ActionNoise:
-    """The noise that decides an iteration's actions, one stream a group."""
+    """The noise that determines an iteration's sampled actions, from one generator per group."""
 
     def __init__(
         self,
@@ -64,7 +79,7 @@ class ActionNoise:
         group_size: int,
         components: int,
     ) -> None:
-        """Key one generator per group; `groups` are their numbers within the iteration."""
+        """Make the generators; `groups` are indices within the iteration."""
         self._kind = kind
         self._shape = (_CHUNK, group_size, components)
         self._generators = group_generators(seed, Stream.ACTIONS, iteration, groups)

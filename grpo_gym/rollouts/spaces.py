@@ -1,6 +1,6 @@
-"""Batches of any Gymnasium space: observations as rows of float32 features, random actions.
+"""Observations of any Gymnasium space as rows of float32 features, and random actions.
 
-Boxes are flattened, discrete values one-hot encoded, and parts of a Dict or Tuple joined in
+Boxes are flattened, discrete values one-hot encoded, and the parts of a Dict or Tuple joined in
 the order of the space, as `gymnasium.spaces.flatten` does for one observation.
 
 Shapes: B observations, D features.
@@ -36,7 +36,7 @@ def flat_size(space: gym.Space[Any]) -> int:
 
 
 def flatten_batch(space: gym.Space[Any], batch: Any) -> np.ndarray:
-    """Flatten a batch of observations as vector environments give it, to (B, D), float32."""
+    """Flatten a vector environment's batch of observations to (B, D), float32."""
     if isinstance(space, spaces.Dict):
         parts = [flatten_batch(part, batch[name]) for name, part in space.spaces.items()]
         return np.concatenate(parts, axis=1)
@@ -81,7 +81,7 @@ def is_batch(space: gym.Space[Any], observation: Any) -> bool:
 
 
 def validate_action_space(space: gym.Space[Any]) -> None:
-    """Refuse action spaces that no policy covers.
+    """Refuse action spaces that no policy supports.
 
     Raises:
         ConfigError: If the space is not Discrete, one-dimensional MultiDiscrete or a float Box.
@@ -97,10 +97,10 @@ def validate_action_space(space: gym.Space[Any]) -> None:
 
 
 def sample_batch(space: gym.Space[Any], count: int, masks: np.ndarray | None) -> np.ndarray:
-    """Random actions, legal ones where there are masks.
+    """Random actions, only legal ones if there are masks.
 
     Args:
-        space: Of one action; its generator decides.
+        space: Of one action; its own generator draws.
         count: B.
         masks: Legal choices, shape (B, A), bool.
 
@@ -113,7 +113,7 @@ def sample_batch(space: gym.Space[Any], count: int, masks: np.ndarray | None) ->
 
 
 def _sampling_mask(space: gym.Space[Any], mask: np.ndarray) -> Any:
-    """A flat mask of legal choices in the form in which the space samples."""
+    """A flat mask of legal choices in the form that `space.sample` takes."""
     flat = mask.astype(np.int8)
     if isinstance(space, spaces.MultiDiscrete):
         return tuple(np.split(flat, np.cumsum(space.nvec)[:-1]))
