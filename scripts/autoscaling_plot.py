@@ -1,8 +1,8 @@
-"""Draw what `scripts/autoscaling.py` measured: violations against cost, one panel a task.
+"""Draw what `scripts/autoscaling.py` measured: violations against cost, one panel for each task.
 
     python scripts/autoscaling_plot.py
 
-It needs `pip install -e ".[compare]"` and leaves out what is not measured.
+It needs `pip install -e ".[compare]"` and leaves out tasks that have not been measured.
 """
 
 import json
@@ -25,7 +25,7 @@ PANELS = {
     "flash-crowd": "flash-crowd: demand multiplies",
 }
 MOST_VIOLATIONS = 25.0
-"""Of what is drawn, in %: a target of 95 % leaves an autoscaler without a way up."""
+"""Upper limit of the picture, in %: with a target of 95 % an autoscaler cannot scale up."""
 COST, VIOLATIONS = "cost $/day", "violations %"
 OTHERS = {
     "seasonal_naive": ("Seasonal naive", "v"),
@@ -48,36 +48,31 @@ class Options:
     """The picture."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw what is there."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw the tasks that have been measured."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
     paths = {part: options.results / f"autoscaling_{part}.json" for part in PANELS}
     found = {part: json.loads(path.read_text()) for part, path in paths.items() if path.exists()}
     if not found:
-        sys.stderr.write(f"error: {options.results} has no autoscaling_<part>.json\n")
-        return 2
+        sys.exit(
+            f"error: {options.results} must hold autoscaling_<part>.json: measure a part first"
+        )
     figure, axes = plt.subplots(1, len(found), figsize=(5.3 * len(found), 5.2), squeeze=False)
     for axis, (part, results) in zip(axes[0], found.items(), strict=True):
         draw(axis, PANELS[part], results)
     axes[0, 0].set_ylabel("Minutes with a 99th percentile above 200 ms, %")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
-    figure.suptitle(
-        "AutoScaler-v0: fewer broken latency promises for less money is down and left\n",
-        fontsize=13,
-    )
-    figure.text(
-        0.5, 0.91,
-        "Means of 1,000 unseen days; bars: 95 % intervals, where they exceed the mark",
-        ha="center", fontsize=9.5, color="#444444",
-    )  # fmt: skip
+    title = "AutoScaler-v0: fewer broken latency promises for less money is down and left\n"
+    figure.suptitle(title, fontsize=13)
+    subtitle = "Means of 1,000 unseen days; bars: 95 % intervals, where they exceed the mark"
+    figure.text(0.5, 0.91, subtitle, ha="center", fontsize=9.5, color="#444444")
     figure.tight_layout(rect=(0.0, 0.12, 1.0, 0.98))
     figure.savefig(options.out, dpi=130)
-    return 0
 
 
 def draw(axis: Axes, title: str, results: dict[str, Any]) -> None:
-    """One task: the sweep of HPA, other heuristics, and what was trained."""
+    """Draw one task: the sweep of HPA, other heuristics, and the trained policies."""
     for terms, (colour, label) in SWEEPS.items():
         sweep = {k.split()[-1]: point(v) for k, v in results[terms].items() if k[:4] == "hpa "}
         sweep = {percent: at for percent, at in sweep.items() if at[1] < MOST_VIOLATIONS}
@@ -103,16 +98,16 @@ def draw(axis: Axes, title: str, results: dict[str, Any]) -> None:
     axis.grid(alpha=0.25, which="both")
 
 
-def point(measured: dict[str, Any]) -> tuple[float, float]:
-    """Where it lies."""
-    return measured[COST]["mean"], measured[VIOLATIONS]["mean"]
+def point(measures: dict[str, Any]) -> tuple[float, float]:
+    """Coordinates of a mark."""
+    return measures[COST]["mean"], measures[VIOLATIONS]["mean"]
 
 
-def errors(measured: dict[str, Any], name: str) -> list[list[float]]:
-    """Down and up from the mean."""
-    mean, (low, high) = measured[name]["mean"], measured[name]["ci95"]
+def errors(measures: dict[str, Any], name: str) -> list[list[float]]:
+    """Distances from the mean to the ends of its interval."""
+    mean, (low, high) = measures[name]["mean"], measures[name]["ci95"]
     return [[mean - low], [high - mean]]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,7 +1,7 @@
 """Measure Battleship: learning curves of the shipped settings, and the published experiment.
 
-Every training is kept in a JSON file as soon as it has ended, so an interrupted experiment goes
-on where it stopped. Boards of 5 x 5 are scored exactly, by playing all of them.
+Boards of 5 x 5 are scored exactly, by playing all of them. An interrupted experiment resumes
+where it stopped.
 
     python scripts/battleship.py --part microgrpo
     python scripts/battleship.py --part published
@@ -9,33 +9,23 @@ on where it stopped. Boards of 5 x 5 are scored exactly, by playing all of them.
     python scripts/battleship.py --part density --seeds 3
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import tyro
-from rich.console import Console
 
 from grpo_gym import GRPO
 from grpo_gym.evaluation.episodes import evaluate
 from grpo_gym.rollouts.batches import make_enumerated
-from grpo_gym.settings.config import from_mapping, load_yaml, replace
-from grpo_gym.storage.results import Results
+from grpo_gym.trainers import experiments
+from grpo_gym.trainers.experiments import EVALUATION_SEED, shipped_settings
 from grpo_gym.trainers.grpo import IterationStats
-from grpo_gym.trainers.settings import TrainSettings
 
 ENV = "Battleship-v0"
-EVALUATION_SEED = 5_000_000
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-FILES = {
-    "microgrpo": "Battleship-v0-microgrpo-5x5.yaml",
-    "classic": "Battleship-v0.yaml",
-    "density": "Battleship-v0-classic-10x10-density.yaml",
-}
+PRESETS = {"microgrpo": "microgrpo-5x5", "classic": None, "density": "classic-10x10-density"}
+"""The environment's preset of each part with shipped settings."""
 PUBLISHED: dict[str, Any] = {
     "num_groups": 4,
     "group_size": 16,
@@ -56,70 +46,53 @@ PUBLISHED: dict[str, Any] = {
     "hidden_sizes": (25,),
     "normalise_observations": False,
 }
-"""github.com/superlinear-ai/microGRPO as a set of ours, but for the draw of the weights."""
+"""Settings of github.com/superlinear-ai/microGRPO; only the initial weights differ."""
 SCALES: dict[str, Any] = {"LOOP": {"scale": "none"}, "Magistral": {"scale": "batch"}}
 PUBLISHED_ITERATIONS = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(experiments.ExperimentOptions):
     """The command line."""
 
     part: Literal["microgrpo", "published", "classic", "density"]
-    """What to measure; what is in its file already is not measured again."""
-    results: Path = Path("docs/results")
-    """Folder of the JSON files, battleship_<part>.json."""
-    seeds: int = 5
-    """Trainings of each setting, from seed 0; settings were found on seeds from 50."""
+    """What to measure, into battleship_<part>.json."""
     episodes: int = 10_000
-    """Games at the end of each training on boards that cannot all be played."""
-    processes: int = 2
-    """Trainings at a time; each uses one core."""
+    """Games at the end of each training, on boards that cannot all be played."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is missing."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
-    path = options.results / f"battleship_{options.part}.json"
-    results = Results(path, Console(stderr=True, highlight=False).print)
-    runs = {
-        f"{name}/seed {seed}": partial(run, seed)
-        for seed in range(options.seeds)
-        for name, run in settings_of(options).items()
-    }
-    results.measure_all(runs, options.processes)
-    return 0
-
-
-def settings_of(options: Options) -> dict[str, Callable[[int], dict[str, Any]]]:
-    """What a part trains with a seed, by name."""
+    trainings: dict[str, Callable[[int], dict[str, Any]]]
     if options.part == "published":
-        return {name: partial(train_as_published, scale) for name, scale in SCALES.items()}
-    return {options.part: partial(train, CONFIGS / FILES[options.part], options.episodes)}
+        trainings = {name: partial(train_as_published, scale) for name, scale in SCALES.items()}
+    else:
+        trainings = {options.part: partial(train, options.part, options.episodes)}
+    measurements = {
+        f"{name}/seed {seed}": partial(training, seed)
+        for seed in range(options.seeds)
+        for name, training in trainings.items()
+    }
+    path = options.results / f"battleship_{options.part}.json"
+    experiments.measure(path, measurements, options.processes)
 
 
-def train(config: Path, episodes: int, seed: int) -> dict[str, Any]:
-    """The curve of the shipped settings, and the policy at its end."""
-    torch.set_num_threads(1)
-    settings = from_mapping(TrainSettings, load_yaml(config), str(config))
-    model = GRPO(
-        settings.policy,
-        settings.env,
-        env_kwargs=settings.env_kwargs,
-        training_env_kwargs=settings.training_env_kwargs,
-        config=replace(settings.grpo, seed=seed),
-    )
-    if settings.env_kwargs.get("preset") == "microgrpo-5x5":
-        curve = learn(model, settings.total_steps, exact_score)
-        return {"exact score of the most probable shots": curve[-1][2], "curve": curve}
-    curve = learn(model, settings.total_steps, partial(mean_shots, 1_000))
+def train(part: str, episodes: int, seed: int) -> dict[str, Any]:
+    """The learning curve of the shipped settings, and the final policy's result."""
+    settings = shipped_settings(ENV, PRESETS[part])
+    is_exact = part == "microgrpo"
+    recorder = Recorder(exact_score if is_exact else mean_shots, settings.total_steps)
+    model = experiments.train(settings, seed, callback=recorder).model
+    if is_exact:
+        score = recorder.curve[-1][2]
+        return {"exact score of the most probable shots": score, "curve": recorder.curve}
     evaluation = model.evaluate(episodes, seed=EVALUATION_SEED)
-    return {"shots": evaluation.summary()["length"], "curve": curve}
+    return {"shots": evaluation.summary()["length"], "curve": recorder.curve}
 
 
 def train_as_published(scale: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The published experiment: score of sampled and of the most probable shots, exactly."""
-    torch.set_num_threads(1)
+    """The published experiment: scores of sampled shots, and exactly of the most probable ones."""
     env_kwargs = {"preset": "microgrpo-5x5"}
     model = GRPO("mlp", ENV, env_kwargs=env_kwargs, seed=seed, **PUBLISHED, **scale)
     curve = []
@@ -132,34 +105,38 @@ def train_as_published(scale: dict[str, Any], seed: int) -> dict[str, Any]:
     return {"curve: iteration, sampled score, exact score": curve, "steps": model.num_steps}
 
 
-def learn(
-    model: GRPO, total_steps: int, measure: Callable[[GRPO], float]
-) -> list[tuple[float, int, float]]:
-    """Train to the end: seconds of training, environment steps, and what was measured there."""
-    curve: list[tuple[float, int, float]] = []
-    seconds, due = 0.0, 10.0
+class Recorder:
+    """A callback of training that measures the policy ever more rarely, and at the end.
 
-    def record(model: GRPO, stats: IterationStats) -> None:
-        nonlocal seconds, due
-        seconds += stats.collect_seconds + stats.update_seconds
-        if seconds >= due or stats.num_steps >= total_steps:
-            curve.append((round(seconds, 1), stats.num_steps, measure(model)))
-            due = 1.25 * seconds
+    Attributes:
+        curve: Seconds of training, environment steps, and the score there.
+    """
 
-    model.learn(total_steps, callback=record)
-    return curve
+    def __init__(self, score: Callable[[GRPO], float], total_steps: int) -> None:
+        self.curve: list[tuple[float, int, float]] = []
+        self._score = score
+        self._total_steps = total_steps
+        self._seconds = 0.0
+        self._due_seconds = 10.0
+
+    def __call__(self, model: GRPO, stats: IterationStats) -> None:
+        """Measure if it is time to; evaluations do not count as training."""
+        self._seconds += stats.collect_seconds + stats.update_seconds
+        if self._seconds >= self._due_seconds or stats.num_steps >= self._total_steps:
+            self.curve.append((round(self._seconds, 1), stats.num_steps, self._score(model)))
+            self._due_seconds = 1.25 * self._seconds
 
 
 def exact_score(model: GRPO) -> float:
     """Mean return of the most probable shots over all boards."""
-    worlds = make_enumerated(ENV, model.env_kwargs, 2_048)
-    return evaluate(model.action_function(), worlds, worlds.num_initial_states, 0).mean_return
+    boards = make_enumerated(ENV, model.env_kwargs, 2_048)
+    return evaluate(model.action_function(), boards, boards.num_initial_states, 0).mean_return
 
 
-def mean_shots(episodes: int, model: GRPO) -> float:
-    """Mean shots of games with the most probable shots."""
-    return float(model.evaluate(episodes, seed=EVALUATION_SEED).lengths.mean())
+def mean_shots(model: GRPO) -> float:
+    """Mean number of shots of 1,000 games with the most probable shots."""
+    return float(model.evaluate(1_000, seed=EVALUATION_SEED).lengths.mean())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

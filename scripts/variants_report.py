@@ -2,39 +2,37 @@
 
     python scripts/variants.py --report docs/variants.md
 
-The conclusions are written by hand, in variants_conclusions.md beside the output; they are
-appended, so that they survive the next report.
+The conclusions are written by hand, in variants_conclusions.md beside the output, and appended.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from variants import (
-    ACROBOT,
+from variants_presets import NOTHING, markdown_table, presets_table
+from variants_protocol import (
     BASELINES,
-    BRANCHING_TASKS,
-    CARTPOLE,
+    EPISODES,
     EVALUATION_SEED,
     GRADIENT_ITERATIONS,
     GROUP_SIZES,
+    GROUPING_TASKS,
     GROUPINGS,
+    PARTS,
     PRESET_TASKS,
-    Options,
+    SEEDS,
+    SIZE_TASKS,
     Task,
 )
-from variants_presets import NOTHING, markdown_table, presets_table
 
 from grpo_gym.evaluation.statistics import bootstrap_interval, interquartile_mean
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.presets import PRESETS
-
-SEEDS = Options().seeds
-_RESAMPLES = 10_000
 
 PUBLISHED: dict[str, str] = {
     "Pendulum-v1": "RL-Zoo -172.2 (100k); CleanRL -1142 (8M)",
@@ -56,7 +54,7 @@ steps. What a preset leaves open (sizes, learning rate, discount, ...) stays as
 the advantages of `default`, which is at home in them; no other preset was tuned.
 
 A number is the interquartile mean (arXiv 2108.13264) over training seeds of the undiscounted
-return at the end of training, each the mean of {Options().episodes:,} episodes with the most
+return at the end of training, each the mean of {EPISODES} episodes with the most
 probable actions, on seeds from {EVALUATION_SEED:,} that no training has seen (settings were chosen
 by the same episodes, with training seeds from 50). In brackets: 95 % bootstrap percentile interval
 of the interquartile mean over seeds; of five seeds it is rough and rather too narrow. Then the
@@ -71,58 +69,53 @@ Bold is what the preset itself sets, the rest is the default's.
 """
 
 
-@dataclass
-class Footnotes:
-    """Notes of a page, each numbered once however often it is referred to."""
-
-    texts: list[str] = field(default_factory=list)
-
-    def mark(self, text: str) -> str:
-        """The reference to a note."""
-        text = " ".join(text.split())
-        if text not in self.texts:
-            self.texts.append(text)
-        return f"[^{self.texts.index(text) + 1}]"
-
-    def __str__(self) -> str:
-        return "".join(f"[^{number}]: {text}\n" for number, text in enumerate(self.texts, 1))
-
-
 @dataclass(frozen=True)
-class Setting:
-    """What was measured of one setting, a run for each seed.
+class Cell:
+    """A variant's runs as the tables show them."""
+
+    result: str
+    """Interquartile mean, interval and number of seeds."""
+    steps: str
+    """Mean number of environment steps of a run."""
+
+
+class Measurements:
+    """All runs measured so far.
 
     Attributes:
-        returns: Mean return of each run, shape (S,), float64.
-        steps: Environment steps that each run used, shape (S,), float64.
-        refused: Why the environment refused the setting; None if it did not.
+        footnotes: Texts that the tables refer to, in the order of their numbers.
     """
 
-    returns: np.ndarray
-    steps: np.ndarray
-    refused: str | None
+    def __init__(self, results: Path) -> None:
+        """Read variants_<part>.json from a folder; any of them may be missing or incomplete."""
+        self.footnotes: list[str] = []
+        self._runs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for part in PARTS:
+            path = results / f"variants_{part}.json"
+            values = json.loads(path.read_text()) if path.exists() else {}
+            for key, run in values.items():
+                self._runs[part, key.rpartition("/seed ")[0]].append(run)
 
-    @property
-    def score(self) -> float:
-        """What settings are compared by; -inf without a run."""
-        return float(interquartile_mean(self.returns)) if len(self.returns) else -math.inf
+    def compare(self, part: str, variants: Iterable[str]) -> list[Cell]:
+        """The cells of variants of a part, the best in bold."""
+        runs = [self._runs[part, name] for name in variants]
+        returns = [np.array([run["return"] for run in each if "return" in run]) for each in runs]
+        scores = [float(interquartile_mean(each)) if len(each) else -math.inf for each in returns]
+        cells = []
+        for each, values, score in zip(runs, returns, scores, strict=True):
+            if len(values):
+                steps = np.mean([run["training_steps"] for run in each if "return" in run])
+                result = _result(values, score, is_best=score == max(scores))
+                cells.append(Cell(result, f"{steps:,.0f}"))
+            else:
+                cells.append(Cell(self._refused(each[0]["refused"]) if each else NOTHING, NOTHING))
+        return cells
 
-    @property
-    def steps_used(self) -> str:
-        """Mean number of environment steps of a run, as the tables show it."""
-        return f"{self.steps.mean():,.0f}" if len(self.steps) else NOTHING
-
-    def show(self, footnotes: Footnotes, best: float = math.inf) -> str:
-        """The cell of a table; bold where the score is the best."""
-        if len(self.returns) == 0:
-            return NOTHING if self.refused is None else f"refused{footnotes.mark(self.refused)}"
-        score = number(self.score)
-        value = f"**{score}**" if self.score == best else score
-        if len(self.returns) > 1:
-            low, high = bootstrap_interval(self.returns, interquartile_mean, _RESAMPLES)
-            value += f" [{number(low)}, {number(high)}]"
-        seeds = f"{len(self.returns)}/{max(len(self.returns), SEEDS)}"
-        return f"{value}, {seeds}"
+    def _refused(self, reason: str) -> str:
+        text = " ".join(reason.split())
+        if text not in self.footnotes:
+            self.footnotes.append(text)
+        return f"refused[^{self.footnotes.index(text) + 1}]"
 
 
 def write_report(results: Path, out: Path) -> None:
@@ -132,33 +125,33 @@ def write_report(results: Path, out: Path) -> None:
         results: Folder of variants_<part>.json; any of them may be missing or incomplete.
         out: The Markdown file to write.
     """
-    footnotes = Footnotes()
-    parts = [_HEADER, _PRESETS + "\n" + presets_table()]
-    parts.append(measured_presets(_read(results, "presets"), footnotes))
-    parts.append(measured_groupings(_read(results, "branching"), footnotes))
-    parts.append(measured_sizes(_read(results, "group_size"), footnotes))
+    measurements = Measurements(results)
+    sections = [
+        _HEADER,
+        _PRESETS + "\n" + presets_table(),
+        measured_presets(measurements),
+        measured_groupings(measurements),
+        measured_sizes(measurements),
+        measured_baselines(measurements),
+    ]
     conclusions = out.parent / "variants_conclusions.md"
     if conclusions.exists():
-        parts.append(conclusions.read_text(encoding="utf-8").strip() + "\n")
-    if footnotes.texts:
-        parts.append(str(footnotes))
-    write_atomic(out, "\n".join(parts).encode())
+        sections.append(conclusions.read_text(encoding="utf-8").strip() + "\n")
+    if measurements.footnotes:
+        notes = enumerate(measurements.footnotes, 1)
+        sections.append("".join(f"[^{number}]: {text}\n" for number, text in notes))
+    write_atomic(out, "\n".join(sections).encode())
 
 
-def measured_presets(values: Mapping[str, Any], footnotes: Footnotes) -> str:
+def measured_presets(measurements: Measurements) -> str:
     """All presets over three tasks."""
     names = ["preset"]
-    columns = []
+    rows = [[f"`{preset}`"] for preset in PRESETS]
     for task in PRESET_TASKS:
         names += [f"{task.name}, {task.steps:,} steps asked", "used"]
-        columns.append([_setting(values, f"{task.name}/{preset}") for preset in PRESETS])
-    best = [_best(column) for column in columns]
-    rows = []
-    for row, preset in enumerate(PRESETS):
-        cells = [f"`{preset}`"]
-        for column, highest in zip(columns, best, strict=True):
-            cells += [column[row].show(footnotes, highest), column[row].steps_used]
-        rows.append(cells)
+        cells = measurements.compare("presets", [f"{task.name}/{preset}" for preset in PRESETS])
+        for row, cell in zip(rows, cells, strict=True):
+            row += [cell.result, cell.steps]
     return (
         "## Presets\n\n"
         "Every run was asked for the same environment steps; it ends with the iteration that "
@@ -167,21 +160,18 @@ def measured_presets(values: Mapping[str, Any], footnotes: Footnotes) -> str:
     )
 
 
-def measured_groupings(values: Mapping[str, Any], footnotes: Footnotes) -> str:
+def measured_groupings(measurements: Measurements) -> str:
     """Groups that share their start, that branch, and that share nothing."""
     names = ["task", "steps asked", *(f"`{name}`" for name in GROUPINGS), "published PPO (steps)"]
     rows = []
-    for task in BRANCHING_TASKS:
-        settings = [_setting(values, f"{task.name}/{grouping}") for grouping in GROUPINGS]
-        cells = [setting.show(footnotes, _best(settings)) for setting in settings]
-        published = PUBLISHED.get(task.env, NOTHING)
-        rows.append([task.name, f"{task.steps:,}", *cells, published])
+    for task in GROUPING_TASKS:
+        cells = measurements.compare("branching", [f"{task.name}/{name}" for name in GROUPINGS])
+        results = [cell.result for cell in cells]
+        rows.append([task.name, f"{task.steps:,}", *results, PUBLISHED.get(task.env, NOTHING)])
     return (
         "## How a group starts\n\n"
-        + _settings_list("Over the task's settings", GROUPINGS)
-        + "\n"
-        + markdown_table(names, rows)
-        + "\nPublished figures: [CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/) "
+        f"{_settings_list(GROUPINGS)}\n{markdown_table(names, rows)}\n"
+        "Published figures: [CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/) "
         "(sampled actions, during training) and "
         "[RL-Zoo](https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md) (tuned "
         "for each environment, most probable actions, ± over episodes); means, of other "
@@ -189,98 +179,69 @@ def measured_groupings(values: Mapping[str, Any], footnotes: Footnotes) -> str:
     )
 
 
-def measured_sizes(values: Mapping[str, Any], footnotes: Footnotes) -> str:
-    """Sizes of groups at equal environment steps and at equal gradient steps, and baselines."""
-    parts = [
+def measured_sizes(measurements: Measurements) -> str:
+    """Sizes of groups at equal environment steps and at equal gradient steps."""
+    introduction = (
         "## Sizes of groups\n\n"
         "At equal environment steps an iteration has as many members whatever the size, so larger "
         "groups are fewer (at least one). At equal gradient steps an iteration is one group, so "
         "larger groups are more environment steps.\n"
-    ]
-    parts += [_sizes_table(task, values, footnotes) for task in (CARTPOLE, ACROBOT)]
-    parts.append(
-        "## With a critic and without\n\n"
-        + _settings_list("Over the task's settings", BASELINES)
-        + "\n"
-        + _baselines_table(values, footnotes)
-        + "\n"
-        + _command("group_size")
     )
-    return "\n".join(parts)
+    return "\n".join([introduction, *(_sizes_of(task, measurements) for task in SIZE_TASKS)])
 
 
-def number(value: float) -> str:
-    """A return as the tables show it."""
-    return f"{value:,.0f}" if abs(value) >= 10_000.0 else f"{value:.1f}"
+def measured_baselines(measurements: Measurements) -> str:
+    """Groups' means, a critic, both, and the mean of all, as baselines."""
+    names = ["baseline", *(f"{task.name}, {task.steps:,} steps" for task in SIZE_TASKS)]
+    columns = [
+        measurements.compare("group_size", [f"{task.name}/baseline/{name}" for name in BASELINES])
+        for task in SIZE_TASKS
+    ]
+    rows = [
+        [name, *(cell.result for cell in cells)]
+        for name, *cells in zip(BASELINES, *columns, strict=True)
+    ]
+    return (
+        "## With a critic and without\n\n"
+        f"{_settings_list(BASELINES)}\n{markdown_table(names, rows)}\n{_command('group_size')}"
+    )
 
 
-def _sizes_table(task: Task, values: Mapping[str, Any], footnotes: Footnotes) -> str:
-    kinds = ("equal environment steps", "equal gradient steps")
-    groupings = ("shared", "unrelated")
-    columns = {
-        (kind, grouping): [
-            _setting(values, f"{task.name}/{kind}/{grouping}/{size}") for size in GROUP_SIZES
-        ]
-        for kind in kinds
-        for grouping in groupings
-    }
-    names = ["size"]
-    for kind in kinds:
-        names += [f"{kind}: {grouping}" for grouping in groupings]
-    names += [f"environment steps used there: {grouping}" for grouping in groupings]
-    rows = []
-    for row, size in enumerate(GROUP_SIZES):
-        cells = [str(size)]
-        cells += [column[row].show(footnotes, _best(column)) for column in columns.values()]
-        cells += [columns[kinds[1], grouping][row].steps_used for grouping in groupings]
-        rows.append(cells)
+def _sizes_of(task: Task, measurements: Measurements) -> str:
+    names, columns = ["size"], []
+    for kind in ("equal environment steps", "equal gradient steps"):
+        for grouping in ("shared", "unrelated"):
+            names.append(f"{kind}: {grouping}")
+            variants = [f"{task.name}/{kind}/{grouping}/{size}" for size in GROUP_SIZES]
+            columns.append(measurements.compare("group_size", variants))
+    names += [f"environment steps used there: {grouping}" for grouping in ("shared", "unrelated")]
+    rows = [
+        [str(size), *(cell.result for cell in cells), *(cell.steps for cell in cells[2:])]
+        for size, *cells in zip(GROUP_SIZES, *columns, strict=True)
+    ]
     config = task.settings().grpo
     return (
         f"**{task.name}**: {task.steps:,} environment steps in iterations of "
-        f"{config.num_groups * config.group_size} members; {GRADIENT_ITERATIONS[task.env]} "
+        f"{config.num_groups * config.group_size} members; {GRADIENT_ITERATIONS} "
         f"iterations of at most {config.epochs * config.num_minibatches} gradient steps.\n\n"
         f"{markdown_table(names, rows)}"
     )
 
 
-def _baselines_table(values: Mapping[str, Any], footnotes: Footnotes) -> str:
-    tasks = (CARTPOLE, ACROBOT)
-    columns = [
-        [_setting(values, f"{task.name}/baseline/{name}") for name in BASELINES] for task in tasks
-    ]
-    rows = [
-        [name, *(column[row].show(footnotes, _best(column)) for column in columns)]
-        for row, name in enumerate(BASELINES)
-    ]
-    return markdown_table(
-        ["baseline", *(f"{task.name}, {task.steps:,} steps" for task in tasks)], rows
-    )
+def _result(returns: np.ndarray, score: float, is_best: bool) -> str:
+    text = f"**{_number(score)}**" if is_best else _number(score)
+    if len(returns) > 1:
+        low, high = bootstrap_interval(returns, interquartile_mean, 10_000)
+        text += f" [{_number(low)}, {_number(high)}]"
+    return f"{text}, {len(returns)}/{max(len(returns), SEEDS)}"
 
 
-def _read(results: Path, part: str) -> dict[str, Any]:
-    path = results / f"variants_{part}.json"
-    values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return values
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10_000.0 else f"{value:.1f}"
 
 
-def _setting(values: Mapping[str, Any], key: str) -> Setting:
-    """All runs of a setting, whatever their seeds."""
-    runs = [run for name, run in values.items() if name.rpartition("/seed ")[0] == key]
-    measured = [run for run in runs if "refused" not in run]
-    reasons = [run["refused"] for run in runs if "refused" in run]
-    return Setting(
-        np.array([run["return"] for run in measured], np.float64),
-        np.array([run["training_steps"] for run in measured], np.float64),
-        reasons[0] if reasons else None,
-    )
-
-
-def _best(settings: Sequence[Setting]) -> float:
-    return max(setting.score for setting in settings)
-
-
-def _settings_list(title: str, settings: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = [f"{title}:", ""]
+def _settings_list(settings: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = ["Over the task's settings:", ""]
     for name, changes in settings.items():
         shown = [f"`{setting}={value!r}`" for setting, value in changes.items()]
         lines.append(f"- `{name}`: {', '.join(shown) or 'as they are'}")

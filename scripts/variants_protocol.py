@@ -1,0 +1,131 @@
+"""What scripts/variants.py compares: the variants of each part, and the tasks they train on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from grpo_gym.trainers.experiments import shipped_settings
+from grpo_gym.trainers.presets import PRESETS
+from grpo_gym.trainers.settings import TrainSettings
+
+SEEDS = 5
+EPISODES = 200
+"""Evaluation episodes of each trained policy, with the most probable actions."""
+EVALUATION_SEED = 1_000_000
+"""First seed of the evaluation episodes, which no training has seen."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """An environment with its shipped settings, and how long to train in it."""
+
+    env: str
+    preset: str | None
+    steps: int
+    """Environment steps."""
+
+    @property
+    def name(self) -> str:
+        """As the tables have it."""
+        return self.env if self.preset is None else f"{self.env} {self.preset}"
+
+    def settings(self) -> TrainSettings:
+        """The shipped settings."""
+        return shipped_settings(self.env, self.preset, total_steps=self.steps)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A task with some of its settings of GRPO changed."""
+
+    task: Task
+    changes: dict[str, Any] = field(default_factory=dict)
+    iterations: int | None = None
+    """Train for this many iterations instead of the task's steps."""
+
+
+CARTPOLE = Task("CartPole-v1", None, 100_000)
+ACROBOT = Task("Acrobot-v1", None, 200_000)
+PRESET_TASKS = (Task("LoadBalancer-v0", "flaky", 1_000_000), CARTPOLE, ACROBOT)
+GROUPING_TASKS = (
+    Task("LunarLander-v3", None, 1_000_000),
+    Task("MountainCarContinuous-v0", None, 100_000),
+    Task("LoadBalancer-v0", "park", 2_000_000),
+    Task("Pendulum-v1", None, 500_000),
+    Task("Acrobot-v1", None, 500_000),
+)
+GROUPINGS: dict[str, dict[str, Any]] = {
+    "shared": {"grouping": "shared"},
+    "branching": {"grouping": "branch"},
+    "unrelated": {"grouping": "unrelated"},
+    "gpg_time": {**PRESETS["gpg_time"], "grouping": "shared"},
+}
+"""How a group starts, and the best preset beside `default` ("shared") and `vine` ("branching")."""
+SKIPPED = {("LunarLander-v3", "unrelated")}
+"""Environments and groupings that are left out: the simulator is slow."""
+SIZE_TASKS = (CARTPOLE, ACROBOT)
+GROUP_SIZES = (8, 16, 32, 64, 128)
+GRADIENT_ITERATIONS = 25
+"""Iterations at equal gradient steps; each has the same number of minibatches."""
+BASELINES: dict[str, dict[str, Any]] = {
+    "group": {},
+    "critic": {"learned_baseline": True, "baseline": "none"},
+    "group and critic": {"learned_baseline": True},
+    "batch mean": {"baseline": "batch"},
+}
+
+
+def preset_variants() -> dict[str, Variant]:
+    """Every preset, over the shipped settings of three tasks."""
+    return {
+        f"{task.name}/{preset}": Variant(task, changes)
+        for task, (preset, changes) in product(PRESET_TASKS, PRESETS.items())
+    }
+
+
+def grouping_variants() -> dict[str, Variant]:
+    """Groups that share their start, that branch, and that share nothing."""
+    return {
+        f"{task.name}/{grouping}": Variant(task, changes)
+        for task, (grouping, changes) in product(GROUPING_TASKS, GROUPINGS.items())
+        if (task.env, grouping) not in SKIPPED
+    }
+
+
+def group_size_variants() -> dict[str, Variant]:
+    """Sizes of groups, shared and unrelated, and baselines with a critic and without.
+
+    At equal environment steps the members of an iteration stay the same, so larger groups are
+    fewer. At equal gradient steps an iteration is one group, so larger groups take more
+    environment steps.
+    """
+    variants = {}
+    for task in SIZE_TASKS:
+        config = task.settings().grpo
+        members = config.num_groups * config.group_size
+        for grouping, size in product(("shared", "unrelated"), GROUP_SIZES):
+            same_steps = {
+                "grouping": grouping,
+                "num_groups": max(1, members // size),
+                "group_size": size,
+            }
+            # A schedule needs an end in environment steps.
+            same_updates = {**same_steps, "num_groups": 1, "learning_rate_schedule": "constant"}
+            steps, updates = (
+                f"{task.name}/equal {kind} steps/{grouping}/{size}"
+                for kind in ("environment", "gradient")
+            )
+            variants[steps] = Variant(task, same_steps)
+            variants[updates] = Variant(task, same_updates, GRADIENT_ITERATIONS)
+        for name, changes in BASELINES.items():
+            variants[f"{task.name}/baseline/{name}"] = Variant(task, changes)
+    return variants
+
+
+PARTS: dict[str, Callable[[], dict[str, Variant]]] = {
+    "presets": preset_variants,
+    "branching": grouping_variants,
+    "group_size": group_size_variants,
+}
+"""The variants of each part, by name."""
