@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be >= 1")
     if options.json is not None:
-        check_writable(options.json)
+        check_writable(options.json, "--json")
     torch.set_num_threads(1)
     measurements = _measurements(options.num_envs)
     for measure in measurements.values():

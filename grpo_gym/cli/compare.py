@@ -167,7 +167,7 @@ def _train(options: CompareOptions, command: str, console: Console) -> None:
     """Train what is missing; what cannot be is refused first."""
     contenders = _contenders(options)
     (path,) = options.files
-    _check_out(path)
+    check_writable(path, "--out")
 
     def tell(line: str) -> None:
         console.print(_outcome(results, line), markup=False)
@@ -211,13 +211,6 @@ def _contenders(options: CompareOptions) -> list[Contender]:
         new_training(contender.settings, seed=0)
         contenders.append(contender)
     return contenders
-
-
-def _check_out(path: Path) -> None:
-    try:
-        check_writable(path)
-    except ConfigError as error:
-        raise ConfigError(f"--out must be a file that can be written, got {path}") from error
 
 
 def _outcome(results: Results, line: str) -> str:

@@ -135,7 +135,7 @@ def _parse(arguments: Sequence[str]) -> EvaluateOptions:
             "folder"
         )
     if options.json is not None:
-        check_writable(Path(options.json))
+        check_writable(Path(options.json), "--json")
     if options.plot is not None:
         check_plot(Path(options.plot))
     return options

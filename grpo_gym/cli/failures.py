@@ -50,18 +50,23 @@ def reported(main: Main) -> Callable[..., int]:
     return guarded
 
 
-def check_writable(path: Path) -> None:
-    """Refuse a file for `--json` that cannot be written, before any work.
+def check_writable(path: Path, option: str) -> None:
+    """Refuse an output file that cannot be written, before any work.
+
+    Args:
+        path: The file; its folder is created.
+        option: The option that names it.
 
     Raises:
-        ConfigError: If it cannot.
+        ConfigError: If it cannot be written.
     """
+    rule = f"{option} must be a file that can be written, got {path}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--json cannot be written, got {path}: {error.strerror}") from error
+        raise ConfigError(f"{rule}: {error.strerror}") from error
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"--json must be a file that can be written, got {path}")
+        raise ConfigError(rule)
 
 
 def _report(message: str, status: int) -> int:

@@ -31,10 +31,7 @@ def check_plot(path: Path) -> None:
             f"--plot must come with matplotlib, got {path} without it: "
             'pip install "grpo-gym[compare]"'
         )
-    try:
-        check_writable(path)
-    except ConfigError as error:
-        raise ConfigError(f"--plot must be a file that can be written, got {path}") from error
+    check_writable(path, "--plot")
 
 
 def check_figures(env_id: str) -> None:

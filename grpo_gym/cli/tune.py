@@ -17,7 +17,6 @@ from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import SOURCE, CommandLine, invocation
 from grpo_gym.cli.signals import Stopped, StopSignals
 from grpo_gym.settings.config import (
-    ConfigError,
     Range,
     check_fields,
     from_mapping,
@@ -124,10 +123,7 @@ def _parse(arguments: Sequence[str]) -> TuneOptions:
         _LINE.show_help({"search": options})
     check_algorithm(options.algorithm)
     for option, path in (("--study", options.study_path), ("--out", options.out_path)):
-        try:
-            check_writable(path)
-        except ConfigError as error:
-            raise ConfigError(f"{option} must be a file that can be written, got {path}") from error
+        check_writable(path, option)
     return options
 
 

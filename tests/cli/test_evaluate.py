@@ -181,7 +181,7 @@ def test_the_script_is_the_command() -> None:
         ("--policy random --env CartPole-v1 --seed -1", "seed must be >= 0, got -1"),
         ("--policy random --env CartPole-v1 --warmup -1", "warmup must be >= 0, got -1"),
         ("--policy random --env CartPole-v1 --json empty", "--json must be a file"),
-        ("--policy random --env CartPole-v1 --json text/x", "--json cannot be written"),
+        ("--policy random --env CartPole-v1 --json text/x", "--json must be a file"),
         ("--polisy random", "Did you mean --policy?"),
     ],
 )
