@@ -1,4 +1,4 @@
-"""GRPO: critic-free policy optimisation on groups that share their start and outside world.
+"""GRPO: critic-free policy optimisation with groups that share their start and their trace.
 
 Shapes: T steps, G groups, K members of a group, B = G*K environments.
 """
@@ -7,13 +7,13 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any
 
 import torch
 
+from grpo_gym.policies.registry import PolicySource
 from grpo_gym.rollouts.batches import EnvSource
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.rollouts.rollout import GroupedRollout, concatenate
@@ -21,49 +21,18 @@ from grpo_gym.settings.config import ConfigError, replace
 from grpo_gym.trainers import persistence
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
-from grpo_gym.trainers.learning.advantages import compute_returns, informative_groups
+from grpo_gym.trainers.iteration import Callback, IterationStats, rollout_metrics
+from grpo_gym.trainers.learning.batch import training_batch
+from grpo_gym.trainers.learning.estimate import AdvantageEstimate, estimate_advantages
 from grpo_gym.trainers.learning.reference import make_reference, move_reference
-from grpo_gym.trainers.learning.training_batch import compute_advantages, training_batch
-from grpo_gym.trainers.learning.update import UpdateStats, update_in_trust_region, update_policy
+from grpo_gym.trainers.learning.update import update_policy
 from grpo_gym.trainers.learning.value_baseline import ValueBaseline
-from grpo_gym.trainers.model import PolicyKind, PolicyModel
+from grpo_gym.trainers.model import PolicyModel
 from grpo_gym.trainers.presets import make_config
+from grpo_gym.trainers.reporting import ProgressReporter
 from grpo_gym.trainers.schedule import Schedule
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class IterationStats:
-    """What one iteration did.
-
-    Attributes:
-        iteration: Number of the iteration, from 1.
-        num_steps: Environment steps since the start of training.
-        rollout_steps: Environment steps of this iteration.
-        rollout: `rollout/` metrics by name.
-        update: What the update was like; None if no group had anything to compare.
-        uniform_groups: Share of groups whose returns were all equal.
-        explained_variance: Share of the returns' variance that the learned baseline predicted;
-            NaN without one.
-        discount: In use.
-        collect_seconds: Time spent collecting.
-        update_seconds: Time spent learning.
-    """
-
-    iteration: int
-    num_steps: int
-    rollout_steps: int
-    rollout: dict[str, float]
-    update: UpdateStats | None
-    uniform_groups: float
-    explained_variance: float
-    discount: float
-    collect_seconds: float
-    update_seconds: float
-
-
-Callback = Callable[["GRPO", IterationStats], bool | None]
 
 
 class GRPO(PolicyModel):
@@ -83,11 +52,12 @@ class GRPO(PolicyModel):
 
     def __init__(
         self,
-        policy: PolicyKind = "mlp",
+        policy: PolicySource = "mlp",
         env: EnvSource = "LoadBalancer-v0",
         *,
         env_kwargs: Mapping[str, Any] | None = None,
         training_env_kwargs: Mapping[str, Any] | None = None,
+        policy_kwargs: Mapping[str, Any] | None = None,
         preset: str | None = None,
         config: GRPOConfig | None = None,
         **overrides: Any,
@@ -95,13 +65,15 @@ class GRPO(PolicyModel):
         """Set up a policy for an environment; nothing is collected yet.
 
         Args:
-            policy: "mlp", "linear" for no hidden layer, "board" for a convolutional network
-                that scores every cell of a board, "gru" or "temporal" for a network that reads
-                what was seen before, in order.
+            policy: "mlp"; "linear", without hidden layers; "board", a convolutional network with
+                one logit per cell of a board; "gru" or "temporal", which read a history; a name
+                that `register_policy` registered; or a network of your own: a callable as
+                described there.
             env: A registered id, a made environment, or a function that makes one.
             env_kwargs: Passed to the environment; only with an id.
-            training_env_kwargs: Arguments that replace or join them in training only, such as
-                a reward that gives credit sooner.
+            training_env_kwargs: Arguments that replace or extend them in training only, such as
+                a reward that is easier to learn from.
+            policy_kwargs: Options of the policy, or keyword arguments of your own network.
             preset: A named variant from `trainers.presets.PRESETS`; default: "default".
             config: All settings at once, instead of a preset.
             **overrides: Fields of `GRPOConfig` to replace.
@@ -110,11 +82,11 @@ class GRPO(PolicyModel):
             ConfigError: If a name is unknown, or a value or the environment cannot be used.
         """
         if config is not None and preset is not None:
-            raise ConfigError("preset must be None when config is given: a config has it all")
+            raise ConfigError("preset must be None when config is given: a config is complete")
         settings = (
             make_config(preset, **overrides) if config is None else replace(config, **overrides)
         )
-        super().__init__(policy, env, env_kwargs, training_env_kwargs, settings)
+        super().__init__(policy, policy_kwargs, env, env_kwargs, training_env_kwargs, settings)
         self._collector: Collector | None = None
         self.reference = make_reference(self.policy, self.config)
         self.value_baseline = self._make_value_baseline()
@@ -136,10 +108,10 @@ class GRPO(PolicyModel):
         progress_bar: bool = False,
         callback: Callback | Iterable[Callback] = (),
     ) -> "GRPO":
-        """Train for so many environment steps more, rounded up to whole iterations.
+        """Train for `total_steps` more environment steps, rounded up to whole iterations.
 
         Args:
-            total_steps: Steps to take in this call; the learning-rate schedule spans them.
+            total_steps: Steps to take in this call; schedules span them.
             progress_bar: Show progress on the terminal.
             callback: Called after each iteration as callback(model, stats); training stops
                 early when one returns False.
@@ -156,13 +128,11 @@ class GRPO(PolicyModel):
     def resume(
         self, *, progress_bar: bool = False, callback: Callback | Iterable[Callback] = ()
     ) -> "GRPO":
-        """Go on to where the interrupted `learn` was to end; arguments as there."""
+        """Continue an interrupted `learn` to its end; arguments as there."""
         torch.set_num_threads(self.config.torch_threads)
         callbacks = [callback] if callable(callback) else list(callback)
         with contextlib.ExitStack() as stack:
             if progress_bar:
-                from grpo_gym.trainers.reporting import ProgressReporter
-
                 callbacks.append(stack.enter_context(ProgressReporter()))
             going_on = True
             while going_on and self.num_steps < self.schedule.end:
@@ -171,44 +141,53 @@ class GRPO(PolicyModel):
         return self
 
     def train_iteration(self) -> IterationStats:
-        """Collect a rollout, compare, learn."""
+        """Collect, estimate advantages, update, observe, report."""
         started = time.perf_counter()
-        rollout = self._collect()
+        rollout, estimate = self._collect()
         collected = time.perf_counter()
-        discount, advantages = self.discount, self._advantages(rollout)
-        update = self._update(rollout, advantages)
-        explained_variance = self._fit_baseline(rollout)
-        self._observe(rollout)
+        self._set_learning_rate()
+        update = update_policy(
+            self.policy,
+            self.optimizer,
+            training_batch(rollout, estimate.advantages, self.config),
+            self.reference,
+            self.config,
+            self._generator(Stream.MINIBATCHES),
+        )
+        explained_variance = self._fit_value_baseline(rollout, estimate)
+        # Only now: the update has to normalise observations as the collecting policy did.
+        if self.policy.normaliser is not None:
+            self.policy.normaliser.update(rollout.observations[rollout.credited])
         self.iteration += 1
+        self.num_steps += rollout.num_steps
         # Only now is the policy the one that collects next.
         move_reference(self.reference, self.policy, self.iteration, self.config)
-        self.num_steps += rollout.num_steps
         return IterationStats(
             iteration=self.iteration,
             num_steps=self.num_steps,
             rollout_steps=rollout.num_steps,
-            rollout=_describe(rollout),
+            rollout=rollout_metrics(rollout),
             update=update,
-            uniform_groups=1.0 - float(informative_groups(advantages).float().mean()),
+            uniform_groups=estimate.uniform_groups,
             explained_variance=explained_variance,
-            discount=discount,
+            discount=estimate.discount,
             collect_seconds=collected - started,
             update_seconds=time.perf_counter() - collected,
         )
 
     @property
     def discount(self) -> float:
-        """The discount factor in use: on the way to `final_discount` if there is one."""
+        """The discount factor in use: on its way to `final_discount` if there is one."""
         first, final = self.config.discount, self.config.final_discount
         if final is None:
             return first
         return first + (final - first) * self.schedule.progress(self.num_steps)
 
     def prepare(self) -> Collector:
-        """Make the environments to collect from, as training does when it begins.
+        """Make the environments to collect from; training does so when it begins.
 
         Raises:
-            SnapshotError: If groups are to branch where environments cannot be copied.
+            SnapshotError: If groups are to branch in environments that cannot be copied.
         """
         if self._collector is None:
             kwargs = {**self.env_kwargs, **self.training_env_kwargs}
@@ -216,7 +195,7 @@ class GRPO(PolicyModel):
         return self._collector
 
     def save(self, path: str | PathLike[str]) -> str:
-        """Write everything that training goes on from to one file, atomically.
+        """Write everything that training continues from to one file, atomically.
 
         Returns:
             The SHA-256 of the weights.
@@ -234,86 +213,74 @@ class GRPO(PolicyModel):
         env: EnvSource | None = None,
         *,
         env_kwargs: Mapping[str, Any] | None = None,
+        policy: PolicySource | None = None,
+        policy_kwargs: Mapping[str, Any] | None = None,
     ) -> "GRPO":
         """Read a model that `save` wrote; it evaluates and resumes as the original.
 
         Args:
             path: The file.
             env: Needed only if the model was trained in an environment without an id.
-            env_kwargs: Instead of those it was trained with. They must leave the spaces as they
-                are; but the policy `board` goes on to boards of any size with as many images.
+            env_kwargs: Instead of those it was trained with. They must not change the spaces; but
+                the policy `board` plays boards of any size with the same number of channels.
+            policy: Needed only for a network of your own that is not registered: the callable.
+            policy_kwargs: Instead of those it was trained with.
 
         Raises:
-            CheckpointError: If the file is damaged, not ours, or of another environment.
+            CheckpointError: If the file is damaged, not ours, or of another environment or policy.
         """
-        return persistence.load(cls, path, env, env_kwargs)
+        return persistence.load(cls, path, env, env_kwargs, policy, policy_kwargs)
 
-    def _collect(self) -> GroupedRollout:
-        """One round of groups, or more where groups without a difference are to be replaced."""
-        collector = self.prepare()
+    def _collect(self) -> tuple[GroupedRollout, AdvantageEstimate]:
+        """Collect a round of groups, and more rounds while too few groups are informative."""
+        collector, config = self.prepare(), self.config
         rollout = collector.collect(self.policy, self.iteration)
-        for round_number in range(1, self.config.refill_rounds + 1):
-            if self._num_informative(rollout) >= self.config.num_groups:
-                return rollout
+        estimate = self._estimate(rollout)
+        for round_number in range(1, config.refill_rounds + 1):
+            if int(estimate.informative.sum()) >= config.num_groups:
+                break
             more = collector.collect(self.policy, self.iteration, round_number)
             rollout = concatenate([rollout, more])
-        if self.config.refill_rounds and not self._num_informative(rollout):
+            estimate = self._estimate(rollout)
+        if config.refill_rounds and not bool(estimate.informative.any()):
             _log.warning(
-                "iteration %d: all returns are equal in every group, after %d rounds of refilling: "
+                "iteration %d: all returns are equal in every group, after %d refill rounds: "
                 "nothing to learn from; raise group_size, or give the task a finer reward",
                 self.iteration + 1,
-                self.config.refill_rounds,
+                config.refill_rounds,
             )
-        return rollout
+        return rollout, estimate
 
-    def _num_informative(self, rollout: GroupedRollout) -> int:
-        return int(informative_groups(self._advantages(rollout)).sum())
+    def _estimate(self, rollout: GroupedRollout) -> AdvantageEstimate:
+        features = values = None
+        if self.config.compares_states or self.value_baseline is not None:
+            with torch.no_grad():
+                features = self.policy.features(rollout.observations)
+        if self.value_baseline is not None and features is not None:
+            values = self.value_baseline.predict(features)
+        return estimate_advantages(rollout, self.config, self.discount, features, values)
 
-    def _advantages(self, rollout: GroupedRollout) -> torch.Tensor:
-        with torch.no_grad():
-            features = self.policy.features(rollout.observations)
-            values = None if self.value_baseline is None else self.value_baseline.predict(features)
-        config = replace(self.config, discount=self.discount)
-        return compute_advantages(rollout, features, config, values)
-
-    def _update(self, rollout: GroupedRollout, advantages: torch.Tensor) -> UpdateStats | None:
+    def _set_learning_rate(self) -> None:
         config = self.config
-        batch = training_batch(rollout, advantages, config)
-        if config.update == "trust_region":
-            stats = update_in_trust_region(self.policy, batch, self.reference, config)
-        else:
-            factor = self.schedule.factor(
-                self.num_steps, config.learning_rate_schedule, config.final_learning_rate
-            )
-            for group in self.optimizer.param_groups:
-                group["lr"] = config.learning_rate * factor
-            generator = self._generator(Stream.MINIBATCHES)
-            stats = update_policy(
-                self.policy, self.optimizer, batch, self.reference, config, generator
-            )
-        return stats
+        factor = self.schedule.factor(
+            self.num_steps, config.learning_rate_schedule, config.final_learning_rate
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
 
-    def _fit_baseline(self, rollout: GroupedRollout) -> float:
+    def _fit_value_baseline(self, rollout: GroupedRollout, estimate: AdvantageEstimate) -> float:
+        """Fit the learned baseline, if any; returns the variance that it explained before."""
         if self.value_baseline is None:
             return math.nan
-        config = self.config
-        returns = compute_returns(rollout.rewards, rollout.alive, config.returns, self.discount)
         with torch.no_grad():
             features = self.policy.features(rollout.observations[rollout.credited])
+        returns = estimate.returns[rollout.credited]
         generator = self._generator(Stream.VALUES)
-        return self.value_baseline.fit(
-            features, returns[rollout.credited], config.epochs, generator
-        )
-
-    def _observe(self, rollout: GroupedRollout) -> None:
-        """Move the normaliser; only now, so that the update saw what the rollout did."""
-        if self.policy.normaliser is not None:
-            self.policy.normaliser.update(rollout.observations[rollout.credited])
+        return self.value_baseline.fit(features, returns, self.config.epochs, generator)
 
     def _generator(self, stream: Stream) -> torch.Generator:
-        generator = torch.Generator()
-        generator.manual_seed(derive_seed(self.config.seed, stream, self.iteration))
-        return generator
+        seed = derive_seed(self.config.seed, stream, self.iteration)
+        return torch.Generator().manual_seed(seed)
 
     def _make_value_baseline(self) -> ValueBaseline | None:
         if not self.config.learned_baseline:
@@ -325,15 +292,3 @@ class GRPO(PolicyModel):
                 self.config.hidden_sizes,
                 self.config.value_learning_rate,
             )
-
-
-def _describe(rollout: GroupedRollout) -> dict[str, float]:
-    returns = rollout.episodes.returns
-    return {
-        **rollout.infos,  # an environment may call something by a name of ours
-        "return_mean": float(returns.mean()),
-        "return_std": float(returns.std(correction=0)),
-        "return_group_std": float(rollout.returns.std(dim=1, correction=0).mean()),
-        "length_mean": float(rollout.episodes.lengths.to(torch.float64).mean()),
-        "truncated_share": float(rollout.episodes.truncated.to(torch.float64).mean()),
-    }

@@ -1,32 +1,32 @@
-"""A policy bound to an environment: predicting, evaluating. Trainers add how it learns.
+"""A policy bound to an environment: predicting and evaluating. `GRPO` adds how it learns.
 
 Shapes: B observations, D features, A choices.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from typing_extensions import override
 
-from grpo_gym.evaluation.episodes import Evaluable
-from grpo_gym.policies.board import BoardPolicy
-from grpo_gym.policies.gru import GRUPolicy
+from grpo_gym.evaluation.episodes import ActionFunction, Evaluable
 from grpo_gym.policies.metrics_normaliser import MetricsNormaliser
-from grpo_gym.policies.network import Policy
-from grpo_gym.policies.temporal import TemporalPolicy
+from grpo_gym.policies.registry import (
+    PolicySource,
+    find_policy,
+    make_policy,
+    merge_policy_kwargs,
+)
 from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.frame_history import as_features, stack_frames
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.rollouts.spaces import flatten_batch, flatten_one, is_batch
-from grpo_gym.settings.config import ConfigError, suggest
+from grpo_gym.settings.config import ConfigError
 from grpo_gym.storage import checkpoint
 from grpo_gym.trainers.config import GRPOConfig
-
-PolicyKind = Literal["linear", "mlp", "board", "gru", "temporal"]
-POLICIES: tuple[str, ...] = get_args(PolicyKind)
 
 
 class PolicyModel(Evaluable):
@@ -34,20 +34,22 @@ class PolicyModel(Evaluable):
 
     Attributes:
         config: The settings.
-        policy: The network.
-        policy_kind: Its name.
+        policy: The network with its head and normaliser.
+        policy_source: What it was made from: a name, or the user's factory.
+        policy_kwargs: Keyword arguments of the user's factory.
         env_source: The environment: an id, a made one, or a function that makes one.
         env_kwargs: The environment's arguments.
-        training_env_kwargs: Those that replace or join them in training.
+        training_env_kwargs: Arguments that replace or extend them in training.
         observation_space: Of one environment.
         action_space: Of one environment.
-        metrics_normaliser: How the observations that it learns from were made of raw metrics, for
-            whoever deploys it; set it to have it saved with the policy.
+        metrics_normaliser: How raw metrics became the observations it learned from, for its
+            deployment; set it to have it saved with the policy.
     """
 
     def __init__(
         self,
-        policy: PolicyKind,
+        policy: PolicySource,
+        policy_kwargs: Mapping[str, Any] | None,
         env: EnvSource,
         env_kwargs: Mapping[str, Any] | None,
         training_env_kwargs: Mapping[str, Any] | None,
@@ -58,31 +60,37 @@ class PolicyModel(Evaluable):
         Raises:
             ConfigError: If a name is unknown or the environment cannot be used.
         """
-        if policy not in POLICIES:
-            raise ConfigError(
-                f"policy must be a known name, got {policy!r}.{suggest(policy, POLICIES)}"
-            )
-        self.config = config
-        self.policy_kind = policy
         self.env_source = env
         self.env_kwargs = dict(env_kwargs or {})
         self.training_env_kwargs = dict(training_env_kwargs or {})
-        # One environment tells the spaces, and refuses bad arguments before anything is paid for.
+        # Making one environment tells the spaces, and refuses bad arguments before any work. It
+        # comes first because a user's module may register its policies beside its environment.
         self.observation_space, self.action_space = _spaces(env, self.env_kwargs)
         if self.training_env_kwargs:
             training = _spaces(env, {**self.env_kwargs, **self.training_env_kwargs})
             if training != (self.observation_space, self.action_space):
                 raise ConfigError(
-                    "training_env_kwargs must leave the spaces as they are, got "
+                    "training_env_kwargs must not change the spaces, got "
                     f"{training[0]} and {training[1]}: put what changes them into env_kwargs"
                 )
-        # Orthogonal weights differ in their last bits with the number of threads.
-        torch.set_num_threads(config.torch_threads)
-        self.policy = self._make_policy()
-        if config.augment_symmetries and not self.policy.symmetries:
+        self.policy_source = find_policy(policy)
+        self.policy_kwargs = dict(policy_kwargs or {})
+        self.config = merge_policy_kwargs(self.policy_source, config, self.policy_kwargs)
+        # The last bits of orthogonal weights depend on the number of threads.
+        torch.set_num_threads(self.config.torch_threads)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.config.seed, Stream.WEIGHTS))
+            self.policy = make_policy(
+                self.policy_source,
+                self.observation_space,
+                self.action_space,
+                self.config,
+                self.policy_kwargs,
+            )
+        if self.config.augment_symmetries and not self.policy.symmetries:
             raise ConfigError(
-                f"augment_symmetries must be false with the policy {policy!r}: only 'board' knows "
-                "symmetries"
+                f"augment_symmetries must be false with the policy {policy!r}, which knows no "
+                "symmetries: use 'board'"
             )
         self.metrics_normaliser: MetricsNormaliser | None = None
         self._predictions = itertools.count()
@@ -99,12 +107,12 @@ class PolicyModel(Evaluable):
 
         Args:
             observation: One observation or a batch of them, as the environment gives it.
-            state: What the last call returned, None at first; with `frame_history` above 1 it
-                holds the last observations.
-            episode_start: Where an episode begins, shape (B,), bool: what was seen before is
+            state: The state that the last call returned, None at first; with `frame_history`
+                above 1 it holds the last observations.
+            episode_start: Where an episode begins, shape (B,), bool: earlier observations are
                 forgotten there.
             deterministic: The most probable action instead of a sample.
-            action_masks: Legal actions, shape (A,) or (B, A), called as sb3-contrib calls them.
+            action_masks: Legal actions, shape (A,) or (B, A); sb3-contrib's name.
 
         Returns:
             An action, or a batch of actions, and the state for the next call.
@@ -118,11 +126,9 @@ class PolicyModel(Evaluable):
         starts = None if episode_start is None else np.atleast_1d(episode_start).astype(np.bool_)
         features, state = self._remember(features, state, starts)
         masks = None if action_masks is None else np.atleast_2d(np.asarray(action_masks, np.bool_))
-        noise = (
-            None
-            if deterministic
-            else self._noise(len(features), Stream.PREDICTION, next(self._predictions))
-        )
+        noise = None
+        if not deterministic:
+            noise = self._noise(len(features), Stream.PREDICTION, next(self._predictions))
         actions = self.policy.act(features, masks, noise)
         return (actions if many else actions[0]), state
 
@@ -140,7 +146,7 @@ class PolicyModel(Evaluable):
         if not isinstance(self.action_space, gym.spaces.Discrete):
             raise ConfigError(f"actions must be Discrete, got {self.action_space}")
         if self.config.frame_history > 1:
-            raise ConfigError("frame_history must be 1: one observation is not all it sees")
+            raise ConfigError("frame_history must be 1: the policy sees more than one observation")
         is_batch(self.observation_space, observation)  # refuses other shapes
         features = torch.from_numpy(flatten_one(self.observation_space, observation))
         legal = None if action_mask is None else torch.tensor(action_mask, dtype=torch.bool)[None]
@@ -152,8 +158,8 @@ class PolicyModel(Evaluable):
             chances = self.policy.distribution(outputs, masks).log_prob(each).exp()
         return chances.numpy()
 
-    def action_function(self, deterministic: bool = True, seed: int = 0) -> Callable[..., Any]:
-        """The policy as `evaluation.evaluate` takes it; `seed` decides sampled actions."""
+    @override
+    def action_function(self, deterministic: bool = True, seed: int = 0) -> ActionFunction:
         draws = itertools.count()
 
         def act(
@@ -171,17 +177,10 @@ class PolicyModel(Evaluable):
         """A hash of the policy's weights and statistics, equal exactly when they are."""
         return checkpoint.weights_sha256(self.policy.state_dict())
 
-    def _make_policy(self) -> Policy:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.config.seed, Stream.WEIGHTS))
-            return _make_policy(
-                self.policy_kind, self.observation_space, self.action_space, self.config
-            )
-
     def _remember(
         self, observations: np.ndarray, state: Any, starts: np.ndarray | None
     ) -> tuple[np.ndarray, Any]:
-        """What the policy sees at observations (B, D), and the state for the next ones."""
+        """The policy's input at observations (B, D), and the state for the next call."""
         if self.config.frame_history == 1:
             return observations, state
         frames = stack_frames(state, observations, starts, self.config.frame_history)
@@ -193,56 +192,6 @@ class PolicyModel(Evaluable):
         if self.policy.head.noise_kind == "uniform":
             return generator.random(shape, np.float32)
         return generator.standard_normal(shape, np.float32)
-
-
-def _make_policy(
-    kind: str,
-    observation_space: gym.Space[Any],
-    action_space: gym.Space[Any],
-    config: GRPOConfig,
-) -> Policy:
-    if kind == "board":
-        return BoardPolicy(
-            observation_space,
-            action_space,
-            channels=config.channels,
-            blocks=config.blocks,
-            normalise_observations=bool(config.normalise_observations),
-            frame_history=config.frame_history,
-        )
-    options: dict[str, Any] = {
-        "normalise_observations": config.normalise_observations is not False,
-        "initial_log_std": config.initial_log_std,
-        "log_std_bounds": config.log_std_bounds,
-        "frame_history": config.frame_history,
-    }
-    if kind == "gru":
-        return GRUPolicy(
-            observation_space,
-            action_space,
-            width=config.gru_width,
-            hidden_sizes=config.hidden_sizes,
-            **options,
-        )
-    if kind == "temporal":
-        return TemporalPolicy(
-            observation_space,
-            action_space,
-            width=config.lstm_width,
-            layers=config.lstm_layers,
-            attention_heads=config.attention_heads,
-            transformer_layers=config.transformer_layers,
-            transformer_heads=config.transformer_heads,
-            feedforward_width=config.feedforward_width,
-            **options,
-        )
-    return Policy(
-        observation_space,
-        action_space,
-        hidden_sizes=() if kind == "linear" else config.hidden_sizes,
-        activation=config.activation,
-        **options,
-    )
 
 
 def _spaces(env: EnvSource, kwargs: Mapping[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:

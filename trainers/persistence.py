@@ -1,4 +1,4 @@
-"""A GRPO model as a checkpoint, and back: whatever training goes on from."""
+"""A GRPO model as a checkpoint, and back: everything that training continues from."""
 
 from collections.abc import Mapping
 from os import PathLike
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grpo_gym.policies.custom import qualified_name
 from grpo_gym.policies.metrics_normaliser import MetricsNormaliser
+from grpo_gym.policies.registry import PolicySource, find_policy, policy_names
 from grpo_gym.rollouts.batches import EnvSource
 from grpo_gym.settings.config import ConfigError, from_mapping, to_mapping
 from grpo_gym.storage import checkpoint
@@ -30,7 +32,7 @@ def save(model: "GRPO", path: str | PathLike[str]) -> None:
         path,
         {
             "config": to_mapping(model.config),
-            "policy_kind": model.policy_kind,
+            **_describe_policy(model),
             "environment": _describe_environment(model),
             "model": model.policy.state_dict(),
             "reference": None if model.reference is None else model.reference.state_dict(),
@@ -55,11 +57,13 @@ def load(
     path: str | PathLike[str],
     env: EnvSource | None,
     env_kwargs: Mapping[str, Any] | None,
+    policy: PolicySource | None,
+    policy_kwargs: Mapping[str, Any] | None,
 ) -> "GRPO":
-    """Read a model; see `GRPO.load`.
+    """Read a model; arguments as for `GRPO.load`.
 
     Raises:
-        CheckpointError: If the file is damaged, not ours, or of another environment.
+        CheckpointError: If the file is damaged, not ours, or of another environment or policy.
     """
     payload = checkpoint.load(path, kind=_KIND)
     saved = payload["environment"]
@@ -69,21 +73,64 @@ def load(
             f"{path} was trained in an environment without an id: pass it as env="
         )
     same = isinstance(source, str) and _bare(source) == _bare(saved["id"])
-    kwargs = saved["kwargs"] if env_kwargs is None and same else env_kwargs
     try:
         model = cls(
-            payload["policy_kind"],
+            _policy_source(payload, policy, path),
             source,
-            env_kwargs=kwargs,
+            env_kwargs=saved["kwargs"] if env_kwargs is None and same else env_kwargs,
             training_env_kwargs=saved["training_kwargs"] if same else None,
+            policy_kwargs=_policy_kwargs(payload, policy_kwargs, path),
             config=from_mapping(GRPOConfig, payload["config"], str(path)),
         )
     except ConfigError as error:
         raise CheckpointError(f"{path} cannot be used here: {error}") from error
     if not _plays_other_boards(model, payload):
         _check_spaces(saved, _describe_environment(model), path)
-    _restore(model, payload)
+    _restore(model, payload, path)
     return model
+
+
+def _describe_policy(model: "GRPO") -> dict[str, Any]:
+    """How a policy is named: by its registered name, or by its class or function."""
+    source, kwargs = model.policy_source, model.policy_kwargs
+    return {
+        "policy_kind": source if isinstance(source, str) else None,
+        "policy_class": None if isinstance(source, str) else qualified_name(source),
+        # Kept only if a file can hold them as they are: `load` asks for others.
+        "policy_kwargs": kwargs if _is_plain(kwargs) else None,
+    }
+
+
+def _policy_source(
+    payload: Mapping[str, Any], policy: PolicySource | None, path: str | PathLike[str]
+) -> PolicySource:
+    """The policy to build; a file never imports anything."""
+    name = payload["policy_kind"]
+    chosen = name if policy is None else find_policy(policy)
+    if chosen is None:
+        raise CheckpointError(
+            f"{path} was trained with the policy {payload['policy_class']}: pass it as policy="
+        )
+    if chosen not in policy_names() and isinstance(chosen, str):
+        raise CheckpointError(
+            f"{path} was trained with the policy {name!r}, which is not registered: import the "
+            "module that calls register_policy first, or pass the network as policy="
+        )
+    if name is not None and isinstance(chosen, str) and chosen != name:
+        raise CheckpointError(f"{path} was trained with the policy {name!r}, not {chosen!r}")
+    return chosen
+
+
+def _policy_kwargs(
+    payload: Mapping[str, Any], given: Mapping[str, Any] | None, path: str | PathLike[str]
+) -> Mapping[str, Any]:
+    saved = payload.get("policy_kwargs", {})  # files before 0.2.0 have none
+    if given is None and saved is None:
+        raise CheckpointError(
+            f"{path} was trained with policy_kwargs that a file cannot hold: pass policy_kwargs="
+        )
+    kwargs: Mapping[str, Any] = saved if given is None else given
+    return kwargs
 
 
 def _bare(env_id: str | None) -> str | None:
@@ -91,8 +138,11 @@ def _bare(env_id: str | None) -> str | None:
     return None if env_id is None else env_id.rpartition(":")[2]
 
 
-def _restore(model: "GRPO", payload: Mapping[str, Any]) -> None:
-    model.policy.load_state_dict(payload["model"])
+def _restore(model: "GRPO", payload: Mapping[str, Any], path: str | PathLike[str]) -> None:
+    try:
+        model.policy.load_state_dict(payload["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: the weights do not fit the policy: {error}") from error
     if model.reference is not None:
         model.reference.load_state_dict(payload["reference"])
     model.optimizer.load_state_dict(payload["optimizer"])
@@ -101,17 +151,17 @@ def _restore(model: "GRPO", payload: Mapping[str, Any]) -> None:
     model.iteration = payload["iteration"]
     model.num_steps = payload["num_steps"]
     model.notes = payload["notes"]
-    metrics = payload.get("metrics_normaliser")  # older files have none
+    metrics = payload.get("metrics_normaliser")  # files before 0.2.0 may have none
     model.metrics_normaliser = None if metrics is None else MetricsNormaliser.from_state(metrics)
     model.schedule = Schedule(*payload["schedule"])
 
 
 def _plays_other_boards(model: "GRPO", payload: Mapping[str, Any]) -> bool:
-    """Whether the policy is for boards of any size, with as many images as here."""
+    """Whether the policy plays boards of any size, and these have its number of channels."""
     own = model.policy.state_dict()
     saved = payload["model"]
     return (
-        model.policy_kind == "board"
+        model.policy_source == "board"
         and own.keys() == saved.keys()
         and all(weights.shape == own[name].shape for name, weights in saved.items())
     )
@@ -140,8 +190,17 @@ def _describe_environment(model: "GRPO") -> dict[str, Any]:
     }
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether a checkpoint can hold a value as it is."""
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_plain(item) for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (str, int, float, bool, type(None)))
+
+
 def _plain(value: Any) -> Any:
-    """Environment arguments as a checkpoint can hold them; what is no plain value becomes text."""
+    """Environment arguments as a checkpoint can hold them; other values become text."""
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

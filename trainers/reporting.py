@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from grpo_gym.trainers.grpo import GRPO, IterationStats
+from grpo_gym.trainers.iteration import IterationStats, Learner
 
 _PLAIN_SECONDS = 10.0
 _RATE_SMOOTHING = 0.9
@@ -49,7 +49,7 @@ class ProgressReporter:
         self._last_line = -math.inf
         self._rate = 0.0
 
-    def start(self, model: GRPO, total_steps: int) -> None:
+    def start(self, model: Learner, total_steps: int) -> None:
         """Show the bar already before the first iteration is done, which may have to compile."""
         if not self.console.is_interactive or self.console.quiet:
             return
@@ -68,7 +68,7 @@ class ProgressReporter:
             "", total=total_steps, completed=model.num_steps, rate=0.0, mean_return="-"
         )
 
-    def __call__(self, model: GRPO, stats: IterationStats) -> None:
+    def __call__(self, model: Learner, stats: IterationStats) -> None:
         """Show one iteration."""
         rate = _steps_per_second(stats)
         smoothed = _RATE_SMOOTHING * self._rate + (1.0 - _RATE_SMOOTHING) * rate
@@ -96,7 +96,7 @@ class ProgressReporter:
         """Leave the terminal as it should be, whatever happened."""
         self.close()
 
-    def _show_bar(self, model: GRPO, stats: IterationStats) -> None:
+    def _show_bar(self, model: Learner, stats: IterationStats) -> None:
         if self._bar is None:
             self.start(model, model.schedule.end)
         if self._bar is not None:
@@ -107,7 +107,7 @@ class ProgressReporter:
                 mean_return=f"{stats.rollout['return_mean']:.5g}",
             )
 
-    def _line(self, model: GRPO, stats: IterationStats) -> str:
+    def _line(self, model: Learner, stats: IterationStats) -> str:
         end = model.schedule.end
         left = max(end - stats.num_steps, 0) / max(self._rate, 1e-9)
         return (
@@ -144,7 +144,7 @@ class TensorBoardReporter:
             threading.excepthook = self._thread_hook
             raise
 
-    def __call__(self, model: GRPO, stats: IterationStats) -> None:
+    def __call__(self, model: Learner, stats: IterationStats) -> None:
         """Record one iteration."""
         self.add(scalars(stats), stats.num_steps)
 

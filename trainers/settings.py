@@ -28,8 +28,10 @@ class TrainSettings:
     algo: Literal["grpo", "online"] = "grpo"
     """The algorithm: grpo, or online, which learns from one decision at a time and is for
     LoadBalancer-v0."""
-    policy: Literal["mlp", "linear", "board", "gru", "temporal"] = "mlp"
-    """The kind of policy."""
+    policy: str = "mlp"
+    """The policy: mlp, linear, board, gru, temporal, or a registered name (or module:name)."""
+    policy_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Options of the policy, such as hidden_sizes=[32,32]."""
     total_steps: Count = 1_000_000
     """Environment steps to train for, such as 1e6; rounded up to whole iterations."""
     evaluations: Annotated[int, Range(0)] = 10
@@ -78,5 +80,6 @@ def new_model(settings: TrainSettings) -> "GRPO":
         settings.env,
         env_kwargs=settings.env_kwargs,
         training_env_kwargs=settings.training_env_kwargs,
+        policy_kwargs=settings.policy_kwargs,
         config=settings.grpo,
     )

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 
 class Distribution(Protocol):
@@ -33,17 +34,17 @@ class Distribution(Protocol):
         """KL(self, other) in nats, shape (...)."""
 
 
-class Categorical:
+class Categorical(Distribution):
     """C independent choices among up to A, of which a mask may forbid some.
 
     A forbidden choice has probability 0 and contributes nothing to entropy and KL.
     """
 
     def __init__(self, logits: Tensor, allowed: Tensor | None = None) -> None:
-        """Normalise the scores.
+        """Normalise the logits.
 
         Args:
-            logits: Scores, shape (..., C, A).
+            logits: Shape (..., C, A).
             allowed: Legal choices, broadcastable to (..., C, A), bool; None allows all.
 
         Raises:
@@ -56,6 +57,7 @@ class Categorical:
         self.allowed = allowed
         self.log_probs = torch.log_softmax(logits, dim=-1)
 
+    @override
     def sample(self, noise: Tensor) -> Tensor:
         """Invert the distribution function at uniforms in [0, 1); int64."""
         cumulative = self.log_probs.exp().cumsum(dim=-1)
@@ -64,20 +66,20 @@ class Categorical:
         # Rounding may lead past the end: stay at the last choice of positive probability.
         return torch.minimum(choice, (cumulative < total).sum(dim=-1))
 
+    @override
     def mode(self) -> Tensor:
-        """See `Distribution.mode`; int64."""
         return self.log_probs.argmax(dim=-1)
 
+    @override
     def log_prob(self, actions: Tensor) -> Tensor:
-        """See `Distribution.log_prob`."""
         return self.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1).sum(dim=-1)
 
+    @override
     def entropy(self) -> Tensor:
-        """See `Distribution.entropy`."""
         return -(self.log_probs.exp() * self._finite(self.log_probs)).sum(dim=(-2, -1))
 
+    @override
     def kl(self, other: "Distribution") -> Tensor:
-        """See `Distribution.kl`; both must have the same mask."""
         if not isinstance(other, Categorical):
             raise TypeError(f"KL of a Categorical needs another, got {type(other).__name__}")
         difference = self._finite(self.log_probs) - self._finite(other.log_probs)
@@ -88,7 +90,7 @@ class Categorical:
         return log_probs if self.allowed is None else log_probs.masked_fill(~self.allowed, 0.0)
 
 
-class Gaussian:
+class Gaussian(Distribution):
     """Independent normals."""
 
     def __init__(self, mean: Tensor, log_std: Tensor) -> None:
@@ -96,25 +98,26 @@ class Gaussian:
         self.mean = mean
         self.log_std = log_std
 
+    @override
     def sample(self, noise: Tensor) -> Tensor:
         """Shift and scale standard normals."""
         return self.mean + self.log_std.exp() * noise
 
+    @override
     def mode(self) -> Tensor:
-        """See `Distribution.mode`."""
         return self.mean
 
+    @override
     def log_prob(self, actions: Tensor) -> Tensor:
-        """See `Distribution.log_prob`."""
         scaled = (actions - self.mean) * (-self.log_std).exp()
         return (-0.5 * scaled.square() - self.log_std - 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
 
+    @override
     def entropy(self) -> Tensor:
-        """See `Distribution.entropy`."""
         return (self.log_std + 0.5 * math.log(2.0 * math.pi * math.e)).sum(dim=-1)
 
+    @override
     def kl(self, other: "Distribution") -> Tensor:
-        """See `Distribution.kl`."""
         if not isinstance(other, Gaussian):
             raise TypeError(f"KL of a Gaussian needs another, got {type(other).__name__}")
         variance_ratio = (2.0 * (self.log_std - other.log_std)).exp()

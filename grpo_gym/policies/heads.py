@@ -3,36 +3,48 @@
 Shapes: leading axes "..." are any batch; P network outputs; C components of an action.
 """
 
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from grpo_gym.policies.distributions import Categorical, Distribution, Gaussian
 from grpo_gym.rollouts.randomness import NoiseKind
 from grpo_gym.rollouts.spaces import validate_action_space
 
 
-class ActionHead(Protocol):
-    """What a kind of action space adds to a network."""
+class ActionHead(nn.Module):
+    """Turns network outputs into distributions and actions of one kind of action space.
 
+    Attributes:
+        num_network_outputs: Outputs of the network.
+        num_outputs: Distribution parameters, P: those outputs and the head's own parameters.
+        num_components: Components of an action, C.
+        noise_kind: The noise that actions are sampled from.
+    """
+
+    num_network_outputs: int
     num_outputs: int
     num_components: int
     noise_kind: NoiseKind
 
-    def distribution(self, outputs: Tensor, masks: Tensor | None) -> Distribution:
+    def distribution(self, outputs: Tensor, masks: Tensor | None = None) -> Distribution:
         """The distribution for outputs (..., P) and legal actions (..., sum of choices)."""
+        raise NotImplementedError
 
     def to_environment(self, actions: Tensor) -> np.ndarray:
         """Actions (B, C) in the form the environment takes, first axis B."""
+        raise NotImplementedError
 
     def complete(self, outputs: Tensor) -> Tensor:
-        """Append what the head itself learns to the network's outputs."""
+        """Append the head's own parameters, if any, to the network's outputs."""
+        return outputs
 
 
-class CategoricalHead(nn.Module):
+class CategoricalHead(ActionHead):
     """Discrete and MultiDiscrete actions: one categorical per component."""
 
     noise_kind: NoiseKind = "uniform"
@@ -40,7 +52,7 @@ class CategoricalHead(nn.Module):
     legal: Tensor
 
     def __init__(self, space: gym.spaces.Discrete | gym.spaces.MultiDiscrete) -> None:
-        """Lay out one score per choice of each component."""
+        """Lay out one logit per choice of each component."""
         super().__init__()
         self.single = isinstance(space, gym.spaces.Discrete)
         sizes = [int(space.n)] if isinstance(space, gym.spaces.Discrete) else space.nvec.tolist()
@@ -61,12 +73,9 @@ class CategoricalHead(nn.Module):
         self.register_buffer("legal", ~padding, persistent=False)
         self.padded = bool(padding.any())
 
-    def complete(self, outputs: Tensor) -> Tensor:
-        """See `ActionHead.complete`; there is nothing to add."""
-        return outputs
-
+    @override
     def distribution(self, outputs: Tensor, masks: Tensor | None = None) -> Categorical:
-        """See `ActionHead.distribution`.
+        """The distribution for logits (..., P) and legal actions (..., P).
 
         Raises:
             ValueError: If a mask allows no action.
@@ -79,17 +88,17 @@ class CategoricalHead(nn.Module):
             allowed = masks[..., self.index] & self.legal
         return Categorical(outputs[..., self.index], allowed)
 
+    @override
     def to_environment(self, actions: Tensor) -> np.ndarray:
-        """See `ActionHead.to_environment`."""
         chosen = actions.cpu().numpy()
         return (chosen[..., 0] if self.single else chosen) + self.start
 
 
-class GaussianHead(nn.Module):
+class GaussianHead(ActionHead):
     """Box actions: independent normals with learned, bounded, state-independent deviations.
 
-    Bounded dimensions are learned on [-1, 1], which maps onto the space; samples outside are
-    clipped on their way to the environment.
+    Bounded dimensions are scaled to [-1, 1]; samples outside are clipped before they reach the
+    environment.
     """
 
     noise_kind: NoiseKind = "normal"
@@ -106,7 +115,7 @@ class GaussianHead(nn.Module):
         self.num_outputs = 2 * self.num_components
         low, high = space.low.reshape(-1), space.high.reshape(-1)
         self.low, self.high = low, high
-        # One finite bound begins, or ends, the range; without any it is [-1, 1].
+        # With one finite bound the range is 2 wide; without any it is [-1, 1].
         lower = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 2.0, -1.0))
         upper = np.where(np.isfinite(high), high, np.where(np.isfinite(low), low + 2.0, 1.0))
         self.center = 0.5 * (lower + upper)
@@ -116,13 +125,15 @@ class GaussianHead(nn.Module):
         start = np.arctanh(np.clip((initial_log_std - self.middle) / self.half_range, -0.99, 0.99))
         self.raw_log_std = nn.Parameter(torch.full((self.num_components,), float(start)))
 
+    @override
     def complete(self, outputs: Tensor) -> Tensor:
-        """Append the log standard deviations, smoothly bounded so that gradients never vanish."""
+        """Append the log standard deviations, bounded by a tanh so that gradients never vanish."""
         log_std = self.middle + self.half_range * torch.tanh(self.raw_log_std)
         return torch.cat([outputs, log_std.expand_as(outputs)], dim=-1)
 
+    @override
     def distribution(self, outputs: Tensor, masks: Tensor | None = None) -> Gaussian:
-        """See `ActionHead.distribution`; there are no masks for a Box.
+        """The distribution for means and log standard deviations side by side, (..., 2 C).
 
         Raises:
             ValueError: If there is a mask.
@@ -132,8 +143,8 @@ class GaussianHead(nn.Module):
         mean, log_std = outputs.chunk(2, dim=-1)
         return Gaussian(mean, log_std)
 
+    @override
     def to_environment(self, actions: Tensor) -> np.ndarray:
-        """See `ActionHead.to_environment`."""
         scaled = actions.cpu().numpy() * self.half_width + self.center
         clipped = np.clip(scaled, self.low, self.high).astype(self.dtype)
         return clipped.reshape(*clipped.shape[:-1], *self.shape)
@@ -141,7 +152,7 @@ class GaussianHead(nn.Module):
 
 def make_head(
     space: gym.Space[Any], initial_log_std: float, log_std_bounds: tuple[float, float]
-) -> CategoricalHead | GaussianHead:
+) -> ActionHead:
     """The head for an action space.
 
     Raises:

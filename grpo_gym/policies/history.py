@@ -1,11 +1,11 @@
-"""What policies that read a history share: where it lies in an observation, and its statistics.
+"""What policies that read a history share: its place in an observation, and its statistics.
 
-Observations are rows of numbers, and a row holds all of the history that its policy sees: no
-hidden state lives between two steps. So the policy that is updated is the one that acted, in
-minibatches of any size and order.
+An observation holds all of the history that the policy sees; no hidden state is carried from step
+to step. So the policy that is updated is the one that acted, with minibatches of any size and
+order.
 
-Shapes: leading axes "..." are any batch; N rows, D features, L steps of a history, M metrics of a
-step, C current features, S statistics; P network outputs.
+Shapes: leading axes "..." are any batch dimensions; N rows, D features, L steps of a history, M
+metrics of a step, C current features, S statistics; P network outputs.
 """
 
 from dataclasses import dataclass
@@ -16,21 +16,23 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 from grpo_gym.policies.network import Policy
 from grpo_gym.policies.normaliser import RunningNormaliser
+from grpo_gym.policies.options import PolicyOptions
 from grpo_gym.rollouts.spaces import flat_size
 from grpo_gym.settings.config import ConfigError
 
 Recurrence = TypeVar("Recurrence", nn.LSTM, nn.GRU)
 
-# A step of 60 by 10 numbers keeps 0.2 MB (gru) to 1.7 MB (temporal) for its gradient.
+# The backward pass of a row with 60 by 10 numbers needs 0.2 MB (gru) to 1.7 MB (temporal).
 _ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
 class HistoryLayout:
-    """Where in a row of features the history lies; whatever lies around it is current.
+    """Where in a row of features the history lies; the features around it are current.
 
     Attributes:
         steps: L, oldest first.
@@ -46,7 +48,7 @@ class HistoryLayout:
 
     @property
     def current_size(self) -> int:
-        """C; without anything around the history, its last step is what is current."""
+        """C; without other features, the last step of the history is current."""
         return self.size - self.steps * self.metrics or self.metrics
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,13 +65,13 @@ def find_history(
 ) -> HistoryLayout:
     """The layout of a space's observations, `frame_history` of them side by side.
 
-    A history is a Box (L, M) with L > 1, by itself or the only one in a Dict; or else the
-    observations that `frame_history` puts side by side.
+    A history is a Box (L, M) with L > 1, alone or the only one in a Dict, or else the last
+    `frame_history` observations.
 
     Args:
         observation_space: Of one environment.
-        frame_history: Observations that are seen at once.
-        policy: Its name, for the error message.
+        frame_history: Observations that the policy sees at once.
+        policy: Name of the policy, for the error message.
 
     Raises:
         ConfigError: If there is no history, or one of each kind.
@@ -106,20 +108,20 @@ def _histories(space: gym.Space[Any]) -> list[tuple[int, tuple[int, int]]]:
 
 
 class HistoryNormaliser(RunningNormaliser):
-    """Statistics that all steps of a metric share, so that a history keeps its shape.
+    """A normaliser with one statistic per metric, so that a history keeps its shape.
 
-    An observation adds its newest step only: the others were added when they were the newest.
+    An observation adds only its newest step: the others were added when they were the newest.
 
     Attributes:
-        columns: Where in a row what is counted lies, shape (S,), int64.
-        statistic: Which statistic shifts and scales each number of a row, shape (D,), int64.
+        columns: Columns of a row that are counted, shape (S,), int64.
+        statistic: The statistic that normalises each column of a row, shape (D,), int64.
     """
 
     columns: Tensor
     statistic: Tensor
 
     def __init__(self, layout: HistoryLayout) -> None:
-        """Start with nothing seen, which leaves observations as they are."""
+        """Start without observations, which leaves features unchanged."""
         length = layout.steps * layout.metrics
         before, after = layout.start, layout.size - layout.start - length
         super().__init__(before + layout.metrics + after)
@@ -132,71 +134,62 @@ class HistoryNormaliser(RunningNormaliser):
         self.register_buffer("statistic", statistic, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
 
+    @override
     def forward(self, observations: Tensor) -> Tensor:
         """Normalise observations, shape (..., D), float32."""
         shifted = observations - self.shift[self.statistic]
         return (shifted * self.scale[self.statistic]).clamp(-self.clip, self.clip)
 
+    @override
     def update(self, observations: Tensor) -> None:
         """Add observations, shape (N, D), to the statistics."""
         super().update(observations[:, self.columns])
 
 
 class HistoryPolicy(Policy):
-    """Base of the policies that read a history: an encoder of it, then layers up to the scores.
+    """Base of the policies that read a history: an encoder, then layers up to the outputs.
 
     Attributes:
         layout: Where the history lies.
-        encoder: From histories (N, L, M) and current features (N, C) to what `network` takes.
+        encoder: From histories (N, L, M) and current features (N, C) to the input of `network`.
     """
 
     encoder: nn.Module
     name: str
-    """What users call it."""
+    """The policy's name, for messages."""
 
     def __init__(
         self,
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
-        *,
-        normalise_observations: bool = True,
-        frame_history: int = 1,
-        **options: Any,
+        options: PolicyOptions,
     ) -> None:
         """Find the history; subclasses build `encoder` and `network`.
 
         Args:
             observation_space: Of one environment; see `find_history`.
             action_space: Of one environment.
-            normalise_observations: Whether numbers are shifted and scaled by their running mean
-                and deviation; the steps of a history share them.
-            frame_history: Observations that are seen at once.
-            **options: As for `Policy`.
+            options: Options of the policy. With `normalise_observations`, all steps of a metric
+                share their statistics.
 
         Raises:
-            ConfigError: If there is no history, or a space cannot be used.
+            ConfigError: If there is no history, or a space is not supported.
         """
-        layout = find_history(observation_space, frame_history, self.name)
-        super().__init__(
-            observation_space,
-            action_space,
-            hidden_sizes=(),
-            normalise_observations=False,
-            frame_history=frame_history,
-            **options,
-        )
+        layout = find_history(observation_space, options.frame_history, self.name)
+        super().__init__(observation_space, action_space, options)
         self.layout = layout
-        if normalise_observations:
+        if self.normaliser is not None:
             self.normaliser = HistoryNormaliser(layout)
 
+    @override
     def forward(self, observations: Tensor) -> Tensor:
         """Distribution parameters, shape (..., P), for observations (..., D), float32."""
         leading = observations.shape[:-1]
         rows = self.features(observations).reshape(-1, self.observation_size)
         parts = rows.split(_ROWS_AT_ONCE)
         if len(parts) > 1 and torch.is_grad_enabled():
-            # Large minibatches would not fit into memory: each part is computed again when its
-            # gradient is, which takes a third longer.
+            # Large minibatches would not fit into memory: each part is recomputed in the backward
+            # pass, which takes a third longer.
             found = [checkpoint(self._outputs, part, use_reentrant=False) for part in parts]
         else:
             found = [self._outputs(part) for part in parts]
@@ -209,10 +202,10 @@ class HistoryPolicy(Policy):
 
 
 def orthogonal_recurrence(module: Recurrence) -> Recurrence:
-    """The module with orthogonal weights, gate by gate, that keeps what it has seen at first.
+    """The module with orthogonal weights per gate, and a second gate that remembers at first.
 
-    Both kinds keep by their second gate. Its bias starts at 1: at 0 half of what is remembered
-    would be lost with each step.
+    The second gate (forget gate of an LSTM, update gate of a GRU) starts with bias 1: with 0 half
+    of the memory would be lost at each step.
 
     Source: Jozefowicz et al. (ICML 2015), for the bias.
     """

@@ -1,10 +1,10 @@
-"""The feed-forward policies `linear` and `mlp`.
+"""The base of all policies, which is the policy `linear`, and the feed-forward policy `mlp`.
 
-Shapes: leading axes "..." are any batch; D observation features, of all H frames of a history
-together; P distribution parameters.
+Shapes: leading axes "..." are any batch dimensions; D features of a flattened observation, of all
+H frames of a history together; P distribution parameters; C action components; A choices.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,68 +14,62 @@ from torch import Tensor, nn
 from grpo_gym.policies.distributions import Distribution
 from grpo_gym.policies.heads import make_head
 from grpo_gym.policies.normaliser import RunningNormaliser
+from grpo_gym.policies.options import Activation, MLPOptions, PolicyOptions
 from grpo_gym.policies.symmetries import Symmetry
 from grpo_gym.rollouts.spaces import flat_size
 
-Activation = Literal["tanh", "relu", "silu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
 class Policy(nn.Module):
-    """A stochastic policy over flattened observations.
+    """A stochastic policy over flattened observations; on its own, a linear one.
+
+    Subclasses replace `network`, which maps features (N, D) to the head's network outputs.
 
     Attributes:
-        frame_history: Observations seen at once, H.
         observation_size: D, of all H observations together.
         symmetries: Of observations and actions, the identity first; empty if none are known.
         head: Turns outputs into distributions and actions.
         normaliser: Running normalisation of observations, or None.
+        network: From features to network outputs.
     """
+
+    normalises_by_default = True
+    """Whether observations are normalised where the option is None."""
+    network: nn.Sequential
 
     def __init__(
         self,
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
+        options: PolicyOptions,
         *,
-        hidden_sizes: tuple[int, ...],
+        hidden_sizes: tuple[int, ...] = (),
         activation: Activation = "tanh",
-        normalise_observations: bool = True,
-        initial_log_std: float = 0.0,
-        log_std_bounds: tuple[float, float] = (-3.0, 0.5),
-        frame_history: int = 1,
     ) -> None:
         """Build the network with orthogonal weights; the last layer starts near zero.
 
         Args:
             observation_space: Of one environment.
             action_space: Of one environment.
-            hidden_sizes: Width of each hidden layer; none makes the policy linear.
-            activation: Between layers.
-            normalise_observations: Whether features are shifted and scaled by their running
-                mean and deviation.
-            initial_log_std: Of Box actions, in units of half the action range.
-            log_std_bounds: Limits of the log standard deviation.
-            frame_history: Observations that are seen at once, H.
+            options: Options of the policy.
+            hidden_sizes: Width of each hidden layer.
+            activation: Activation function between layers.
 
         Raises:
-            ConfigError: If a space cannot be used.
+            ConfigError: If a space is not supported.
         """
         super().__init__()
         self.symmetries: list[Symmetry] = []
-        self.frame_history = frame_history
-        self.observation_size = frame_history * flat_size(observation_space)
-        self.head = make_head(action_space, initial_log_std, log_std_bounds)
-        self.normaliser = (
-            RunningNormaliser(self.observation_size) if normalise_observations else None
+        self.observation_size = options.frame_history * flat_size(observation_space)
+        self.head = make_head(action_space, options.initial_log_std, options.log_std_bounds)
+        normalise = options.normalise_observations
+        if normalise is None:
+            normalise = self.normalises_by_default
+        self.normaliser = RunningNormaliser(self.observation_size) if normalise else None
+        self.network = feedforward(
+            self.observation_size, hidden_sizes, self.head.num_network_outputs, activation
         )
-        layers: list[nn.Module] = []
-        width = self.observation_size
-        for hidden in hidden_sizes:
-            layers += [orthogonal(nn.Linear(width, hidden), 2**0.5), _ACTIVATIONS[activation]()]
-            width = hidden
-        # Nearly uniform at first: early exploration must not depend on the draw of the weights.
-        layers.append(orthogonal(nn.Linear(width, self.head.num_network_outputs), 0.01))
-        self.network = nn.Sequential(*layers)
 
     def features(self, observations: Tensor) -> Tensor:
         """Observations as the network sees them: normalised, shape (..., D), float32."""
@@ -89,7 +83,7 @@ class Policy(nn.Module):
         return self.head.complete(self.network(self.features(observations)))
 
     def distribution(self, outputs: Tensor, masks: Tensor | None = None) -> Distribution:
-        """The action distribution for `forward`'s outputs and legal actions."""
+        """The action distribution for `forward`'s outputs and legal actions (..., A)."""
         return self.head.distribution(outputs, masks)
 
     def act(
@@ -100,7 +94,7 @@ class Policy(nn.Module):
         Args:
             observations: Flattened, shape (B, D), float32.
             masks: Legal actions, shape (B, A), bool, or None.
-            noise: Shape (B, C), float32, as the head's `noise_kind` says; None: most probable.
+            noise: Shape (B, C), float32, as the head's `noise_kind` says; None: the mode.
         """
         with torch.inference_mode():
             legal = None if masks is None else torch.from_numpy(masks)
@@ -110,8 +104,51 @@ class Policy(nn.Module):
             return self.head.to_environment(distribution.sample(torch.from_numpy(noise)))
 
 
+class MLPPolicy(Policy):
+    """The policy `mlp`: hidden layers of equal kind."""
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        options: MLPOptions,
+    ) -> None:
+        """Build the network; arguments as for `Policy`."""
+        super().__init__(
+            observation_space,
+            action_space,
+            options,
+            hidden_sizes=options.hidden_sizes,
+            activation=options.activation,
+        )
+
+
+def feedforward(
+    inputs: int,
+    hidden_sizes: tuple[int, ...],
+    outputs: int,
+    activation: Activation = "tanh",
+    gain: float = 0.01,
+) -> nn.Sequential:
+    """Linear layers with orthogonal weights and activations between them.
+
+    Args:
+        inputs: Width of the input.
+        hidden_sizes: Width of each hidden layer.
+        outputs: Width of the output.
+        activation: Activation function between layers.
+        gain: Of the last layer. The default makes a policy nearly uniform at first: early
+            exploration must not depend on the initial weights.
+    """
+    layers: list[nn.Module] = []
+    for hidden in hidden_sizes:
+        layers += [orthogonal(nn.Linear(inputs, hidden), 2**0.5), _ACTIVATIONS[activation]()]
+        inputs = hidden
+    return nn.Sequential(*layers, orthogonal(nn.Linear(inputs, outputs), gain))
+
+
 def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
-    """The layer with orthogonal weights of this gain, and no bias."""
+    """The layer with orthogonal weights of this gain, and zero bias."""
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,15 +1,15 @@
-"""The policy `temporal`: recurrence, attention and a transformer over the history and the present.
+"""The policy `temporal`: recurrence, attention and a transformer over a history.
 
-A published design for infrastructure, "GRPO Implementation Deep Dive", with three differences. Its
-transformer saw a sequence of one token: here it sees every step. Its encoder was given the current
-state and did not use it: here it is a token of its own. And there is no dropout: what is dropped
-when a policy acts is not what is dropped when it learns, so importance ratios would not begin at 1
-and would be noise of their own that clipping takes for a change of the policy.
+A published design for infrastructure ("GRPO Implementation Deep Dive") with three corrections. Its
+transformer saw a sequence of one token; here it sees every step. Its encoder ignored the current
+state; here that is a token of its own. There is no dropout: acting and learning would drop
+different units, so importance ratios would not start at 1, and clipping would mistake the noise
+for a change of the policy.
 
-Steps need no mark of their position, because the recurrence has put order into them.
+Tokens need no positional encoding, because the recurrence puts order into them.
 
 Shapes: N rows, L steps of a history, M metrics of a step, C current features, W width, H heads;
-Q queries and S tokens that they look at.
+Q queries and S tokens that they attend to.
 """
 
 from typing import Any
@@ -17,16 +17,17 @@ from typing import Any
 import gymnasium as gym
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from grpo_gym.policies.history import HistoryLayout, HistoryPolicy, orthogonal_recurrence
 from grpo_gym.policies.network import orthogonal
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.policies.options import TemporalOptions
 
 _READOUT_WIDTH = 128
 
 
 class TemporalPolicy(HistoryPolicy):
-    """A stochastic policy that looks back over a history."""
+    """A stochastic policy that attends to every step of a history."""
 
     name = "temporal"
 
@@ -34,51 +35,13 @@ class TemporalPolicy(HistoryPolicy):
         self,
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
-        *,
-        width: int = 128,
-        layers: int = 2,
-        attention_heads: int = 4,
-        transformer_layers: int = 1,
-        transformer_heads: int = 8,
-        feedforward_width: int = 256,
-        **options: Any,
+        options: TemporalOptions,
     ) -> None:
-        """Build the network; its scores start near zero.
-
-        Args:
-            observation_space: Of one environment; see `history.find_history`.
-            action_space: Of one environment.
-            width: Of the recurrence and of all tokens, W.
-            layers: Of the recurrence.
-            attention_heads: Of the attention over its outputs.
-            transformer_layers: Of the transformer encoder; 0: none.
-            transformer_heads: Of each of them.
-            feedforward_width: Of each of them, between its two layers.
-            **options: As for `HistoryPolicy`.
-
-        Raises:
-            ConfigError: If there is no history, or a space cannot be used, or heads do not divide
-                the width.
-        """
-        super().__init__(observation_space, action_space, **options)
-        self.encoder = _Encoder(
-            self.layout,
-            width,
-            layers,
-            Attention(width, attention_heads),
-            [
-                TransformerLayer(
-                    width,
-                    transformer_heads,
-                    feedforward_width,
-                    # Two tokens are read: the last layer need not find out what became of others.
-                    outputs=2 if layer == transformer_layers - 1 else None,
-                )
-                for layer in range(transformer_layers)
-            ],
-        )
+        """Build the network; its outputs start near zero. Arguments as for `HistoryPolicy`."""
+        super().__init__(observation_space, action_space, options)
+        self.encoder = _Encoder(self.layout, options)
         self.network = nn.Sequential(
-            orthogonal(nn.Linear(3 * width, _READOUT_WIDTH), 2**0.5),
+            orthogonal(nn.Linear(3 * options.lstm_width, _READOUT_WIDTH), 2**0.5),
             nn.LayerNorm(_READOUT_WIDTH),
             nn.ReLU(),
             orthogonal(nn.Linear(_READOUT_WIDTH, _READOUT_WIDTH), 2**0.5),
@@ -87,23 +50,29 @@ class TemporalPolicy(HistoryPolicy):
 
 
 class _Encoder(nn.Module):
-    """The last step and the present, each having looked at all the others, and the last hidden."""
+    """The last step's token, the last hidden state, and the token of the current features."""
 
-    def __init__(
-        self,
-        layout: HistoryLayout,
-        width: int,
-        layers: int,
-        attention: "Attention",
-        transformer: list["TransformerLayer"],
-    ) -> None:
+    def __init__(self, layout: HistoryLayout, options: TemporalOptions) -> None:
         super().__init__()
-        lstm = nn.LSTM(layout.metrics, width, layers, batch_first=True)
+        width = options.lstm_width
+        attention = Attention(width, options.attention_heads)
+        transformer = [
+            TransformerLayer(
+                width,
+                options.transformer_heads,
+                options.feedforward_width,
+                # Only two tokens are read from the last layer.
+                outputs=2 if layer == options.transformer_layers - 1 else None,
+            )
+            for layer in range(options.transformer_layers)
+        ]
+        lstm = nn.LSTM(layout.metrics, width, options.lstm_layers, batch_first=True)
         self.recurrence = orthogonal_recurrence(lstm)
         self.attention = attention
         self.embedding = orthogonal(nn.Linear(layout.current_size, width), 1.0)
         self.transformer = nn.Sequential(*transformer)
 
+    @override
     def forward(self, history: Tensor, current: Tensor) -> Tensor:
         """Shape (N, 3 * W), for histories (N, L, M) and current features (N, C)."""
         hidden, _ = self.recurrence(history)
@@ -114,25 +83,21 @@ class _Encoder(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """A layer of a transformer encoder, normalised before each part.
+    """A pre-norm transformer encoder layer, which needs no learning-rate warm-up.
 
-    Source: arXiv 1706.03762; arXiv 2002.04745 for the place of the normalisation, which needs no
-    warm-up of the learning rate.
+    Source: arXiv 1706.03762; pre-norm: arXiv 2002.04745.
     """
 
     def __init__(
         self, width: int, heads: int, feedforward_width: int, outputs: int | None = None
     ) -> None:
-        """Build it.
+        """Build the layer.
 
         Args:
             width: Of a token, W.
-            heads: Of its attention, H.
-            feedforward_width: Between the two layers after the attention.
-            outputs: How many of the last tokens come out; None: all of them.
-
-        Raises:
-            ConfigError: If the heads do not divide the width.
+            heads: Of the attention, H.
+            feedforward_width: Between the two linear layers after the attention.
+            outputs: Number of last tokens to compute; None: all.
         """
         super().__init__()
         self.outputs = outputs
@@ -145,6 +110,7 @@ class TransformerLayer(nn.Module):
         )
         self.normalisation = nn.LayerNorm(width)
 
+    @override
     def forward(self, tokens: Tensor) -> Tensor:
         """Shape (N, Q, W), for tokens (N, S, W)."""
         seen = self.normalisation(tokens)
@@ -155,36 +121,24 @@ class TransformerLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Scaled dot-product attention of several heads.
+    """Multi-head scaled dot-product attention.
 
-    Written out, because torch's own has no second derivative on a CPU, which a trust region takes.
+    Written out because torch's own has no second derivative on a CPU, which a trust region needs.
 
     Source: arXiv 1706.03762, section 3.2.
     """
 
     def __init__(self, width: int, heads: int) -> None:
-        """Build it.
-
-        Args:
-            width: Of a token, W.
-            heads: H.
-
-        Raises:
-            ConfigError: If the heads do not divide the width.
-        """
         super().__init__()
-        if width % heads:
-            raise ConfigError(
-                f"heads must divide the width {width}, got {heads}: choose a divisor of it"
-            )
         self.heads = heads
         self.query = orthogonal(nn.Linear(width, width), 1.0)
         self.key = orthogonal(nn.Linear(width, width), 1.0)
         self.value = orthogonal(nn.Linear(width, width), 1.0)
         self.output = orthogonal(nn.Linear(width, width), 1.0)
 
+    @override
     def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """What queries (N, Q, W) find among tokens (N, S, W), shape (N, Q, W)."""
+        """Attention of queries (N, Q, W) to tokens (N, S, W), shape (N, Q, W)."""
         query, key, value = (
             layer(inputs).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer, inputs in (

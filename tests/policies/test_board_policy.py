@@ -14,10 +14,11 @@ from grpo_gym import GRPO
 from grpo_gym.envs.battleship.vector_env import BattleshipVectorEnv
 from grpo_gym.policies.board import BoardPolicy
 from grpo_gym.policies.network import Policy
+from grpo_gym.policies.options import BoardOptions, PolicyOptions
 from grpo_gym.policies.symmetries import board_symmetries
 from grpo_gym.settings.config import ConfigError
 from grpo_gym.storage.checkpoint import CheckpointError
-from grpo_gym.trainers.learning.training_batch import training_batch, turned
+from grpo_gym.trainers.learning.batch import training_batch, transformed
 
 SMALL: dict[str, Any] = {"num_groups": 2, "group_size": 4, "channels": 6, "blocks": 1}
 MICROGRPO: dict[str, Any] = {"preset": "microgrpo-5x5", "reward": "hits"}
@@ -32,7 +33,7 @@ def board_policy(
     policy = BoardPolicy(
         spaces.Box(0.0, 1.0, (images, rows, columns), np.float32),
         spaces.Discrete(rows * columns),
-        **{"channels": 8, "blocks": 1, **options},
+        BoardOptions(**{"channels": 8, "blocks": 1, **options}),
     )
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -67,7 +68,7 @@ def test_scores_have_the_leading_axes_of_observations(
 
 
 def test_an_empty_batch_has_no_scores() -> None:
-    plain = Policy(spaces.Box(0.0, 1.0, (3, 5, 7)), spaces.Discrete(35), hidden_sizes=(4,))
+    plain = Policy(spaces.Box(0.0, 1.0, (3, 5, 7)), spaces.Discrete(35), PolicyOptions())
     assert plain(torch.zeros(0, 105)).shape == (0, 35)
     assert board_policy()(torch.zeros(0, 105)).shape == (0, 35)
 
@@ -77,7 +78,7 @@ def test_one_image_needs_no_axis_of_its_own() -> None:
     for shape in ((4, 5), (1, 4, 5)):
         torch.manual_seed(3)
         box = spaces.Box(-1.0, 1.0, shape, np.float32)
-        policies.append(BoardPolicy(box, spaces.Discrete(20), channels=4, blocks=1))
+        policies.append(BoardPolicy(box, spaces.Discrete(20), BoardOptions(channels=4, blocks=1)))
         assert policies[-1].board_shape == (1, 4, 5)
     observations = torch.rand(3, 20)
     assert torch.equal(policies[0](observations), policies[1](observations))
@@ -101,7 +102,7 @@ def test_other_spaces_are_refused(
     observation: gym.Space[Any], action: gym.Space[Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        BoardPolicy(observation, action, channels=4, blocks=1)
+        BoardPolicy(observation, action, BoardOptions(channels=4, blocks=1))
 
 
 def test_other_environments_and_names_are_refused() -> None:
@@ -272,8 +273,8 @@ def test_the_first_ratio_is_one_under_masks(kwargs: dict[str, Any]) -> None:
         group_size=4, channels=6, blocks=1,
     )  # fmt: skip
     model.learn(400)  # the policy has moved
-    rollout = model._collect()
-    advantages = model._advantages(rollout)
+    rollout, estimate = model._collect()
+    advantages = estimate.advantages
     advantages[rollout.alive] = 1.0  # nobody is left out
     batch = training_batch(rollout, advantages, model.config)
     assert len(batch) == rollout.num_steps
@@ -316,11 +317,11 @@ def test_symmetries_move_observations_and_cells_alike(rows: int, columns: int, c
 
 def test_a_turned_batch_is_one_from_a_turned_board() -> None:
     model = GRPO("board", "Battleship-v0", env_kwargs=MICROGRPO, **SMALL)
-    rollout = model._collect()
-    batch = training_batch(rollout, model._advantages(rollout), model.config)
+    rollout, estimate = model._collect()
+    batch = training_batch(rollout, estimate.advantages, model.config)
     hits = batch.observations == 1.0
     for symmetry in model.policy.symmetries:
-        other = turned(batch, symmetry)
+        other = transformed(batch, symmetry)
         assert other.action_masks is not None
         assert bool(other.action_masks.gather(-1, other.actions).all())
         assert torch.equal(other.action_masks, other.observations == 0.0)
@@ -388,7 +389,7 @@ def test_saved_and_loaded_it_plays_and_learns_on_the_same(tmp_path: Path) -> Non
     digest = model.save(tmp_path / "model.grpo")
     loaded = GRPO.load(tmp_path / "model.grpo")
     assert isinstance(loaded.policy, BoardPolicy)
-    assert loaded.policy_kind == "board"
+    assert loaded.policy_source == "board"
     assert (loaded.config.channels, loaded.config.blocks) == (6, 1)
     assert loaded.weights_sha256() == digest == model.weights_sha256()
     env = BattleshipVectorEnv(7, **MICROGRPO)

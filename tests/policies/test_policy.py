@@ -8,9 +8,10 @@ import torch
 from gymnasium import spaces
 
 from grpo_gym import GRPO
-from grpo_gym.policies.network import Policy
+from grpo_gym.policies.network import MLPPolicy, Policy
+from grpo_gym.policies.options import MLPOptions
 from grpo_gym.settings.config import ConfigError
-from grpo_gym.trainers.learning.training_batch import training_batch
+from grpo_gym.trainers.learning.batch import training_batch
 from probe_envs import BestAction, Context, ManyChoices, Recall, Search, Target
 
 SMALL: dict[str, Any] = {"num_groups": 2, "group_size": 4, "hidden_sizes": (8,)}
@@ -32,8 +33,8 @@ def test_the_updated_policy_is_the_one_that_collected(name: str, kind: Any) -> N
     normaliser = model.policy.normaliser
     assert normaliser is not None
     assert float(normaliser.count) >= 200
-    rollout = model._collect()
-    advantages = model._advantages(rollout)
+    rollout, estimate = model._collect()
+    advantages = estimate.advantages
     advantages[rollout.alive] = 1.0  # nobody is left out
     batch = training_batch(rollout, advantages, model.config)
     assert len(batch) == rollout.num_steps
@@ -56,7 +57,9 @@ def test_the_updated_policy_is_the_one_that_collected(name: str, kind: Any) -> N
 def policy(**options: Any) -> Policy:
     torch.manual_seed(0)
     observation = spaces.Box(-1.0, 1.0, (3,), np.float32)
-    return Policy(observation, spaces.Discrete(4), **{"hidden_sizes": (8, 8), **options})
+    return MLPPolicy(
+        observation, spaces.Discrete(4), MLPOptions(**{"hidden_sizes": (8, 8), **options})
+    )
 
 
 def test_it_starts_nearly_uniform() -> None:
@@ -91,7 +94,7 @@ def test_act_takes_the_most_probable_or_the_drawn_action() -> None:
 def test_rollouts_hold_what_the_environment_gave() -> None:
     """Not the normalised observations, whose statistics will move on."""
     model = GRPO("mlp", Recall, num_groups=2, group_size=2).learn(20)
-    observations = model._collect().observations
+    observations = model._collect()[0].observations
     assert set(observations.unique().tolist()) <= {0.0, 1.0}
 
 

@@ -22,12 +22,13 @@ from grpo_gym.policies.history import (
     orthogonal_recurrence,
 )
 from grpo_gym.policies.normaliser import RunningNormaliser
+from grpo_gym.policies.options import GRUOptions, TemporalOptions
+from grpo_gym.policies.registry import policy_names
 from grpo_gym.policies.temporal import Attention, TemporalPolicy, TransformerLayer
 from grpo_gym.rollouts.spaces import flatten_one
 from grpo_gym.settings.config import ConfigError
-from grpo_gym.trainers.learning.training_batch import training_batch
+from grpo_gym.trainers.learning.batch import training_batch
 from grpo_gym.trainers.learning.trust_region import fisher_product
-from grpo_gym.trainers.model import POLICIES
 from grpo_gym.trainers.presets import make_config
 
 KINDS = ["gru", "temporal"]
@@ -125,10 +126,12 @@ def make(kind: str, env: gym.Env[Any, Any] | None = None, **options: Any) -> His
     seen = env or Echo()
     policy: HistoryPolicy
     if kind == "gru":
-        policy = GRUPolicy(seen.observation_space, seen.action_space, width=12, **options)
+        gru = GRUOptions(**{"gru_width": 12, **options})
+        policy = GRUPolicy(seen.observation_space, seen.action_space, gru)
     else:
-        sizes = {"width": 12, "attention_heads": 2, "transformer_heads": 3, "transformer_layers": 2}
-        policy = TemporalPolicy(seen.observation_space, seen.action_space, **{**sizes, **options})
+        sizes = {"lstm_width": 12, "attention_heads": 2, "transformer_heads": 3}
+        temporal = TemporalOptions(**{**sizes, "transformer_layers": 2, **options})
+        policy = TemporalPolicy(seen.observation_space, seen.action_space, temporal)
     last: Any = policy.network[-1]
     with torch.no_grad():
         last.weight.mul_(100.0)
@@ -211,7 +214,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
     for name, low in {"gru_width": 1, "lstm_layers": 1, "transformer_layers": 0}.items():
         with pytest.raises(ConfigError, match=f"{name} must be >= {low}"):
             make_config(None, **{name: low - 1})
-    assert set(KINDS) < set(POLICIES)
+    assert set(KINDS) < set(policy_names())
 
 
 # The network
@@ -405,8 +408,8 @@ def test_the_first_ratio_is_one(kind: Any, env: Any) -> None:
     """Alone, and in minibatches of other sizes than those that acted."""
     model = GRPO(kind, env, learning_rate=0.01, **{**SMALL, "num_groups": 12, "group_size": 6})
     model.learn(300)  # the policy has moved
-    rollout = model._collect()
-    advantages = torch.ones_like(model._advantages(rollout))
+    rollout, estimate = model._collect()
+    advantages = torch.ones_like(estimate.advantages)
     batch = training_batch(rollout, advantages, model.config)
     assert len(batch) == 72
     for size in (1, 7, 72):
@@ -522,7 +525,7 @@ def test_saved_and_loaded_it_plays_and_learns_on_the_same(kind: Any, tmp_path: P
     model = GRPO(kind, Echo, **SMALL).learn(100)
     digest = model.save(tmp_path / "model.grpo")
     loaded = GRPO.load(tmp_path / "model.grpo", env=Echo)
-    assert loaded.policy_kind == kind
+    assert loaded.policy_source == kind
     assert loaded.config == model.config
     assert loaded.weights_sha256() == digest == model.weights_sha256()
     seen = [Echo().reset(seed=seed)[0] for seed in range(9)]

@@ -18,7 +18,8 @@ from grpo_gym.rollouts.rollout import GroupedRollout, concatenate
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.learning.advantages import informative_groups
-from grpo_gym.trainers.learning.training_batch import training_batch
+from grpo_gym.trainers.learning.batch import training_batch
+from grpo_gym.trainers.learning.estimate import AdvantageEstimate, estimate_advantages
 from probe_envs import BestAction, Countdown, Counter, OneStep, Recall, Search, Weather
 
 GROUPS, MEMBERS = 3, 4
@@ -381,24 +382,24 @@ class SomeTellNothing(OneStep):
         return 0.0 if float(self.observe()[0]) < self.share else float(action)
 
 
-def refilled(share: float, rounds: int) -> tuple[GRPO, GroupedRollout]:
+def refilled(share: float, rounds: int) -> tuple[GRPO, GroupedRollout, AdvantageEstimate]:
     model = GRPO(
         "mlp", lambda: SomeTellNothing(share), preset="dapo", refill_rounds=rounds, num_groups=4,
         group_size=16,
     )  # fmt: skip
-    return model, model._collect()
+    return model, *model._collect()
 
 
 def test_uniform_groups_are_replaced_by_others() -> None:
-    model, rollout = refilled(0.5, 6)
-    informative = informative_groups(model._advantages(rollout))
+    model, rollout, estimate = refilled(0.5, 6)
+    informative = informative_groups(estimate.advantages)
     starts = rollout.observations[0, :, 0, 0]
     assert torch.equal(informative, starts >= 0.5)  # 16 members hardly all choose the same
     rounds = len(starts) // 4
     assert 2 <= rounds <= 7
     assert int(informative.sum()) >= 4
     assert int(informative[:-4].sum()) < 4, "no round too many"
-    assert len(torch.unique(starts)) == len(starts), "every round has worlds of its own"
+    assert len(torch.unique(starts)) == len(starts), "every round has traces of its own"
     first = model._collector
     assert first is not None
     wanted = [first.collect(model.policy, 0, r).observations[0, :, 0, 0] for r in range(rounds)]
@@ -407,7 +408,7 @@ def test_uniform_groups_are_replaced_by_others() -> None:
     assert stats.rollout_steps == model.num_steps == 4 * 16 * rounds
     assert stats.uniform_groups == pytest.approx(1.0 - float(informative.float().mean()))
     # The replaced ones take no part.
-    batch = training_batch(rollout, model._advantages(rollout), model.config)
+    batch = training_batch(rollout, estimate.advantages, model.config)
     assert len(batch) == 16 * int(informative.sum())
 
 
@@ -415,7 +416,7 @@ def test_uniform_groups_are_replaced_by_others() -> None:
 def test_rounds_are_bounded_and_stop_when_there_is_enough(
     share: float, rounds: int, groups: int
 ) -> None:
-    _, rollout = refilled(share, rounds)
+    _, rollout, _ = refilled(share, rounds)
     assert rollout.alive.shape[1] == groups
     assert rollout.num_steps == groups * 16
 
@@ -434,8 +435,8 @@ def test_the_ratio_is_one_before_the_first_step() -> None:
             "mlp", env, preset="vine", num_groups=3, group_size=4, drop_uniform_groups=False,
             **options,
         ).learn(200)  # fmt: skip
-        rollout = model._collect()
-        batch = training_batch(rollout, model._advantages(rollout), model.config)
+        rollout, estimate = model._collect()
+        batch = training_batch(rollout, estimate.advantages, model.config)
         assert len(batch) == int(rollout.credited.sum())
         with torch.no_grad():
             now = model.policy.distribution(model.policy(batch.observations), batch.action_masks)
@@ -449,7 +450,7 @@ def test_uncredited_steps_are_not_learned_from_and_count_for_returns() -> None:
     )  # fmt: skip
     model = GRPO("mlp", endless, config=config)
     rollout = Collector(endless, {}, config).collect(model.policy, 0)
-    advantages = model._advantages(rollout)
+    advantages = estimate_advantages(rollout, config, config.discount).advantages
     assert not advantages[~rollout.credited].any()
     returns = rollout.rewards.sum(dim=0)
     wanted = returns - returns.mean(dim=1, keepdim=True)

@@ -41,7 +41,7 @@ def test_features_of_a_frame_stay_together() -> None:
 
 
 def test_collection_shows_the_last_observations() -> None:
-    rollout = GRPO("mlp", Countdown, frame_history=3, **SMALL)._collect()
+    rollout, _ = GRPO("mlp", Countdown, frame_history=3, **SMALL)._collect()
     for t, frames in enumerate(rollout.observations):
         wanted = torch.tensor([max(t - 2, 0), max(t - 1, 0), t], dtype=torch.float32)
         alive = rollout.alive[t]
@@ -115,7 +115,7 @@ def seen_by(model: GRPO, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
 def test_prediction_sees_what_collection_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained()
-    rollout = model._collect()
+    rollout, estimate = model._collect()
     seen = seen_by(model, monkeypatch)
     g, k = 1, 2
     steps = int(rollout.lengths[g, k])

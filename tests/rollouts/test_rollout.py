@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from grpo_gym.policies.network import Policy
+from grpo_gym.policies.network import MLPPolicy
+from grpo_gym.policies.options import MLPOptions
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.collection import collect
 from grpo_gym.rollouts.env_batch import BatchStep
@@ -24,7 +25,9 @@ def play(
 ) -> GroupedRollout:
     batch = env if isinstance(env, LoopBatch) else make_batch(env, kwargs, GROUPS * MEMBERS)
     torch.manual_seed(1)
-    policy = Policy(batch.single_observation_space, batch.single_action_space, hidden_sizes=(8,))
+    policy = MLPPolicy(
+        batch.single_observation_space, batch.single_action_space, MLPOptions(hidden_sizes=(8,))
+    )
     head = policy.head
     noise = ActionNoise(head.noise_kind, 0, iteration, range(GROUPS), MEMBERS, head.num_components)
     seeds = episode_seeds(0, iteration, range(GROUPS), None)

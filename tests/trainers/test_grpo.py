@@ -11,7 +11,7 @@ from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers import grpo
 from grpo_gym.trainers.grpo import IterationStats
-from grpo_gym.trainers.learning import training_batch
+from grpo_gym.trainers.learning import estimate
 from probe_envs import (
     BestAction,
     Context,
@@ -146,7 +146,7 @@ def test_a_loaded_model_is_the_saved_one(tmp_path: Path) -> None:
     digest = model.save(tmp_path / "model.grpo")
     loaded = GRPO.load(tmp_path / "model.grpo")
     assert loaded.weights_sha256() == model.weights_sha256() == digest
-    assert (loaded.config, loaded.notes, loaded.schedule, loaded.policy_kind) == (
+    assert (loaded.config, loaded.notes, loaded.schedule, loaded.policy_source) == (
         model.config,
         {"eval_return": 12.5},
         model.schedule,
@@ -311,8 +311,8 @@ def test_every_variant_solves_probes(preset: str, probe: str) -> None:
 
 
 def test_the_wrong_sign_finds_the_worst_action(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = training_batch.group_advantages
-    monkeypatch.setattr(training_batch, "group_advantages", lambda *a, **k: -right(*a, **k))
+    right = estimate.group_advantages
+    monkeypatch.setattr(estimate, "group_advantages", lambda *a, **k: -right(*a, **k))
     assert solve(BestAction, 1_500) == 0.0
 
 

@@ -15,11 +15,13 @@ import torch
 
 from grpo_gym import GRPO
 from grpo_gym.policies.network import Policy
+from grpo_gym.policies.options import PolicyOptions
 from grpo_gym.rollouts.rollout import Episodes, GroupedRollout
 from grpo_gym.settings.config import ConfigError
 from grpo_gym.trainers.config import GRPOConfig
-from grpo_gym.trainers.learning.training_batch import compute_advantages, training_batch
-from grpo_gym.trainers.learning.update import _loss
+from grpo_gym.trainers.learning.batch import training_batch
+from grpo_gym.trainers.learning.estimate import estimate_advantages
+from grpo_gym.trainers.learning.loss import policy_loss
 from grpo_gym.trainers.presets import PRESETS, make_config
 from probe_envs import Recall
 
@@ -315,9 +317,8 @@ def slope(loss: Callable[[Table, Table], float], new: Table) -> torch.Tensor:
 def tabular(table: Table) -> Policy:
     """A linear policy on one-hot states with these scores."""
     space = gym.spaces.Box(0.0, 1.0, (3,), np.float32)
-    policy = Policy(
-        space, gym.spaces.Discrete(3), hidden_sizes=(), normalise_observations=False
-    ).double()
+    options = PolicyOptions(normalise_observations=False)
+    policy = Policy(space, gym.spaces.Discrete(3), options).double()
     layer: Any = policy.network[0]
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(table, dtype=torch.float64).T)
@@ -351,15 +352,17 @@ def as_rollout() -> GroupedRollout:
 def ours(config: GRPOConfig, table: Table) -> tuple[float, torch.Tensor]:
     """Loss and its gradient in the scores."""
     rollout, policy = as_rollout(), tabular(table)
-    advantages = compute_advantages(rollout, rollout.observations, config)
+    advantages = estimate_advantages(
+        rollout, config, config.discount, rollout.observations
+    ).advantages
     batch = training_batch(rollout, advantages, config)
     if config.update == "trust_region":
-        config = replace(config, objective="unclipped")  # as `update_in_trust_region` does
+        config = replace(config, objective="unclipped")  # as the trust region does
     reference = None if config.kl_reference == "collection" else tabular(REFERENCE)
-    parts = _loss(policy, batch, reference, config)
-    parts.loss.backward()
+    loss = policy_loss(policy, batch, reference, config).total
+    loss.backward()
     layer: Any = policy.network[0]
-    return float(parts.loss.detach()), layer.weight.grad.T
+    return float(loss.detach()), layer.weight.grad.T
 
 
 @pytest.mark.parametrize("table", [OLD, NEW], ids=["ratio 1", "moved"])
@@ -394,7 +397,9 @@ def test_small_advantages_are_dropped_by_loop() -> None:
     rewards[:, 0] = 0.0
     rewards[0, 0] = torch.tensor([3.0, 2.0, 1.004], dtype=torch.float64)
     changed = replace(rollout, rewards=rewards)
-    advantages = compute_advantages(changed, changed.observations, config)
+    advantages = estimate_advantages(
+        changed, config, config.discount, changed.observations
+    ).advantages
     batch = training_batch(changed, advantages, config)
     assert len(batch) == 3 + 2 + 8  # the member of one step is left out: -0.002
     assert float(batch.weights.sum()) == pytest.approx(1.0)

@@ -8,7 +8,7 @@ from grpo_gym import GRPO
 from grpo_gym.settings.config import ConfigError
 from grpo_gym.trainers import grpo
 from grpo_gym.trainers.grpo import IterationStats
-from grpo_gym.trainers.learning.training_batch import compute_advantages
+from grpo_gym.trainers.learning.estimate import estimate_advantages
 from grpo_gym.trainers.schedule import Schedule
 from probe_envs import Recall
 
@@ -83,11 +83,11 @@ def test_the_discount_moves_evenly_to_its_end() -> None:
 def test_returns_are_compared_with_the_discount_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[float] = []
 
-    def compare(rollout: Any, features: Any, config: Any, values: Any) -> Any:
-        used.append(config.discount)
-        return compute_advantages(rollout, features, config, values)
+    def spy(rollout: Any, config: Any, discount: float, *rest: Any) -> Any:
+        used.append(discount)
+        return estimate_advantages(rollout, config, discount, *rest)
 
-    monkeypatch.setattr(grpo, "compute_advantages", compare)
+    monkeypatch.setattr(grpo, "estimate_advantages", spy)
     make(discount=0.5, final_discount=0.9).learn(160)
     assert used == pytest.approx([0.5, 0.6, 0.7, 0.8])
     used.clear()

@@ -1,7 +1,4 @@
-"""One iteration's learning: from a grouped rollout to better weights, and what it was like.
-
-Shapes: M steps that take part.
-"""
+"""The update of an iteration: minibatches of AdamW steps, or one trust-region step."""
 
 from dataclasses import dataclass, replace
 
@@ -10,32 +7,33 @@ from torch import Tensor, nn
 
 from grpo_gym.policies.network import Policy
 from grpo_gym.trainers.config import GRPOConfig
-from grpo_gym.trainers.learning.objectives import (
-    Surrogate,
-    estimate_kl,
-    log_ratios,
-    policy_objective,
-)
-from grpo_gym.trainers.learning.training_batch import TrainingBatch, minibatches, turned
+from grpo_gym.trainers.learning.batch import TrainingBatch, minibatches, transformed
+from grpo_gym.trainers.learning.loss import policy_loss
 from grpo_gym.trainers.learning.trust_region import trust_region_step
+
+_OVER_ALL_EPOCHS = ("clip_low_share", "clip_high_share", "gradient_norm")
+"""Metrics that are means over all epochs; the others are means over the last one."""
 
 
 @dataclass(frozen=True)
 class UpdateStats:
-    """What an update was like; means over the minibatches of its last pass unless said.
+    """Metrics of an update; means over the minibatches of its last epoch unless said.
+
+    A metric that `policy_loss` adds needs a field here, and its line in docs/metrics.md.
 
     Attributes:
-        loss: What was minimised.
-        kl: Exact KL(old, new), nats a step; this and the next two before each minibatch's step.
-        reference_kl: Exact KL(new, reference), nats a step; 0 without a reference.
-        entropy: Of the policy, nats a step.
-        clip_low_share: Share of steps cut off by the lower bound, over all passes.
-        clip_high_share: Share of steps cut off by the upper bound, over all passes.
-        gradient_norm: Before clipping, over all passes.
-        advantage_mean: Over steps that take part.
-        advantage_std: Over steps that take part.
-        epochs: Passes made; fewer than asked for when `target_kl` stopped them.
-        learning_rate: In use.
+        loss: The minimised loss.
+        kl: Exact KL(old, new), nats per step; this and the next two before each minibatch's step.
+        reference_kl: Exact KL(new, reference), nats per step; 0 without a reference.
+        entropy: Of the policy, nats per step.
+        clip_low_share: Fraction of steps clipped at the lower bound, over all epochs.
+        clip_high_share: Fraction of steps clipped at the upper bound, over all epochs.
+        gradient_norm: Before clipping, over all epochs.
+        advantage_mean: Over the steps of the batch.
+        advantage_std: Over the steps of the batch.
+        epochs: Epochs made; fewer than configured when `target_kl` stopped them, and 0 if a trust
+            region found no improvement.
+        learning_rate: In use; with a trust region the fraction of the full step.
     """
 
     loss: float
@@ -59,15 +57,15 @@ def update_policy(
     config: GRPOConfig,
     generator: torch.Generator,
 ) -> UpdateStats | None:
-    """Improve the policy in several passes over a batch.
+    """Improve the policy in several epochs over a batch, or by one trust-region step.
 
     Args:
         policy: Updated in place.
-        optimizer: Of the policy's parameters.
+        optimizer: Of the policy's parameters; a trust region does without.
         batch: The steps to learn from.
-        reference: The policy to stay close to, or None.
+        reference: The policy that the KL penalty stays close to, or None.
         config: The settings.
-        generator: Decides the minibatches.
+        generator: Draws the minibatches.
 
     Returns:
         None if the batch is empty.
@@ -77,57 +75,62 @@ def update_policy(
     """
     if len(batch) == 0:
         return None
-    parts = []
+    if config.update == "trust_region":
+        return _update_in_trust_region(policy, batch, reference, config)
+    epochs: list[Tensor] = []  # each (metrics,), means over its minibatches
     for _ in range(config.epochs):
-        latest = []
+        rows = []
         for minibatch in minibatches(batch, config, generator):
             if config.augment_symmetries:
                 number = int(torch.randint(len(policy.symmetries), (), generator=generator))
-                minibatch = turned(minibatch, policy.symmetries[number])
-            latest.append(_update_minibatch(policy, optimizer, minibatch, reference, config))
-        parts.append(torch.stack(latest).mean(dim=0))
-        if config.target_kl is not None and float(parts[-1][1]) > config.target_kl:
+                minibatch = transformed(minibatch, policy.symmetries[number])
+            metrics = _update_minibatch(policy, optimizer, minibatch, reference, config)
+            rows.append(torch.stack(list(metrics.values())))
+        names = list(metrics)
+        epochs.append(torch.stack(rows).mean(dim=0))
+        kl = float(epochs[-1][names.index("kl")])
+        if config.target_kl is not None and kl > config.target_kl:
             break
-    last, overall = parts[-1].tolist(), torch.stack(parts).mean(dim=0).tolist()
+    last = dict(zip(names, epochs[-1].tolist(), strict=True))
+    overall = dict(zip(names, torch.stack(epochs).mean(dim=0).tolist(), strict=True))
     return UpdateStats(
-        loss=last[0],
-        kl=last[1],
-        reference_kl=last[2],
-        entropy=last[3],
-        clip_low_share=overall[4],
-        clip_high_share=overall[5],
-        gradient_norm=overall[6],
-        advantage_mean=float(batch.advantages.mean()),
-        advantage_std=float(batch.advantages.std(correction=0)),
-        epochs=len(parts),
+        **{**last, **{name: overall[name] for name in _OVER_ALL_EPOCHS}},
+        **_advantage_moments(batch),
+        epochs=len(epochs),
         learning_rate=float(optimizer.param_groups[0]["lr"]),
     )
 
 
-def update_in_trust_region(
+def _update_minibatch(
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    batch: TrainingBatch,
+    reference: Policy | None,
+    config: GRPOConfig,
+) -> dict[str, Tensor]:
+    """One gradient step; returns its metrics."""
+    loss = policy_loss(policy, batch, reference, config)
+    optimizer.zero_grad(set_to_none=True)
+    loss.total.backward()
+    gradient_norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+    if not bool(torch.isfinite(gradient_norm)):
+        raise FloatingPointError(
+            f"the gradient is not finite ({float(gradient_norm)}): look for unbounded rewards or "
+            "observations, or lower learning_rate"
+        )
+    optimizer.step()
+    return {**loss.metrics, "gradient_norm": gradient_norm}
+
+
+def _update_in_trust_region(
     policy: Policy, batch: TrainingBatch, reference: Policy | None, config: GRPOConfig
-) -> UpdateStats | None:
-    """Improve the policy by one natural-gradient step of bounded KL(old, new).
-
-    Args:
-        policy: Updated in place.
-        batch: The steps to learn from.
-        reference: The policy to stay close to, or None.
-        config: The settings.
-
-    Returns:
-        None if the batch is empty; `epochs` is 0 if no step was an improvement.
-
-    Raises:
-        FloatingPointError: If the gradient is not finite; the policy is as before.
-    """
-    if len(batch) == 0:
-        return None
+) -> UpdateStats:
+    """Improve the policy by one natural-gradient step of bounded KL(old, new)."""
     old = policy.distribution(batch.old_outputs, batch.action_masks)
     unclipped = replace(config, objective="unclipped", dual_clip=None)
 
     def surrogate() -> Tensor:
-        return -_loss(policy, batch, reference, unclipped).loss
+        return -policy_loss(policy, batch, reference, unclipped).total
 
     def divergence() -> Tensor:
         return old.kl(policy.distribution(policy(batch.observations), batch.action_masks)).mean()
@@ -142,96 +145,19 @@ def update_in_trust_region(
         backtracks=config.backtracks,
     )
     with torch.no_grad():
-        after = _loss(policy, batch, reference, unclipped)
+        metrics = policy_loss(policy, batch, reference, unclipped).metrics
+    after = {name: float(value) for name, value in metrics.items()}
     return UpdateStats(
-        loss=float(after.loss),
-        kl=step.kl,
-        reference_kl=float(after.reference_kl),
-        entropy=float(after.entropy),
-        clip_low_share=0.0,
-        clip_high_share=0.0,
+        **{**after, "kl": step.kl, "clip_low_share": 0.0, "clip_high_share": 0.0},
+        **_advantage_moments(batch),
         gradient_norm=step.gradient_norm,
-        advantage_mean=float(batch.advantages.mean()),
-        advantage_std=float(batch.advantages.std(correction=0)),
         epochs=int(step.accepted),
         learning_rate=step.step_scale,
     )
 
 
-@dataclass(frozen=True)
-class _Loss:
-    """The loss of some steps, and what it is made of."""
-
-    loss: Tensor
-    kl: Tensor
-    reference_kl: Tensor
-    entropy: Tensor
-    surrogate: Surrogate
-
-
-def _loss(
-    policy: Policy, batch: TrainingBatch, reference: Policy | None, config: GRPOConfig
-) -> _Loss:
-    """What is to be minimised; the statistics are means over the steps, detached."""
-    distribution = policy.distribution(policy(batch.observations), batch.action_masks)
-    log_probs = distribution.log_prob(batch.actions)
-    surrogate = policy_objective(
-        config.objective,
-        log_ratios(log_probs, batch.old_log_probs, batch.sequences, config.ratio),
-        log_probs,
-        batch.advantages,
-        config.clip_low,
-        config.clip_high,
-        config.dual_clip,
-    )
-    entropy = distribution.entropy()
-    objective = surrogate.objective + config.entropy_coefficient * entropy
-    reference_kl = torch.zeros(())
-    if config.kl_coefficient > 0.0:
-        with torch.no_grad():
-            outputs = batch.old_outputs if reference is None else reference(batch.observations)
-            anchor = policy.distribution(outputs, batch.action_masks)
-        if config.kl_estimator == "exact":
-            divergence = distribution.kl(anchor)
-        else:
-            anchor_log_probs = anchor.log_prob(batch.actions)
-            divergence = estimate_kl(log_probs, anchor_log_probs, config.kl_estimator)
-        objective = objective - config.kl_coefficient * divergence
-        reference_kl = divergence.detach().mean()
-    with torch.no_grad():
-        old = policy.distribution(batch.old_outputs, batch.action_masks)
-        kl = old.kl(distribution).mean()
-    return _Loss(
-        -(batch.weights * objective).sum(), kl, reference_kl, entropy.detach().mean(), surrogate
-    )
-
-
-def _update_minibatch(
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    batch: TrainingBatch,
-    reference: Policy | None,
-    config: GRPOConfig,
-) -> Tensor:
-    """One gradient step; returns loss, KLs, entropy, clipped shares and gradient norm, (7,)."""
-    parts = _loss(policy, batch, reference, config)
-    optimizer.zero_grad(set_to_none=True)
-    parts.loss.backward()
-    gradient_norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-    if not bool(torch.isfinite(gradient_norm)):
-        raise FloatingPointError(
-            f"the gradient is not finite ({float(gradient_norm)}): look for unbounded rewards or "
-            "observations, or lower learning_rate"
-        )
-    optimizer.step()
-    return torch.stack(
-        [
-            parts.loss.detach(),
-            parts.kl,
-            parts.reference_kl,
-            parts.entropy,
-            parts.surrogate.clipped_low.to(torch.float32).mean(),
-            parts.surrogate.clipped_high.to(torch.float32).mean(),
-            gradient_norm,
-        ]
-    )
+def _advantage_moments(batch: TrainingBatch) -> dict[str, float]:
+    return {
+        "advantage_mean": float(batch.advantages.mean()),
+        "advantage_std": float(batch.advantages.std(correction=0)),
+    }

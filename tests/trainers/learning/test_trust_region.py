@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from grpo_gym.policies.distributions import Categorical, Gaussian
-from grpo_gym.policies.network import Policy
+from grpo_gym.policies.network import MLPPolicy
+from grpo_gym.policies.options import MLPOptions
 from grpo_gym.trainers.learning.trust_region import (
     TrustRegionStep,
     conjugate_gradient,
@@ -417,7 +418,9 @@ def test_parameters_without_influence_stay() -> None:
 def make_policy(space: spaces.Space[Any], seed: int) -> Policy:
     torch.manual_seed(seed)
     observation = spaces.Box(-1.0, 1.0, (3,), np.float32)
-    policy = Policy(observation, space, hidden_sizes=(6,), normalise_observations=False)
+    policy = MLPPolicy(
+        observation, space, MLPOptions(hidden_sizes=(6,), normalise_observations=False)
+    )
     with torch.no_grad():  # away from the uniform start
         for values in policy.parameters():
             values.add_(0.5 * torch.randn_like(values))

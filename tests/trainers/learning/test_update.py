@@ -13,9 +13,9 @@ from grpo_gym import GRPO
 from grpo_gym.rollouts.rollout import GroupedRollout
 from grpo_gym.storage.checkpoint import weights_sha256
 from grpo_gym.trainers.grpo import IterationStats
+from grpo_gym.trainers.learning.batch import minibatches as parts_of
+from grpo_gym.trainers.learning.batch import training_batch
 from grpo_gym.trainers.learning.objectives import log_ratios
-from grpo_gym.trainers.learning.training_batch import minibatches as parts_of
-from grpo_gym.trainers.learning.training_batch import training_batch
 from grpo_gym.trainers.learning.update import UpdateStats, update_policy
 from probe_envs import BestAction, Context, Countdown, OneStep, Recall
 
@@ -27,8 +27,8 @@ def make(env: Any = Recall, **config: Any) -> GRPO:
 
 
 def prepared(model: GRPO) -> tuple[GroupedRollout, torch.Tensor]:
-    rollout = model._collect()
-    return rollout, model._advantages(rollout)
+    rollout, estimate = model._collect()
+    return rollout, estimate.advantages
 
 
 def update(model: GRPO, seed: int = 0) -> UpdateStats | None:

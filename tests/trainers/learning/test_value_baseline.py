@@ -13,7 +13,7 @@ import torch
 from grpo_gym import GRPO
 from grpo_gym.rollouts.rollout import Episodes, GroupedRollout
 from grpo_gym.trainers.grpo import IterationStats
-from grpo_gym.trainers.learning.training_batch import compute_advantages
+from grpo_gym.trainers.learning.estimate import estimate_advantages
 from grpo_gym.trainers.learning.value_baseline import ValueBaseline
 from grpo_gym.trainers.presets import make_config
 from probe_envs import BestAction, OneStep, Recall
@@ -101,12 +101,12 @@ def test_a_restored_baseline_goes_on_as_the_original() -> None:
 def test_the_value_is_subtracted_from_each_return() -> None:
     options = {"baseline": "none", "scale": "none", "drop_uniform_groups": False, "discount": 1.0}
     model = GRPO("mlp", Recall, learned_baseline=True, **SMALL, **options).learn(400)
-    rollout = model._collect()
+    rollout, estimate = model._collect()
     assert model.value_baseline is not None
     values = model.value_baseline.predict(model.policy.features(rollout.observations))
     assert float(values.abs().min()) > 0.1
     to_go = rollout.rewards.flip(0).cumsum(dim=0).flip(0)
-    torch.testing.assert_close(model._advantages(rollout), (to_go - values).float())
+    torch.testing.assert_close(estimate.advantages, (to_go - values).float())
 
 
 class Fortune(OneStep):
@@ -169,8 +169,8 @@ def test_equal_returns_teach_nothing_whatever_is_subtracted(baseline: Any, scale
     model = GRPO("mlp", Nothing, learned_baseline=True, baseline=baseline, scale=scale, **SMALL)
     model.train_iteration()
     for _ in range(3):
-        rollout = model._collect()
-        advantages = model._advantages(rollout)
+        rollout, estimate = model._collect()
+        advantages = estimate.advantages
         if baseline == "none":  # what is left is rounding, and no deviation makes it large
             assert float(advantages.abs().max()) < 1e-6
         else:
@@ -184,11 +184,11 @@ def test_an_outcome_is_kept_after_a_members_end() -> None:
     alive = torch.tensor([[[True, True]], [[False, True]]])
     rollout = rollout_of(rewards=torch.tensor([[[10.0, 0.0]], [[0.0, 10.0]]]).double(), alive=alive)
     zeros = torch.zeros(2, 1, 2, dtype=torch.float64)
-    assert not compute_advantages(rollout, rollout.observations, config, zeros).any()
+    assert not estimate_advantages(rollout, config, 1.0, values=zeros).advantages.any()
     unlike = replace(rollout, rewards=rollout.rewards * torch.tensor([1.0, 2.0]).double())
-    without = compute_advantages(unlike, unlike.observations, config)
+    without = estimate_advantages(unlike, config, 1.0).advantages
     assert without.any()
-    assert torch.equal(compute_advantages(unlike, unlike.observations, config, zeros), without)
+    assert torch.equal(estimate_advantages(unlike, config, 1.0, values=zeros).advantages, without)
 
 
 def rollout_of(rewards: torch.Tensor, alive: torch.Tensor) -> GroupedRollout:

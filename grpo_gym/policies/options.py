@@ -1,0 +1,115 @@
+"""Options of the built-in policies: one small class per network.
+
+`trainers.config.GRPOConfig` inherits from all of them, so their fields have flat names there.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from grpo_gym.settings.config import ConfigError, Range, check_fields
+
+Count = Annotated[int, Range(1)]
+Activation = Literal["tanh", "relu", "silu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyOptions:
+    """What every policy has: how it sees observations, and how it explores with Box actions."""
+
+    frame_history: Count = 1
+    """Observations that the policy sees at once, the newest last."""
+    normalise_observations: bool | None = None
+    """Normalise observations by their running mean and standard deviation; None: every policy
+    except `board` does."""
+    initial_log_std: float = -0.5
+    """Initial log standard deviation of Box actions, in units of half the action range."""
+    log_std_bounds: tuple[float, float] = (-3.0, 0.5)
+    """Bounds of the log standard deviation, which no critic keeps from diverging."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.check_network()
+
+    def check_network(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            ConfigError: If they do.
+        """
+        low, high = self.log_std_bounds
+        if not low < self.initial_log_std < high:
+            raise ConfigError(
+                f"initial_log_std must lie inside log_std_bounds {self.log_std_bounds}, got "
+                f"{self.initial_log_std}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPOptions(PolicyOptions):
+    """Options of the policy `mlp`."""
+
+    hidden_sizes: tuple[Count, ...] = (64, 64)
+    """Width of each hidden layer of `mlp`, and of those after the recurrence of `gru`."""
+    activation: Activation = "tanh"
+    """Activation function of `mlp`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardOptions(PolicyOptions):
+    """Options of the policy `board`."""
+
+    channels: Count = 32
+    """Channels of each hidden layer of `board`."""
+    blocks: Count = 2
+    """Residual blocks of `board`, each with two 3 x 3 convolutions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRUOptions(PolicyOptions):
+    """Options of the policy `gru`."""
+
+    gru_width: Count = 64
+    """Width of the recurrent layer of `gru`."""
+    hidden_sizes: tuple[Count, ...] = (64, 64)
+    """Width of each layer between the recurrence and the outputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalOptions(PolicyOptions):
+    """Options of the policy `temporal`."""
+
+    lstm_width: Count = 128
+    """Width of the recurrence and of all tokens of `temporal`."""
+    lstm_layers: Count = 2
+    """Layers of the recurrence of `temporal`."""
+    attention_heads: Count = 4
+    """Heads of the attention over the recurrence's outputs; must divide `lstm_width`."""
+    transformer_layers: Annotated[int, Range(0)] = 1
+    """Layers of the transformer encoder of `temporal`; 0: none. The published design has 4."""
+    transformer_heads: Count = 8
+    """Heads of each transformer layer; must divide `lstm_width`."""
+    feedforward_width: Count = 256
+    """Width between the two linear layers of each transformer layer."""
+
+    def check_network(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            ConfigError: If they do.
+        """
+        super().check_network()
+        for name in ("attention_heads", "transformer_heads"):
+            if self.lstm_width % getattr(self, name):
+                raise ConfigError(
+                    f"{name} must divide lstm_width {self.lstm_width}, got {getattr(self, name)}: "
+                    "choose a divisor of it"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig(MLPOptions, GRUOptions, BoardOptions, TemporalOptions):
+    """The options of all built-in policies, and what training does with symmetric ones."""
+
+    augment_symmetries: bool = False
+    """Rotate and mirror each minibatch's boards at random, so that what is learned on one board
+    holds on all 8. Only for policies that know their symmetries, such as `board`."""
