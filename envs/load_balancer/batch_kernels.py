@@ -1,19 +1,32 @@
 """The loops over environments: step, look at alternatives, start.
 
+Kernels that Python calls take arrays one by one, because numba looks up the types of a tuple's
+elements more slowly than those of arguments. Inside they are passed on as one `Memory`.
+
 Shapes: B environments, N servers, D features; see `simulator.py`.
 """
 
 import numpy as np
 
 from grpo_gym.envs.kernels import kernel
-from grpo_gym.envs.load_balancer.dynamics import estimate_rewards, start_one, step_one
-from grpo_gym.envs.load_balancer.observation import observe_all
+from grpo_gym.envs.load_balancer.dynamics import Memory, estimate, refresh, step_one
+from grpo_gym.envs.load_balancer.observation import copy_metrics, observe_all
+from grpo_gym.envs.load_balancer.records import NO_REQUEST, SERVER
+from grpo_gym.envs.load_balancer.trace import refresh_phase
+
+_IDLE = np.zeros(1, SERVER)
+"""A server at the start of an episode."""
+_IDLE["next_departure_ms"] = np.inf
+_IDLE["last_departure_ms"] = _IDLE["observed_at_ms"] = -1.0
+_IDLE["head"] = _IDLE["tail"] = NO_REQUEST
+_IDLE["next_change_ms"] = -np.inf
 
 
 @kernel
 def step_kernel(
     actions: np.ndarray,
     skip: np.ndarray,
+    observations: np.ndarray,
     episodes: np.ndarray,
     servers: np.ndarray,
     requests: np.ndarray,
@@ -23,14 +36,11 @@ def step_kernel(
     constants: np.ndarray,
     parameters: np.ndarray,
     outcomes: np.ndarray,
-    estimates: np.ndarray,
-    observations: np.ndarray,
 ) -> None:
-    """One step of every environment that is neither skipped nor finished.
-
-    `estimates`, shape (B, N) or empty, receives what each server would have given.
-    """
-    p = parameters[0]
+    """Step every environment that is neither skipped nor finished, and observe all of them."""
+    memory = Memory(
+        episodes, servers, requests, arrivals, faults, metrics, constants, parameters, outcomes
+    )
     last = arrivals.shape[1] - 1
     for b in range(actions.shape[0]):
         if skip.shape[0] and skip[b]:
@@ -38,63 +48,66 @@ def step_kernel(
         if episodes[b].step >= last:
             outcomes[b].reward = 0.0
             continue
-        if estimates.shape[0]:
-            estimate_rewards(episodes, servers, arrivals, faults, constants, p, estimates, b)
-        step_one(
-            actions[b],
-            episodes,
-            servers,
-            requests,
-            arrivals,
-            faults,
-            metrics,
-            constants,
-            p,
-            outcomes,
-            b,
-        )
+        step_one(memory, b, actions[b])
+    p = parameters[0]
     observe_all(episodes, arrivals, metrics, p, observations, observations.reshape(-1))
 
 
 @kernel
 def estimate_kernel(
-    episodes: np.ndarray,
-    servers: np.ndarray,
-    arrivals: np.ndarray,
-    faults: np.ndarray,
-    constants: np.ndarray,
-    parameters: np.ndarray,
+    skip: np.ndarray,
     estimates: np.ndarray,
-) -> None:
-    """What each server would give to the waiting requests, `ESTIMATE` records (B, N)."""
-    for b in range(episodes.shape[0]):
-        estimate_rewards(
-            episodes, servers, arrivals, faults, constants, parameters[0], estimates, b
-        )
-
-
-@kernel
-def start_kernel(
-    members: np.ndarray,
     episodes: np.ndarray,
     servers: np.ndarray,
+    requests: np.ndarray,
     arrivals: np.ndarray,
     faults: np.ndarray,
     metrics: np.ndarray,
     constants: np.ndarray,
     parameters: np.ndarray,
-    seeds: np.ndarray,
+    outcomes: np.ndarray,
 ) -> None:
-    """Take the given environments to the first arrival of their traces."""
+    """Write what each server would give to the waiting requests, `ESTIMATE` records (B, N).
+
+    Not a part of `step_kernel`, which a second call of `route` would make a quarter slower.
+    """
+    memory = Memory(
+        episodes, servers, requests, arrivals, faults, metrics, constants, parameters, outcomes
+    )
+    for b in range(episodes.shape[0]):
+        if skip.shape[0] and skip[b]:
+            continue
+        for n in range(servers.shape[1]):
+            estimates[b, n].reward, estimates[b, n].response_time_ms = estimate(memory, b, n)
+
+
+@kernel
+def start_kernel(
+    members: np.ndarray,
+    seeds: np.ndarray,
+    episodes: np.ndarray,
+    servers: np.ndarray,
+    requests: np.ndarray,
+    arrivals: np.ndarray,
+    faults: np.ndarray,
+    metrics: np.ndarray,
+    constants: np.ndarray,
+    parameters: np.ndarray,
+    outcomes: np.ndarray,
+) -> None:
+    """Empty the given environments and take them to the first arrival of their traces."""
+    memory = Memory(
+        episodes, servers, requests, arrivals, faults, metrics, constants, parameters, outcomes
+    )
     for m in range(members.shape[0]):
-        start_one(
-            episodes,
-            servers,
-            arrivals,
-            faults,
-            metrics,
-            constants,
-            parameters[0],
-            seeds[m],
-            members[m],
-        )
+        b = members[m]
+        episode = episodes[b]
+        episode.step = 0
+        episode.now_ms = arrivals[episode.trace_row, 0].arrival_ms
+        episode.response_total_ms = 0.0
+        episode.errors = 0
+        for n in range(servers.shape[1]):
+            servers[b, n] = _IDLE[0]
+            servers[b, n].next_refresh_ms = refresh_phase(seeds[m], n) * parameters[0].staleness_ms
+            copy_metrics(servers[b, n], metrics[b, n])
+            refresh(memory, b, n, episode.now_ms)

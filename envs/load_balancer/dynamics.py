@@ -6,19 +6,37 @@ where the slowdown is the one in force when service starts. The balancer learns 
 when it departs. With `decaying_load` there are no queues (the tiny-grpo demonstration).
 
 Functions take whole arrays and indices (b: environment, row: its trace, n: server), because
-slicing inside a kernel costs more than the arithmetic.
+slicing inside a kernel costs more than the arithmetic. `p` is the `PARAMETERS` record.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from grpo_gym.envs.kernels import inlined, kernel
-from grpo_gym.envs.load_balancer import trace as world
-from grpo_gym.envs.load_balancer.observation import copy_metrics, publish, queue_ms
+from grpo_gym.envs.load_balancer import trace
+from grpo_gym.envs.load_balancer.observation import (
+    observe_error,
+    observe_latency,
+    observe_service,
+    publish,
+    queue_ms,
+)
 from grpo_gym.envs.load_balancer.records import DECAYING_LOAD, DEMO, LATENCY, NO_REQUEST, PARK
 
-_MANY = 1_000
+
+class Memory(NamedTuple):
+    """The arrays of a `LoadBalancerSimulator`, with which kernels call each other."""
+
+    episodes: np.ndarray
+    servers: np.ndarray
+    requests: np.ndarray
+    arrivals: np.ndarray
+    faults: np.ndarray
+    metrics: np.ndarray
+    constants: np.ndarray
+    parameters: np.ndarray
+    outcomes: np.ndarray
 
 
 @inlined
@@ -44,33 +62,27 @@ def fault_at(
 @inlined
 def slowdown_under(severity: float, kind: int, p: Any) -> float:
     """Factor on service time and base latency."""
-    return 1.0 if kind == world.ERRORING else 1.0 + (p.slow_factor - 1.0) * severity
+    return 1.0 if kind == trace.ERRORING else 1.0 + (p.slow_factor - 1.0) * severity
 
 
 @inlined
 def error_rate_under(healthy: float, severity: float, kind: int, p: Any) -> float:
     """Error probability of a server before the contribution of its load."""
-    if kind == world.SLOW or kind == world.DOWN:
+    if kind == trace.SLOW or kind == trace.DOWN:
         return healthy
     return healthy + (p.fault_error_rate - healthy) * severity
 
 
 @inlined
-def route(
-    now: float,
-    size: float,
-    server: Any,
-    constants: Any,
-    faults: np.ndarray,
-    row: int,
-    n: int,
-    p: Any,
-) -> tuple[float, float, float, float, bool]:
-    """What a request arriving now would meet at server n.
+def route(memory: Memory, b: int, n: int) -> tuple[float, float, float, float, bool]:
+    """Compute what the waiting request of environment b would meet at server n.
 
     Returns:
-        start, departure, response (all ms), error probability, whether it is refused.
+        Start, departure and response (ms), error probability, and whether the server refuses.
     """
+    p, episode, faults = memory.parameters[0], memory.episodes[b], memory.faults
+    server, constants = memory.servers[b, n], memory.constants[n]
+    row, now = episode.trace_row, episode.now_ms
     severity, kind, end = 0.0, 0, 0.0
     if server.degraded:
         severity, kind, end = fault_at(faults, row, n, server.fault, now, p.recovery_ramp_ms)
@@ -80,21 +92,22 @@ def route(
     errors = error_rate_under(constants.error_rate, severity, kind, p)
     errors = min(1.0, errors + p.error_per_request * active)
     start = departure = now
-    refused = kind == world.DOWN and now < end
+    refused = kind == trace.DOWN and now < end
     if refused:
         base, errors = p.down_response_ms, 1.0
     elif p.dynamics != DECAYING_LOAD:
         if server.free_at_ms > now:
             start = server.free_at_ms
-            # Unless the server is healthy then as now.
+            # A server that is healthy until then needs no look at its faults.
             waits = server.degraded or start >= server.next_change_ms
             while waits:
                 severity, kind, end = fault_at(
                     faults, row, n, server.fault, start, p.recovery_ramp_ms
                 )
-                waits = kind == world.DOWN and start < end
+                waits = kind == trace.DOWN and start < end
                 if waits:
                     start = end
+        size = memory.arrivals[row, episode.step].size
         departure = start + size / constants.rate * slowdown_under(severity, kind, p)
     return start, departure, departure - now + base, errors, refused
 
@@ -131,39 +144,6 @@ def _enqueue(
 
 
 @inlined
-def _observe_latency(server: Any, response_ms: float, weight: float) -> None:
-    peak = server.peak_latency_ms
-    if peak > 0.0:
-        server.latency_ms += weight * (response_ms - server.latency_ms)
-    else:  # the first response is the average so far
-        server.latency_ms = response_ms
-    server.peak_latency_ms = max(response_ms, peak + weight * (response_ms - peak))
-
-
-@inlined
-def _observe_service(server: Any, request: Any, weight: float) -> None:
-    """What the balancer infers of one service: it lasted since the one before, or the arrival."""
-    service_ms = request.departure_ms - max(request.arrival_ms, server.last_departure_ms)
-    pace = service_ms / max(request.size, 1e-9)
-    if server.last_departure_ms < 0.0:  # the first service is the average so far
-        weight = 1.0
-    server.service_ms += weight * (service_ms - server.service_ms)
-    server.pace += weight * (pace - server.pace)
-    server.last_departure_ms = request.departure_ms
-
-
-@inlined
-def _observe_error(server: Any, error: float, time_ms: float, weight: float) -> None:
-    if server.observed_at_ms < 0.0:
-        server.error_rate = error
-    else:
-        server.error_rate += weight * (error - server.error_rate)
-    in_a_row = min(server.consecutive_errors + 1, _MANY)
-    server.consecutive_errors = in_a_row if error > 0.0 else 0
-    server.observed_at_ms = time_ms
-
-
-@inlined
 def _advance(
     server: Any, requests: np.ndarray, b: int, now: float, until: float, weight: float
 ) -> float:
@@ -176,9 +156,9 @@ def _advance(
     while server.in_flight > 0 and server.next_departure_ms <= until:
         request = requests[b, server.head]
         area += request.departure_ms - now
-        _observe_latency(server, request.response_ms, weight)
-        _observe_service(server, request, weight)
-        _observe_error(server, np.float64(request.error), request.departure_ms, weight)
+        observe_latency(server, request.response_ms, weight)
+        observe_service(server, request, weight)
+        observe_error(server, np.float64(request.error), request.departure_ms, weight)
         server.in_flight -= 1
         server.work -= request.size
         if server.in_flight > 0:
@@ -204,10 +184,10 @@ def _area_left(server: Any, requests: np.ndarray, b: int, now: float) -> float:
 
 
 @inlined
-def refresh(
-    server: Any, seen: Any, constants: Any, faults: np.ndarray, row: int, n: int, now: float, p: Any
-) -> None:
-    """Bring health and visible metrics of server n to the present."""
+def refresh(memory: Memory, b: int, n: int, now: float) -> None:
+    """Bring the health and the visible metrics of server n up to date."""
+    p, row, faults = memory.parameters[0], memory.episodes[b].trace_row, memory.faults
+    server, constants = memory.servers[b, n], memory.constants[n]
     if now >= server.next_change_ms:
         _refresh_health(server, faults, row, n, now, p.recovery_ramp_ms)
     if p.dynamics == DECAYING_LOAD:
@@ -216,12 +196,12 @@ def refresh(
         server.latency_ms = base + constants.latency_per_request_ms * server.in_flight
         errors = error_rate_under(constants.error_rate, severity, kind, p)
         server.error_rate = min(1.0, errors + p.error_per_request * server.in_flight)
-        if kind == world.DOWN and now < end:
+        if kind == trace.DOWN and now < end:
             server.latency_ms, server.error_rate = p.down_response_ms, 1.0
         server.peak_latency_ms = server.latency_ms
         server.observed_at_ms = now
         server.oldest_arrival_ms = now
-    publish(server, seen, now, p)
+    publish(server, memory.metrics[b, n], now, p)
 
 
 @kernel
@@ -249,128 +229,63 @@ def _refresh_health(
 
 
 @inlined
-def step_one(
-    action: int,
-    episodes: np.ndarray,
-    servers: np.ndarray,
-    requests: np.ndarray,
-    arrivals: np.ndarray,
-    faults: np.ndarray,
-    metrics: np.ndarray,
-    constants: np.ndarray,
-    p: Any,
-    outcomes: np.ndarray,
-    b: int,
-) -> None:
-    """Route the waiting request of environment b and move on to the next arrival."""
-    episode = episodes[b]
-    row = episode.trace_row
-    now = episode.now_ms
-    slot = episode.step
-    server = servers[b, action]
-    out = outcomes[b]
+def step_one(memory: Memory, b: int, action: int) -> None:
+    """Route the waiting request of environment b to server `action`, and go to the next arrival."""
+    p, episode, out = memory.parameters[0], memory.episodes[b], memory.outcomes[b]
+    server = memory.servers[b, action]
+    row, now, slot = episode.trace_row, episode.now_ms, episode.step
+    request = memory.arrivals[row, slot]
+    start, departure, response, errors, refused = route(memory, b, action)
+    error = request.error_coin <= errors
     out.degraded = server.degraded
-    size = arrivals[row, slot].size
-    start, departure, response, errors, refused = route(
-        now, size, server, constants[action], faults, row, action, p
-    )
-    error = arrivals[row, slot].error_coin <= errors
-    episode.response_total_ms += response
-    episode.errors += error
-    server.routed += 1
     out.reward = reward_of(response, errors, queue_ms(server.in_flight + 1), p)
-    if p.dynamics == DECAYING_LOAD:
-        server.in_flight += not refused
-    elif refused:  # seen at once, and tells nothing of latency
-        _observe_error(server, 1.0, now, p.metrics_weight)
-    else:
-        requests[b, slot].response_ms = response
-        requests[b, slot].error = error
-        _enqueue(server, requests, b, slot, now, departure, size)
     out.response_time_ms = response
     out.wait_ms = start - now
     out.error_probability = errors
     out.error = error
-    out.done = slot + 2 == arrivals.shape[1]
-
+    out.done = slot + 2 == memory.arrivals.shape[1]
+    episode.response_total_ms += response
+    episode.errors += error
+    server.routed += 1
+    if p.dynamics == DECAYING_LOAD:
+        server.in_flight += not refused
+    elif refused:  # the balancer sees it at once, and learns nothing about latency
+        observe_error(server, 1.0, now, p.metrics_weight)
+    else:
+        memory.requests[b, slot].response_ms = response
+        memory.requests[b, slot].error = error
+        _enqueue(server, memory.requests, b, slot, now, departure, request.size)
     episode.step = slot + 1
-    following = arrivals[row, slot + 1].arrival_ms
-    episode.now_ms = following
-    area = 0.0
-    for n in range(servers.shape[1]):
-        if p.dynamics == DECAYING_LOAD:
-            servers[b, n].in_flight = int(servers[b, n].in_flight * constants[n].load_decay)
-        else:
-            area += _advance(servers[b, n], requests, b, now, following, p.metrics_weight)
-            if out.done and p.reward == PARK:
-                area += _area_left(servers[b, n], requests, b, following)
-        refresh(servers[b, n], metrics[b, n], constants[n], faults, row, n, following, p)
+    episode.now_ms = memory.arrivals[row, slot + 1].arrival_ms
+    area = _pass_time(memory, b, now, episode.now_ms)
     if p.reward == PARK:
         out.reward = -area
 
 
-@kernel
-def estimate_rewards(
-    episodes: np.ndarray,
-    servers: np.ndarray,
-    arrivals: np.ndarray,
-    faults: np.ndarray,
-    constants: np.ndarray,
-    p: Any,
-    out: np.ndarray,
-    b: int,
-) -> None:
-    """What the waiting request of environment b would meet at each server."""
-    row = episodes[b].trace_row
-    size = arrivals[row, episodes[b].step].size
-    for n in range(servers.shape[1]):
-        _, _, response, errors, _ = route(
-            episodes[b].now_ms, size, servers[b, n], constants[n], faults, row, n, p
-        )
-        out[b, n].reward = reward_of(response, errors, queue_ms(servers[b, n].in_flight + 1), p)
-        out[b, n].response_time_ms = response
+@inlined
+def _pass_time(memory: Memory, b: int, now: float, until: float) -> float:
+    """Move every server of environment b from `now` to `until`.
+
+    Returns:
+        The time integral of all requests in flight, in request ms: until the last one has left
+        if the episode ends here and the reward is "park".
+    """
+    p, area = memory.parameters[0], 0.0
+    for n in range(memory.servers.shape[1]):
+        server = memory.servers[b, n]
+        if p.dynamics == DECAYING_LOAD:
+            server.in_flight = int(server.in_flight * memory.constants[n].load_decay)
+        else:
+            area += _advance(server, memory.requests, b, now, until, p.metrics_weight)
+            if memory.outcomes[b].done and p.reward == PARK:
+                area += _area_left(server, memory.requests, b, until)
+        refresh(memory, b, n, until)
+    return area
 
 
-@kernel
-def start_one(
-    episodes: np.ndarray,
-    servers: np.ndarray,
-    arrivals: np.ndarray,
-    faults: np.ndarray,
-    metrics: np.ndarray,
-    constants: np.ndarray,
-    p: Any,
-    seed: np.uint64,
-    b: int,
-) -> None:
-    """Empty environment b and take it to the first arrival of its trace."""
-    episode = episodes[b]
-    row = episode.trace_row
-    episode.step = 0
-    episode.now_ms = arrivals[row, 0].arrival_ms
-    episode.response_total_ms = 0.0
-    episode.errors = 0
-    for n in range(servers.shape[1]):
-        server = servers[b, n]
-        server.free_at_ms = 0.0
-        server.next_departure_ms = np.inf
-        server.oldest_arrival_ms = 0.0
-        server.latency_ms = 0.0
-        server.error_rate = 0.0
-        server.peak_latency_ms = 0.0
-        server.service_ms = 0.0
-        server.pace = 0.0
-        server.work = 0.0
-        server.last_departure_ms = -1.0
-        server.consecutive_errors = 0
-        server.observed_at_ms = -1.0
-        server.in_flight = 0
-        server.routed = 0
-        server.head = NO_REQUEST
-        server.tail = NO_REQUEST
-        server.fault = 0
-        server.next_change_ms = -np.inf
-        server.next_refresh_ms = world.refresh_phase(seed, n) * p.staleness_ms
-        seen = metrics[b, n]
-        copy_metrics(server, seen)
-        refresh(server, seen, constants[n], faults, row, n, episode.now_ms, p)
+@inlined
+def estimate(memory: Memory, b: int, n: int) -> tuple[float, float]:
+    """Compute the reward and the response time (ms) that server n would give to the request."""
+    _, _, response, errors, _ = route(memory, b, n)
+    queueing_ms = queue_ms(memory.servers[b, n].in_flight + 1)
+    return reward_of(response, errors, queueing_ms, memory.parameters[0]), response

@@ -18,12 +18,46 @@ _SCALE = np.float32(1.0 / math.log1p(_LARGEST))
 _ONE = np.float32(1.0)
 _WITHOUT_SIZE = len(SERVER_FEATURES)
 _WITH_SIZE = len(SERVER_FEATURES) + len(SIZE_FEATURES)
+_MANY = 1_000
 
 
 @inlined
 def queue_ms(in_flight: float) -> float:
     """Queueing delay as the tiny-grpo demonstration models it: 5 ms per request above ten."""
     return 5.0 * max(0.0, in_flight - 10.0)
+
+
+@inlined
+def observe_latency(server: Any, response_ms: float, weight: float) -> None:
+    peak = server.peak_latency_ms
+    if peak > 0.0:
+        server.latency_ms += weight * (response_ms - server.latency_ms)
+    else:  # the first response is the average so far
+        server.latency_ms = response_ms
+    server.peak_latency_ms = max(response_ms, peak + weight * (response_ms - peak))
+
+
+@inlined
+def observe_service(server: Any, request: Any, weight: float) -> None:
+    """What the balancer infers of one service: it lasted since the one before, or the arrival."""
+    service_ms = request.departure_ms - max(request.arrival_ms, server.last_departure_ms)
+    pace = service_ms / max(request.size, 1e-9)
+    if server.last_departure_ms < 0.0:  # the first service is the average so far
+        weight = 1.0
+    server.service_ms += weight * (service_ms - server.service_ms)
+    server.pace += weight * (pace - server.pace)
+    server.last_departure_ms = request.departure_ms
+
+
+@inlined
+def observe_error(server: Any, error: float, time_ms: float, weight: float) -> None:
+    if server.observed_at_ms < 0.0:
+        server.error_rate = error
+    else:
+        server.error_rate += weight * (error - server.error_rate)
+    in_a_row = min(server.consecutive_errors + 1, _MANY)
+    server.consecutive_errors = in_a_row if error > 0.0 else 0
+    server.observed_at_ms = time_ms
 
 
 @inlined
