@@ -1,9 +1,10 @@
-"""Actions as numbers, as three choices, and which of them are safe.
+"""Actions as numbers and as choices of three components, and masks of the safe ones.
 
-An action is a choice of a change of replicas (7), of a change of configuration (7) and of a share
-of traffic (11). A kind of actions takes the first one, two or three of them; all but "multi" as
-one number, the last component changing fastest. "replicas" and "target" are apart: they say how
-many replicas there are to be, or how busy.
+The components are a change of the number of replicas (7 choices), a change of configuration (7)
+and a share of traffic (11). The kinds of actions "scaling", "scaling_config" and "flat" number the
+combinations of the first one, two or three, the last component changing fastest; "multi" is all
+three as a vector. "replicas" and "target" have no components: they set the number of replicas, or
+their utilisation.
 
 Shapes: B environments, A choices.
 """
@@ -42,27 +43,27 @@ NO_CONFIGURATION = CONFIGURATION.index("none")
 ALL_TRAFFIC = SHARES - 1
 """The choice of the third component that keeps all traffic in the own region."""
 EXACT = 1e-9
-"""By how much rounding errors may make a number of replicas exceed what it is."""
+"""Tolerance for rounding errors when a number of replicas is rounded up or down."""
 
 _PARTS = {"scaling": 1, "scaling_config": 2, "flat": 3, "multi": 3}
 _CHANGES = np.array(SCALING)
 _TARGETS = 0.01 * np.array(TARGETS_PERCENT)
-_HIGHEST = np.array([len(BATCH_SIZES) - 1, len(TIMEOUTS_S) - 1, len(CONCURRENCIES) - 1])
-_SCALINGS, _CONFIGURATIONS = len(SCALING), len(CONFIGURATION)
+_TOPS = np.array([len(BATCH_SIZES) - 1, len(TIMEOUTS_S) - 1, len(CONCURRENCIES) - 1])
+_CONFIGURATIONS = len(CONFIGURATION)
 
 
 def encode(kind: str, choices: Any) -> np.ndarray:
-    """Actions of a kind from choices of all three components.
+    """Turn choices of all three components into actions.
 
     Args:
         kind: "scaling", "scaling_config", "flat" or "multi".
-        choices: Shape (..., 3), int; what the kind has no room for is left out.
+        choices: Shape (..., 3), int; components that the kind does not have are ignored.
 
     Returns:
         Shape (...), or (..., 3) for "multi", int64.
 
     Raises:
-        ConfigError: If the kind is unknown, or a choice is none.
+        ConfigError: If the kind is unknown or a choice out of range.
     """
     parts = _parts(kind)
     choices = np.asarray(choices, np.int64)
@@ -70,14 +71,12 @@ def encode(kind: str, choices: Any) -> np.ndarray:
         raise ConfigError(f"choices must be (..., 3) from 0 and below {COMPONENTS}, got {choices}")
     if kind == "multi":
         return choices.copy()
-    number = choices[..., 0].copy()
-    for part in range(1, parts):
-        number = number * COMPONENTS[part] + choices[..., part]
-    return number
+    columns = tuple(choices[..., part] for part in range(parts))
+    return np.asarray(np.ravel_multi_index(columns, COMPONENTS[:parts]))
 
 
 def decode(kind: str, actions: Any) -> np.ndarray:
-    """Choices of all three components from actions of a kind; the inverse of `encode`.
+    """Turn actions into choices of all three components; the inverse of `encode`.
 
     Args:
         kind: "scaling", "scaling_config", "flat" or "multi".
@@ -87,19 +86,18 @@ def decode(kind: str, actions: Any) -> np.ndarray:
         Shape (..., 3), int64; components that the kind does not have change nothing.
 
     Raises:
-        ConfigError: If the kind is unknown, or an action is none.
+        ConfigError: If the kind is unknown or an action out of range.
     """
     parts = _parts(kind)
     actions = np.asarray(actions, np.int64)
     if kind == "multi":
         return encode("multi", actions)
-    count = int(np.prod(COMPONENTS[:parts]))
+    count = math.prod(COMPONENTS[:parts])
     if (actions < 0).any() or (actions >= count).any():
         raise ConfigError(f"actions must be from 0 to {count - 1} for {kind!r}, got {actions}")
-    columns = np.unravel_index(actions, COMPONENTS[:parts])
-    neutral = (NO_CHANGE, NO_CONFIGURATION, ALL_TRAFFIC)[parts:]
-    rest = [np.full_like(actions, choice) for choice in neutral]
-    return np.stack([*columns, *rest], axis=-1).astype(np.int64)
+    choices = np.full((*actions.shape, 3), (NO_CHANGE, NO_CONFIGURATION, ALL_TRAFFIC), np.int64)
+    choices[..., :parts] = np.stack(np.unravel_index(actions, COMPONENTS[:parts]), axis=-1)
+    return choices
 
 
 def count_choices(config: AutoScalerConfig) -> int:
@@ -110,7 +108,7 @@ def count_choices(config: AutoScalerConfig) -> int:
         return len(TARGETS_PERCENT)
     if config.action == "multi":
         return sum(COMPONENTS)
-    return int(np.prod(COMPONENTS[: _PARTS[config.action]]))
+    return math.prod(COMPONENTS[: _PARTS[config.action]])
 
 
 def _parts(kind: str) -> int:
@@ -121,36 +119,38 @@ def _parts(kind: str) -> int:
 
 @inlined
 def needed_replicas(requests_per_s: float, utilisation: float, cluster: Any, p: Any) -> int:
-    """Replicas that so many requests keep this busy, within the limits on their number."""
+    """Compute how many replicas have this utilisation, within the limits on their number."""
     capacity = utilisation * replica_capacity(cluster, p)
-    # Compared before it becomes an integer, which has a largest one.
+    # Clipped before the conversion, so that the quotient always fits an integer.
     needed = math.ceil(min(requests_per_s / capacity - EXACT, float(p.max_replicas)))
     return max(int(needed), p.min_replicas)
 
 
 @inlined
-def wanted_change(action: int, cluster: Any, metrics: Any, p: Any) -> int:
-    """Replicas that an action asks to add; `metrics` are those of the last step."""
+def wanted(action: int, requests_per_s: float, cluster: Any, p: Any) -> tuple[int, int, int]:
+    """Say what an action asks for; actions of "multi" are numbered like those of "flat" here.
+
+    Args:
+        action: A number of the configured kind.
+        requests_per_s: Requests of the last step, which "target" scales for.
+        cluster: A `CLUSTER` record.
+        p: A `PARAMETERS` record.
+
+    Returns:
+        Replicas to add, and the choices of the second and the third component.
+    """
+    total = cluster.running + cluster.pending
     if p.action == TARGET:
-        needed = needed_replicas(metrics.requests_per_s, _TARGETS[action], cluster, p)
-        return needed - (cluster.running + cluster.pending)
+        needed = needed_replicas(requests_per_s, _TARGETS[action], cluster, p)
+        return needed - total, NO_CONFIGURATION, ALL_TRAFFIC
     if p.action == REPLICAS:
-        return p.min_replicas + action - (cluster.running + cluster.pending)
+        return p.min_replicas + action - total, NO_CONFIGURATION, ALL_TRAFFIC
     if p.action == SCALING_ONLY:
-        return _CHANGES[action]
+        return _CHANGES[action], NO_CONFIGURATION, ALL_TRAFFIC
     if p.action == SCALING_CONFIG:
-        return _CHANGES[action // _CONFIGURATIONS]
-    return _CHANGES[action // (_CONFIGURATIONS * SHARES)]
-
-
-@inlined
-def wanted_configuration(action: int, p: Any) -> tuple[int, int]:
-    """The choices of the second and third component; "multi" is numbered like "flat" here."""
-    if p.action == SCALING_CONFIG:
-        return action % _CONFIGURATIONS, ALL_TRAFFIC
-    if p.action == FLAT or p.action == MULTI:
-        return action // SHARES % _CONFIGURATIONS, action % SHARES
-    return NO_CONFIGURATION, ALL_TRAFFIC
+        return _CHANGES[action // _CONFIGURATIONS], action % _CONFIGURATIONS, ALL_TRAFFIC
+    pair = action // SHARES
+    return _CHANGES[pair // _CONFIGURATIONS], pair % _CONFIGURATIONS, action % SHARES
 
 
 @inlined
@@ -167,20 +167,15 @@ def allowed_changes(cluster: Any, p: Any) -> tuple[int, int]:
 
 
 @inlined
-def _position(cluster: Any, part: int) -> int:
-    if part == 0:
-        return cluster.batch
-    return cluster.timeout if part == 1 else cluster.concurrency
-
-
-@inlined
 def configuration_allowed(choice: int, cluster: Any) -> bool:
     """Whether a change of configuration stays on its ladder."""
     if choice == NO_CONFIGURATION:
         return True
     part = choice // 2
-    position = _position(cluster, part)
-    return position < _HIGHEST[part] if choice % 2 else position > 0
+    position = cluster.concurrency
+    if part < 2:
+        position = cluster.timeout if part else cluster.batch
+    return position < _TOPS[part] if choice % 2 else position > 0
 
 
 @inlined
@@ -199,7 +194,7 @@ def configure(choice: int, cluster: Any) -> None:
 
 @kernel
 def mask_kernel(clusters: np.ndarray, parameters: np.ndarray, out: np.ndarray) -> None:
-    """Safe actions as 1, others as 0.
+    """Write safe actions as 1, others as 0.
 
     Args:
         clusters: `CLUSTER` records, shape (B,).
@@ -208,31 +203,20 @@ def mask_kernel(clusters: np.ndarray, parameters: np.ndarray, out: np.ndarray) -
     """
     p = parameters[0]
     for b in range(out.shape[0]):
+        out[b, :] = 1
+        if p.action == TARGET:  # a target is clipped to what is allowed
+            continue
         cluster = clusters[b]
         fewest, most = allowed_changes(cluster, p)
-        if p.action == TARGET:
-            out[b, :] = 1  # what is not allowed is clipped
-        elif p.action == REPLICAS:
-            first = cluster.running + cluster.pending - p.min_replicas
-            for target in range(out.shape[1]):
-                out[b, target] = fewest <= target - first <= most
-        elif p.action == MULTI:
-            for i in range(_SCALINGS):
+        if p.action == MULTI:
+            for i in range(len(_CHANGES)):
                 out[b, i] = fewest <= _CHANGES[i] <= most
             for i in range(_CONFIGURATIONS):
-                out[b, _SCALINGS + i] = configuration_allowed(i, cluster)
-            for i in range(SHARES):
-                out[b, _SCALINGS + _CONFIGURATIONS + i] = 1
-        else:
-            configurations = 1 if p.action == SCALING_ONLY else _CONFIGURATIONS
-            shares = SHARES if p.action == FLAT else 1
-            at = 0
-            for i in range(_SCALINGS):
-                scales = fewest <= _CHANGES[i] <= most
-                for j in range(configurations):
-                    legal = scales
-                    if configurations > 1:
-                        legal = scales and configuration_allowed(j, cluster)
-                    for _ in range(shares):
-                        out[b, at] = legal
-                        at += 1
+                out[b, len(_CHANGES) + i] = configuration_allowed(i, cluster)
+            continue
+        shares = SHARES if p.action == FLAT else 1  # actions that differ in the share only
+        for first in range(0, out.shape[1], shares):
+            change, configuration, _ = wanted(first, 0.0, cluster, p)
+            safe = fewest <= change <= most and configuration_allowed(configuration, cluster)
+            for action in range(first, first + shares):
+                out[b, action] = safe

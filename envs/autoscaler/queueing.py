@@ -1,9 +1,9 @@
-"""Many servers before one queue, M/M/c: how likely a wait is, how long, and percentiles.
+"""The M/M/c queue: probability of a wait, and distribution of the time in the system.
 
-Poisson arrivals of load a (arrival rate over the service rate of one server), c equal servers of
-exponential service times. Times are in mean service times. A request waits with the probability
-C of Erlang's second formula, and then exponentially long, with the rate c - a; so its sojourn, the
-wait and the service, exceeds t with the probability
+Arrivals are Poisson with offered load a (arrival rate over the service rate of one server); c equal
+servers have exponential service times. Times are in mean service times. A request waits with the
+probability C of Erlang's second formula, for an exponential time of rate c - a. Its sojourn (wait
+and service) exceeds t with the probability
     e^-t + C (e^-t - e^-(g+1)t) / g, where g + 1 is the rate of waiting times,
 and e^-t (1 + C t) in the limit g = 0.
 
@@ -15,20 +15,20 @@ import math
 from grpo_gym.envs.kernels import inlined, kernel
 
 _NEVER = 1e-13
-"""A probability of waiting that changes no percentile."""
+"""Probability of a wait below which percentiles are those of the service alone."""
 _EXACT = 1e-12
 
 
 @kernel
 def erlang_c(servers: int, load: float) -> float:
-    """Probability that an arrival has to wait.
+    """Compute the probability C that an arrival has to wait.
 
     Args:
         servers: c >= 1.
-        load: Offered load a >= 0; from c on everybody waits.
+        load: Offered load a >= 0; from c on, every arrival waits.
 
-    Source: the recursion of Erlang's first formula B (Jagerman, Bell System Technical Journal
-    53(3), 1974), 1/B(k) = 1 + k/a 1/B(k-1), which divides nothing, and C from it.
+    Source: C from Erlang's first formula B, whose recursion 1/B(k) = 1 + k/a 1/B(k-1) (Jagerman,
+    Bell System Technical Journal 53(3), 1974) needs no division in the loop.
     """
     if load >= servers:
         return 1.0
@@ -46,11 +46,11 @@ def erlang_c(servers: int, load: float) -> float:
 
 @kernel
 def wait_factor(arrival_scv: float, service_scv: float) -> float:
-    """How many times longer than with Poisson arrivals and exponential service a wait is.
+    """Compute the ratio of waits to those with Poisson arrivals and exponential service.
 
     Args:
         arrival_scv: Squared coefficient of variation of the times between arrivals.
-        service_scv: And of service times.
+        service_scv: Squared coefficient of variation of service times.
 
     Source: Allen, Probability, Statistics and Queueing Theory (1990): Allen and Cunneen's G/G/c.
     """
@@ -58,22 +58,11 @@ def wait_factor(arrival_scv: float, service_scv: float) -> float:
 
 
 @kernel
-def mean_sojourn(waiting: float, drain: float) -> float:
-    """Mean wait and service.
-
-    Args:
-        waiting: Probability of a wait, C.
-        drain: Rate of waiting times: c - a over the `wait_factor`.
-    """
-    return 1.0 + waiting / drain
-
-
-@kernel
 def sojourn_tail(time: float, waiting: float, drain: float) -> float:
-    """Probability that wait and service together exceed a time; 1 before 0.
+    """Compute the probability that a sojourn exceeds a time.
 
     Args:
-        time: In mean service times.
+        time: In mean service times; the probability is 1 up to 0.
         waiting: Probability of a wait, C.
         drain: Rate of waiting times, > 0.
     """
@@ -85,13 +74,13 @@ def sojourn_tail(time: float, waiting: float, drain: float) -> float:
 
 @kernel
 def sojourn_percentile(exceeded: float, waiting: float, drain: float) -> float:
-    """The time that wait and service together exceed with this probability.
+    """Compute the time that sojourns exceed with a given probability.
 
-    The logarithm of the tail is concave where g + C > 0 and convex elsewhere, so Newton's steps on
-    it from the percentile of service alone come down (or up) to the root without fail.
+    The logarithm of the tail is concave where g + C > 0 and convex elsewhere, so Newton's method
+    converges monotonically from the percentile of the service alone.
 
     Args:
-        exceeded: Such as 0.01 for the 99th percentile; in (0, 1).
+        exceeded: Probability in (0, 1), such as 0.01 for the 99th percentile.
         waiting: Probability of a wait, C.
         drain: Rate of waiting times, > 0.
     """
@@ -111,7 +100,11 @@ def sojourn_percentile(exceeded: float, waiting: float, drain: float) -> float:
 
 @inlined
 def _factor(time: float, waiting: float, rate: float) -> tuple[float, float]:
-    """The tail over the slower of its two exponentials, and its derivative; neither overflows."""
+    """Divide the tail by the slower of its two exponentials, so that nothing overflows.
+
+    Returns:
+        The quotient and its derivative.
+    """
     size = abs(rate)
     gain = time if size * time < 1e-12 else -math.expm1(-size * time) / size
     left = 1.0 - size * gain

@@ -1,21 +1,83 @@
 """How fast replicas serve under a configuration, and how long responses take."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from grpo_gym.envs.autoscaler.queueing import sojourn_percentile, sojourn_tail
-from grpo_gym.envs.autoscaler.records import BATCH_SIZES, CONCURRENCIES, NEUTRAL_CONCURRENCY
+from grpo_gym.envs.autoscaler.queueing import (
+    erlang_c,
+    sojourn_percentile,
+    sojourn_tail,
+    wait_factor,
+)
+from grpo_gym.envs.autoscaler.records import (
+    BATCH_SIZES,
+    CONCURRENCIES,
+    NEUTRAL_CONCURRENCY,
+    TIMEOUTS_S,
+)
 from grpo_gym.envs.kernels import inlined, kernel
 
 _BATCHES = np.array(BATCH_SIZES, np.float64)
 _CONCURRENCIES = np.array(CONCURRENCIES)
+_TIMEOUTS_S = np.array(TIMEOUTS_S)
+
+
+class Queue(NamedTuple):
+    """The servers of a cluster during one step, and the queue of batches before them."""
+
+    rate: float
+    """Requests/s that arrive."""
+    capacity: float
+    """Requests/s that the servers can process."""
+    room: float
+    """Longest backlog, in requests."""
+    size: float
+    """Mean number of requests in a batch."""
+    fill_s: float
+    """Time that the first request of a batch waits for the last one."""
+    service_s: float
+    """Mean service time of a batch."""
+    load: float
+    """Offered load, in servers."""
+    waiting: float
+    """Probability that a batch has to wait."""
+    drain: float
+    """Rate of waiting times, per mean service time."""
+    timeout_s: float
+    """Time after which clients give up."""
+
+
+@inlined
+def queue_of(rate: float, cluster: Any, p: Any) -> Queue:
+    """Compute the queue of a cluster.
+
+    Args:
+        rate: Requests/s that arrive.
+        cluster: A `CLUSTER` record.
+        p: A `PARAMETERS` record.
+    """
+    concurrency = _CONCURRENCIES[cluster.concurrency]
+    servers = cluster.running * concurrency
+    size, fill_s = batch_fill(
+        _BATCHES[cluster.batch], rate / cluster.running, 0.001 * p.batch_wait_ms
+    )
+    service_s = 0.001 * (p.batch_overhead_ms + size * p.request_ms)
+    service_s *= slowdown(concurrency, p.contention, p.coherency)
+    capacity = servers * size / service_s
+    timeout_s = _TIMEOUTS_S[cluster.timeout]
+    room = capacity * min(p.patience_s, timeout_s)
+    # The customers of the queue are batches; those of n requests arrive n times as regularly.
+    load = min(rate * service_s / size, p.max_utilisation * servers)
+    drain = (servers - load) / wait_factor(1.0 / size, p.service_scv)
+    waiting = erlang_c(servers, load)
+    return Queue(rate, capacity, room, size, fill_s, service_s, load, waiting, drain, timeout_s)
 
 
 @kernel
 def slowdown(concurrency: int, contention: float, coherency: float) -> float:
-    """How many times longer a service takes than with four servers in a replica.
+    """Compute how much longer a service takes than with four servers in a replica.
 
     With n servers a replica does n / (1 + contention (n - 1) + coherency n (n - 1)) times the work
     of one alone, so each of them is slower by the divisor.
@@ -29,31 +91,20 @@ def slowdown(concurrency: int, contention: float, coherency: float) -> float:
 
 @kernel
 def batch_fill(largest: float, rate: float, wait_s: float) -> tuple[float, float]:
-    """Size of the batches that a replica makes, and how long their first request waits for more.
+    """Compute the mean size of batches, and how long their first request waits for the others.
 
-    A batch goes when it is full, or when its first request has waited `wait_s`.
+    A batch is served once it is full, or once its first request has waited for `wait_s`.
 
     Args:
         largest: Requests in a full batch.
         rate: Requests/s that arrive at the replica.
-        wait_s: How long a batch waits at most.
+        wait_s: Longest wait of a batch.
 
     Returns:
         Mean size, from 1 to `largest`, and the wait in seconds; 1 and 0 for `largest` = 1.
     """
     size = 1.0 + min(largest - 1.0, rate * wait_s)
     return size, (size - 1.0) / rate if size > 1.0 else 0.0
-
-
-@inlined
-def batch_service(rate: float, cluster: Any, p: Any) -> tuple[float, float, float]:
-    """Mean size of batches, the wait of their first request, and their mean service time, in s."""
-    size, fill_s = batch_fill(
-        _BATCHES[cluster.batch], rate / cluster.running, 0.001 * p.batch_wait_ms
-    )
-    service_s = 0.001 * (p.batch_overhead_ms + size * p.request_ms)
-    service_s *= slowdown(_CONCURRENCIES[cluster.concurrency], p.contention, p.coherency)
-    return size, fill_s, service_s
 
 
 @kernel
@@ -66,27 +117,17 @@ def replica_capacity(cluster: Any, p: Any) -> float:
 
 
 @kernel
-def response_s(
-    exceeded: float,
-    share: float,
-    waiting: float,
-    drain: float,
-    service_s: float,
-    delay_s: float,
-    p: Any,
-) -> float:
-    """The time that responses of both regions together exceed with this probability, in seconds.
+def response_s(exceeded: float, share: float, queue: Queue, delay_s: float, p: Any) -> float:
+    """Compute a percentile of the response times of both regions together, in seconds.
 
     Args:
-        exceeded: Such as 0.01 for the 99th percentile.
-        share: Of the traffic in the own region; the second one answers without queueing.
-        waiting: Probability of a wait in the own region.
-        drain: Rate of waiting times there, in services.
-        service_s: Mean service time there.
-        delay_s: What comes on top of the sojourn there.
+        exceeded: Share of the responses that take longer, such as 0.01 for the 99th percentile.
+        share: Share of the traffic in the own region; the second one answers without queueing.
+        queue: The queue in the own region.
+        delay_s: Delay in the own region on top of the time in the queue and in service.
         p: A `PARAMETERS` record.
     """
-    own_s = delay_s + service_s * sojourn_percentile(exceeded, waiting, drain)
+    own_s = delay_s + queue.service_s * sojourn_percentile(exceeded, queue.waiting, queue.drain)
     if share == 1.0:
         return own_s
     way_s = 0.001 * p.remote_latency_ms
@@ -95,7 +136,7 @@ def response_s(
     low, high = min(own_s, remote_s), max(own_s, remote_s)
     for _ in range(60):
         middle = 0.5 * (low + high)
-        own = sojourn_tail((middle - delay_s) / service_s, waiting, drain)
+        own = sojourn_tail((middle - delay_s) / queue.service_s, queue.waiting, queue.drain)
         remote = math.exp(min(0.0, (way_s - middle) / remote_service_s))
         if share * own + (1.0 - share) * remote > exceeded:
             low = middle
