@@ -1,7 +1,6 @@
-"""Showing and recording how training goes: terminal progress and TensorBoard.
+"""Progress on the terminal and metrics in TensorBoard.
 
-Reporters are callbacks of `GRPO.learn`; nothing in the training loop knows them. Every metric
-is described in docs/metrics.md.
+Reporters are callbacks of `GRPO.learn`. docs/metrics.md describes every metric.
 """
 
 import contextlib
@@ -38,11 +37,11 @@ def scalars(stats: IterationStats) -> dict[str, float]:
     return values
 
 
-class ProgressReporter:
-    """A live progress bar on a terminal; a plain line now and then elsewhere."""
+class ProgressReporter(contextlib.AbstractContextManager["ProgressReporter"]):
+    """A live progress bar on a terminal; elsewhere a plain line every few seconds."""
 
     def __init__(self, console: Console | None = None) -> None:
-        """Show on a console (default: standard error)."""
+        """Report to a console (default: standard error)."""
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: Any = None
@@ -50,7 +49,7 @@ class ProgressReporter:
         self._rate = 0.0
 
     def start(self, model: Learner, total_steps: int) -> None:
-        """Show the bar already before the first iteration is done, which may have to compile."""
+        """Show the bar before the first iteration, which may have to compile, has ended."""
         if not self.console.is_interactive or self.console.quiet:
             return
         self._bar = Progress(
@@ -73,53 +72,37 @@ class ProgressReporter:
         rate = _steps_per_second(stats)
         smoothed = _RATE_SMOOTHING * self._rate + (1.0 - _RATE_SMOOTHING) * rate
         self._rate = smoothed if self._rate else rate
-        finished = stats.num_steps >= model.schedule.end
-        if self.console.is_interactive:
-            self._show_bar(model, stats)
-        elif finished or time.monotonic() - self._last_line >= _PLAIN_SECONDS:
+        end = model.schedule.end
+        done = min(stats.num_steps, end)
+        mean_return = f"{stats.rollout['return_mean']:.5g}"
+        if self._bar is None:
+            self.start(model, end)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, rate=self._rate, mean_return=mean_return)
+        elif done == end or time.monotonic() - self._last_line >= _PLAIN_SECONDS:
             self._last_line = time.monotonic()
-            self.console.print(self._line(model, stats))
-        if finished:
+            left = (end - done) / max(self._rate, 1e-9)
+            self.console.print(
+                f"{done:,}/{end:,} steps, {self._rate:,.0f} steps/s, return {mean_return}, "
+                f"{left:.0f} s left"
+            )
+        if done == end:
             self.close()
 
     def close(self) -> None:
-        """Leave the terminal as it should be."""
+        """Remove the bar and restore the terminal."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-    def __enter__(self) -> "ProgressReporter":
-        """Nothing is shown yet."""
-        return self
-
     def __exit__(self, *_: object) -> None:
-        """Leave the terminal as it should be, whatever happened."""
         self.close()
 
-    def _show_bar(self, model: Learner, stats: IterationStats) -> None:
-        if self._bar is None:
-            self.start(model, model.schedule.end)
-        if self._bar is not None:
-            self._bar.update(
-                self._task,
-                completed=min(stats.num_steps, model.schedule.end),
-                rate=self._rate,
-                mean_return=f"{stats.rollout['return_mean']:.5g}",
-            )
 
-    def _line(self, model: Learner, stats: IterationStats) -> str:
-        end = model.schedule.end
-        left = max(end - stats.num_steps, 0) / max(self._rate, 1e-9)
-        return (
-            f"{min(stats.num_steps, end):,}/{end:,} steps, {self._rate:,.0f} steps/s, "
-            f"return {stats.rollout['return_mean']:.5g}, {left:.0f} s left"
-        )
+class TensorBoardReporter(contextlib.AbstractContextManager["TensorBoardReporter"]):
+    """Metrics of every iteration, and results of evaluations, as TensorBoard events.
 
-
-class TensorBoardReporter:
-    """Scalars of every iteration, and what evaluations add, as TensorBoard events.
-
-    Use it in a `with` statement. Every method raises OSError where events cannot be written.
+    Use it in a `with` statement. Every method raises OSError if events cannot be written.
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
@@ -127,18 +110,17 @@ class TensorBoardReporter:
 
         Args:
             folder: Where it goes.
-            first_step: Steps taken before. What an earlier session, killed after its last
-                checkpoint, recorded beyond them is hidden: it is about to be recorded again.
+            first_step: Environment steps of the checkpoint from which training resumes. Later
+                events of an earlier session are hidden: they are about to be recorded again.
         """
         from torch.utils.tensorboard import SummaryWriter  # takes a second
 
         self.folder = folder
-        again = any(folder.glob("events.out.tfevents.*"))
+        purge_step = first_step + 1 if _wait_until_newest(folder) else None
         self._thread_hook = threading.excepthook
         threading.excepthook = self._on_thread_error
         try:
             with self._writing():
-                purge_step = first_step + 1 if again else None
                 self.writer = SummaryWriter(str(folder), purge_step=purge_step)
         except OSError:
             threading.excepthook = self._thread_hook
@@ -149,7 +131,7 @@ class TensorBoardReporter:
         self.add(scalars(stats), stats.num_steps)
 
     def add(self, values: Mapping[str, float], num_steps: int) -> None:
-        """Record scalars by tag; what has no value is left out."""
+        """Record scalars by tag, except those that are not finite."""
         with self._writing():
             for tag, value in values.items():
                 if math.isfinite(value):
@@ -161,24 +143,20 @@ class TensorBoardReporter:
             self.writer.add_images("eval/episode", frames, num_steps, dataformats="NHWC")
 
     def flush(self) -> None:
-        """Write what is pending, so that a checkpoint is never ahead of its events."""
+        """Write pending events, so that a checkpoint is never ahead of its events."""
         with self._writing():
             self.writer.flush()
 
     def close(self) -> None:
-        """Write what is pending, and nothing more."""
+        """Write pending events and close the file."""
         try:
             with self._writing():
                 self.writer.close()
         finally:
             threading.excepthook = self._thread_hook
 
-    def __enter__(self) -> "TensorBoardReporter":
-        """Nothing more to open."""
-        return self
-
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close; what went wrong before is what counts."""
+        """Close; an earlier exception takes precedence over one of closing."""
         with contextlib.suppress(*([] if kind is None else [OSError])):
             self.close()
 
@@ -191,9 +169,25 @@ class TensorBoardReporter:
             raise OSError(error.errno, reason, str(self.folder)) from error
 
     def _on_thread_error(self, details: threading.ExceptHookArgs) -> None:
-        """The writer's thread hands its error on to us, so it need not print it as well."""
+        """Keep the writer's thread from printing errors that its methods raise again."""
         if type(details.thread).__name__ != "_AsyncWriterThread":
             self._thread_hook(details)
+
+
+def _wait_until_newest(folder: Path) -> bool:
+    """Wait until a new event file sorts behind all others; whether there are others.
+
+    TensorBoard reads event files in the order of their names. Those begin with the second in which
+    the file was made, and go on with the process id: within one second the order may be wrong, and
+    events of the earlier session would follow those that replace them.
+    """
+    seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    if not seconds:
+        return False
+    remaining = max(seconds) + 1 - time.time()
+    if 0 < remaining <= 1:  # longer only if the clock was set back
+        time.sleep(remaining)
+    return True
 
 
 def _steps_per_second(stats: IterationStats) -> float:

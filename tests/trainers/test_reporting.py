@@ -16,10 +16,11 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
 )
+from tensorboard.summary.writer import event_file_writer  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
 from grpo_gym.trainers import reporting
-from grpo_gym.trainers.grpo import IterationStats
+from grpo_gym.trainers.iteration import IterationStats
 from grpo_gym.trainers.learning.update import UpdateStats
 from grpo_gym.trainers.reporting import ProgressReporter, TensorBoardReporter, scalars
 
@@ -190,6 +191,19 @@ def test_steps_after_the_last_checkpoint_are_not_doubled(saved: int, tmp_path: P
             board(MODEL, iteration(number))
     steps = [event.step for event in read(tmp_path).Scalars("rollout/return_mean")]
     assert steps == [100, 200, 300, 400]
+
+
+def test_events_of_a_resumed_run_follow_the_earlier_ones_even_within_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorBoard reads files by name, and "10" sorts before "9"."""
+    for process, first_step in (("9", 0), ("10", 100)):
+        monkeypatch.setattr(event_file_writer.os, "getpid", lambda process=process: process)
+        with TensorBoardReporter(tmp_path, first_step) as board:
+            for number in (1, 2) if first_step == 0 else (2, 3):
+                board(MODEL, iteration(number))
+    recorded = read(tmp_path).Scalars("rollout/return_mean")
+    assert [event.step for event in recorded] == [100, 200, 300]
 
 
 def test_a_disk_that_is_full_is_one_error_with_the_folder(
