@@ -4,15 +4,17 @@ All play the same days, which no training sees. An interrupted experiment resume
 
     python scripts/autoscaling.py --part diurnal
     python scripts/autoscaling.py --part bursty
-    python scripts/autoscaling_plot.py
+    python scripts/autoscaling.py --figure docs/autoscaling.png      # of what has been measured
 
 Kubernetes' autoscaler and the other heuristics play twice: on their own terms, where they command
 the number of replicas without constraints, and with the policy's actions.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import tyro
@@ -21,6 +23,7 @@ from grpo_gym.envs.autoscaler.baselines import make_baseline
 from grpo_gym.evaluation.episodes import Evaluation, evaluate
 from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.rollouts.batches import make_batch
+from grpo_gym.settings.config import ConfigError
 from grpo_gym.trainers import experiments
 from grpo_gym.trainers.experiments import EVALUATION_SEED
 from grpo_gym.trainers.presets import PRESETS
@@ -35,7 +38,27 @@ OWN_TERMS: dict[str, Any] = {"action": "replicas", "constraints": False}
 """What horizontal autoscalers are made for."""
 REPORTED = {"reward": "chapter"}
 """The reward to report, whatever the training used; infos have the bill."""
+COST, VIOLATIONS = "cost $/day", "violations %"
 Measures = dict[str, dict[str, Any]]
+"""Mean and interval by name."""
+
+PANELS = {
+    "dollars": "diurnal-target: a calm day",
+    "bursty": "bursty: eight bursts a day",
+    "flash-crowd": "flash-crowd: demand multiplies",
+}
+"""Titles of the parts in the figure."""
+SWEEPS = {
+    "own terms": ("#0072B2", "Kubernetes' HPA, targets in %"),
+    "policy's actions": ("#56B4E9", "The same by the policy's actions"),
+}
+MARKS = {
+    "seasonal_naive": ("Seasonal naive", "v"),
+    "holt_winters": ("Holt-Winters", "s"),
+    "clairvoyant": ("Clairvoyant: knows demand", "*"),
+}
+MOST_VIOLATIONS = 25.0
+"""Upper limit of the figure, in %: with a target of 95 % an autoscaler cannot scale up."""
 
 
 @dataclass(frozen=True)
@@ -76,29 +99,34 @@ PARTS = {
 class Options(experiments.ExperimentOptions):
     """The command line."""
 
-    part: Literal[
-        "diurnal", "diurnal-target", "diurnal-joint", "bursty", "flash-crowd", "dollars", "chapter"
-    ]
+    part: (
+        Literal["diurnal", "diurnal-target", "diurnal-joint", "bursty", "flash-crowd"]
+        | Literal["dollars", "chapter"]
+        | None
+    ) = None
     """What to measure, into autoscaling_<part>.json: a preset; dollars, which is diurnal-target
     with the other reward; or chapter, diurnal with published settings."""
     days: int = 1_000
     """Days that everybody plays; chapter's policy takes three seconds a day."""
+    figure: Path | None = None
+    """Draw violations against cost to this file (needs matplotlib)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is missing."""
+    """Measure what is missing, then draw."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
-    part = PARTS[options.part]
-    heuristics = {
-        terms: partial(play_heuristics, env_kwargs, options.days)
-        for terms, env_kwargs in terms_of(part).items()
-    }
-    trainings = {
-        f"trained/seed {seed}": partial(train, part, seed, options.days)
-        for seed in range(options.seeds)
-    }
-    path = options.results / f"autoscaling_{options.part}.json"
-    experiments.measure(path, {**heuristics, **trainings}, options.processes)
+    if options.part is not None:
+        part = PARTS[options.part]
+        measurements: dict[str, Any] = {
+            terms: partial(play_heuristics, env_kwargs, options.days)
+            for terms, env_kwargs in terms_of(part).items()
+        }
+        for seed in range(options.seeds):
+            measurements[f"trained/seed {seed}"] = partial(train, part, seed, options.days)
+        path = options.results / f"autoscaling_{options.part}.json"
+        experiments.measure(path, measurements, options.processes)
+    if options.figure is not None:
+        draw(options.results, options.figure)
 
 
 def terms_of(part: Part) -> dict[str, dict[str, Any]]:
@@ -151,8 +179,8 @@ def measures(evaluation: Evaluation) -> Measures:
     steps, metrics = evaluation.lengths, evaluation.metrics
     values = {
         "reward a step": evaluation.returns / steps,
-        "violations %": 100.0 * metrics["violation"],
-        "cost $/day": steps * metrics["cost_dollars"],
+        VIOLATIONS: 100.0 * metrics["violation"],
+        COST: steps * metrics["cost_dollars"],
         "bill $/day": steps * (metrics["cost_dollars"] + metrics["penalty_dollars"]),
         "lost %": 100.0 * metrics["lost"] / metrics["arrivals"],
     }
@@ -161,6 +189,72 @@ def measures(evaluation: Evaluation) -> Measures:
         name: {"mean": round(each.mean, 5), "ci95": [round(limit, 5) for limit in each.ci95]}
         for name, each in summaries.items()
     }
+
+
+def draw(folder: Path, out: Path) -> None:
+    """Draw violations against cost, a panel for each task of `PANELS` that has been measured."""
+    from matplotlib.figure import Figure
+
+    paths = {part: folder / f"autoscaling_{part}.json" for part in PANELS}
+    found = {part: json.loads(path.read_text()) for part, path in paths.items() if path.exists()}
+    if not found:
+        raise ConfigError(f"{folder} must hold autoscaling_<part>.json: measure a part first")
+    figure = Figure(figsize=(5.3 * len(found), 5.2))
+    axes = figure.subplots(1, len(found), squeeze=False)[0]
+    for axis, (part, results) in zip(axes, found.items(), strict=True):
+        draw_panel(axis, PANELS[part], results)
+    axes[0].set_ylabel("Minutes with a 99th percentile above 200 ms, %")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
+    title = "AutoScaler-v0: fewer broken latency promises for less money is down and left\n"
+    figure.suptitle(title, fontsize=13)
+    subtitle = "Means of 1,000 unseen days; bars: 95 % intervals, where they exceed the mark"
+    figure.text(0.5, 0.91, subtitle, ha="center", fontsize=9.5, color="#444444")
+    figure.tight_layout(rect=(0.0, 0.12, 1.0, 0.98))
+    figure.savefig(out, dpi=130)
+
+
+def draw_panel(axis: Any, title: str, results: dict[str, Any]) -> None:
+    """Draw one task: the sweep of HPA, other heuristics, and the trained policies."""
+    for terms, (colour, label) in SWEEPS.items():
+        sweep = {k.split()[-1]: point(v) for k, v in results[terms].items() if k[:4] == "hpa "}
+        sweep = {percent: at for percent, at in sweep.items() if at[1] < MOST_VIOLATIONS}
+        points = list(sweep.values())
+        axis.plot(*zip(*points, strict=True), "o-", color=colour, ms=4, lw=1.2, label=label)
+        if terms == "own terms":
+            for percent, at in sweep.items():
+                axis.annotate(percent, at, (4, 4), textcoords="offset points", fontsize=8)
+    for name, (label, mark) in MARKS.items():
+        at = point(results["own terms"][name])
+        axis.plot(*at, mark, color="#666666", ms=8, label=label, ls="none")
+    trained = [value for key, value in results.items() if key.startswith("trained/")]
+    for seed, each in enumerate(trained):
+        axis.errorbar(
+            *point(each),
+            errors(each, VIOLATIONS),
+            errors(each, COST),
+            fmt="D",
+            color="#D55E00",
+            ms=4,
+            alpha=0.8,
+            capsize=2,
+            label="GRPO, one mark a seed" if seed == 0 else None,
+        )
+    axis.set(title=title, xlabel="Cost, $ a day", yscale="log")
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axis.grid(alpha=0.25, which="both")
+
+
+def point(measured: Measures) -> tuple[float, float]:
+    """Coordinates of a mark."""
+    return measured[COST]["mean"], measured[VIOLATIONS]["mean"]
+
+
+def errors(measured: Measures, name: str) -> list[list[float]]:
+    """Distances from the mean to the ends of its interval."""
+    mean, (low, high) = measured[name]["mean"], measured[name]["ci95"]
+    return [[mean - low], [high - mean]]
 
 
 if __name__ == "__main__":
