@@ -1,14 +1,14 @@
-"""What the single environments of ours share: seeding, snapshots, render modes."""
+"""The shell of single native environments: a simulator with B = 1 behind `gymnasium.Env`."""
 
-import operator
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import gymnasium as gym
 import numpy as np
 
-from grpo_gym.envs.arguments import check_render_mode
-from grpo_gym.envs.native_vector_env import BatchSimulator, observation_of
+from grpo_gym.envs.arguments import check_options
+from grpo_gym.envs.batch_simulator import Infos
+from grpo_gym.envs.native_task import NativeTask, check_action, observation_of
 from grpo_gym.envs.seeding import fold_seed
 
 Observation = TypeVar("Observation")
@@ -16,98 +16,126 @@ Action = TypeVar("Action")
 
 
 class NativeEnv(gym.Env[Observation, Action]):
-    """One environment: a batch simulator with B = 1."""
+    """One environment; subclasses name their task and build their config.
 
-    def __init__(
-        self,
-        simulator: BatchSimulator,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
-        render_mode: str | None,
-    ) -> None:
-        """Wrap a simulator of one environment.
+    Attributes:
+        config: The settings.
+        simulator: Of one environment.
+    """
+
+    task: ClassVar[NativeTask]
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["ansi", "rgb_array"],
+        "render_fps": 8,
+    }
+
+    def __init__(self, config: Any, render_mode: str | None) -> None:
+        """Build the simulator and the spaces.
 
         Raises:
             gymnasium.error.UnsupportedMode: If the render mode is unknown.
         """
-        self.render_mode = check_render_mode(render_mode, self.metadata["render_modes"])
-        self._single = simulator
-        self.observation_space = observation_space
-        self.action_space = action_space
+        modes = self.metadata["render_modes"]
+        if render_mode is not None and render_mode not in modes:
+            raise gym.error.UnsupportedMode(
+                f"render_mode must be one of {modes}, got {render_mode!r}"
+            )
+        self.render_mode = render_mode
+        self.config = config
+        self.simulator: Any = self.task.simulator(config, 1)
+        self.observation_space = self.task.observation_space(config)
+        self.action_space = self.task.action_space(config)
         self._seeded = False
         self._history: list[Any] = []
 
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Draw a new episode: that of `seed`, or the next one of the current seed.
+
+        Raises:
+            ConfigError: If an option is unknown or makes no sense.
+        """
+        options = options or {}
+        check_options(options, self.task.reset_options)
+        arguments = self.task.reset_arguments(self.simulator, options, 1)
+        super().reset(seed=seed)
+        if seed is not None or not self._seeded:
+            own = self.np_random_seed
+            if own is None or own < 0:  # unknown: the generator was set from outside
+                own = int(self.np_random.integers(2**63))
+            self.simulator.seed(np.array([fold_seed(own)], np.uint64))
+            self._seeded = True
+        self.simulator.reset(**arguments)
+        self._forget_pictures()
+        return observation_of(self.simulator.observe(), 0), _info_of(self.simulator.state_infos())
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Apply an action.
+
+        Raises:
+            gymnasium.error.InvalidAction: If the action is not in the action space.
+            gymnasium.error.ResetNeeded: If called before the first reset.
+        """
+        self._need_reset("step")
+        simulator = self.simulator
+        actions = check_action(action, self.action_space, self.task.action_name)
+        observation = observation_of(simulator.step(actions), 0)
+        info = {**_info_of(simulator.state_infos()), **_info_of(simulator.step_infos(actions))}
+        terminated, truncated = simulator.ends()
+        if self.render_mode is not None:
+            self._history.append(self.task.event(simulator, 0, actions[0]))
+        reward = float(simulator.rewards()[0])
+        return observation, reward, bool(terminated[0]), bool(truncated[0]), info
+
     def get_state(self) -> dict[str, np.ndarray]:
         """A snapshot from which `set_state` continues exactly as this environment would."""
-        return self._single.get_state()
+        state: dict[str, np.ndarray] = self.simulator.get_state()
+        return state
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> Any:
         """Continue from a snapshot of an environment with the same configuration.
 
         Returns:
-            The observation there.
+            The observation in that state.
 
         Raises:
             ValueError: If the snapshot does not fit this configuration.
         """
-        self._single.set_state(state)
+        self.simulator.set_state(state)
         self._seeded = True
-        # Pictures show recent steps, and those were another episode's.
-        self._history.clear()
-        return self._observe()
+        self._forget_pictures()
+        return observation_of(self.simulator.observe(), 0)
 
-    def _begin(self, seed: int | None, **world: Any) -> None:
-        """Draw a new episode: that of `seed`, or the next one of the current seed.
+    def render(self) -> Any:
+        """A frame: text for "ansi", an array of shape (height, width, 3), uint8, for "rgb_array".
 
-        Args:
-            seed: As for `reset`.
-            **world: The outside world instead, as the simulator's `reset` takes it.
+        Raises:
+            gymnasium.error.ResetNeeded: If called before the first reset.
         """
-        gym.Env.reset(self, seed=seed)
-        if seed is not None or not self._seeded:
-            own = self.np_random_seed
-            if own is None or own < 0:  # unknown: the generator was set from outside
-                own = int(self.np_random.integers(2**63))
-            self._single.seed(np.array([fold_seed(own)], np.uint64))
-            self._seeded = True
-        self._single.reset(**world)
-        self._history.clear()
+        self._need_reset("render")
+        if self.render_mode == "ansi":
+            return self.task.render_ansi(self.simulator, self._history)
+        if self.render_mode == "rgb_array":
+            return self._render_rgb()
+        gym.logger.warn('render() draws nothing without render_mode="ansi" or "rgb_array"')
+        return None
 
-    def _observe(self) -> Any:
-        return observation_of(self._single.observe(), 0)
+    def _render_rgb(self) -> np.ndarray:
+        return self.task.render_rgb(self.simulator, self._history, 0)
+
+    def _forget_pictures(self) -> None:
+        """Forget the steps that pictures show: they belong to another episode."""
+        self._history.clear()
 
     def _need_reset(self, method: str) -> None:
         if not self._seeded:
             raise gym.error.ResetNeeded(f"call reset() before {method}()")
 
-    def _choice(self, action: Any, name: str) -> int:
-        """A number that stands for an action, as an int.
 
-        Raises:
-            gymnasium.error.InvalidAction: If it is none.
-        """
-        count = int(self.action_space.n)  # type: ignore[attr-defined]
-        try:
-            number = operator.index(action)
-        except TypeError:
-            number = -1
-        if not 0 <= number < count:
-            raise gym.error.InvalidAction(
-                f"action must be a {name} from 0 to {count - 1}, got {action!r}"
-            )
-        return number
-
-    def _choices(self, action: Any, name: str) -> np.ndarray:
-        """An action of a MultiDiscrete, shape (C,), int64.
-
-        Raises:
-            gymnasium.error.InvalidAction: If it is none.
-        """
-        counts = self.action_space.nvec  # type: ignore[attr-defined]
-        choices = np.asarray(action)
-        fits = choices.shape == counts.shape and choices.dtype.kind in "iu"
-        if not fits or ((choices < 0) | (choices >= counts)).any():
-            raise gym.error.InvalidAction(
-                f"action must be {name} from 0 and below {counts.tolist()}, got {action!r}"
-            )
-        return choices.astype(np.int64)
+def _info_of(infos: Infos) -> dict[str, Any]:
+    """The infos of the only environment: Python scalars, and copies of arrays."""
+    return {
+        name: values.item() if values.ndim == 1 else values[0].copy()
+        for name, values in infos.items()
+    }

@@ -1,135 +1,87 @@
-"""What the vector environments of ours share: seeds, automatic resets, limits of time, snapshots.
+"""The shell of native vector environments: a simulator with B = num_envs behind `VectorEnv`.
 
-Environment i of `reset(seed=s)` gives the same numbers as the single environment after
+Environment i of `reset(seed=s)` returns the same numbers as the single environment after
 `reset(seed=s + i)`, through every automatic reset.
 
-Shapes: B environments, M chosen ones.
+Shapes: B environments, C components of a MultiDiscrete, M chosen environments ("members").
 """
 
-from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from grpo_gym.envs.arguments import check_options
-from grpo_gym.envs.kernels import kernel
+from grpo_gym.envs.arguments import check_count, check_options
+from grpo_gym.envs.batch_simulator import Infos, Observations
+from grpo_gym.envs.native_task import NativeTask, check_actions, observation_of
 from grpo_gym.envs.seeding import fold_seed, seed_list
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings.config import ConfigError, suggest
 
-Observations = Any
-"""Of B environments: an array, or for a Dict space a dictionary of them; the first axis is B."""
 StepResult = tuple[Observations, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
-class BatchSimulator(Protocol):
-    """B environments that move together."""
-
-    num_envs: int
-
-    def seed(self, seeds: np.ndarray, members: np.ndarray | None = None) -> None:
-        """Start environments over from these seeds, shape (M,), uint64."""
-
-    @property
-    def reset(self) -> Callable[..., None]:
-        """Draws the next outside world of environments, or takes the one given.
-
-        Its first argument is `members`; the rest, if any, is the simulator's own.
-        """
-
-    def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> Observations:
-        """Move all environments but the skipped ones; observations (B, ...) of all."""
-
-    def observe(self) -> Observations:
-        """Observations of all environments, (B, ...): arrays of their own at each call."""
-
-    def elapsed(self) -> np.ndarray:
-        """Steps since the reset, shape (B,)."""
-
-    def rewards(self) -> np.ndarray:
-        """Of the last step, shape (B,), float64: the caller's own."""
-
-    def get_state(self, members: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """A copy of all that decides how environments go on; the first axis is theirs."""
-
-    def set_state(self, state: Mapping[str, np.ndarray], members: np.ndarray | None = None) -> None:
-        """Put environments at a state."""
-
-    def copy_members(self, source: np.ndarray, target: np.ndarray) -> None:
-        """Make environments go on as others do, in the same outside world."""
-
-
 class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
-    """Many environments in one array program.
+    """B environments in one array program; subclasses name their task and build their config.
 
-    Members that are reset together with equal seeds share one outside world. `autoreset_mode` is
-    any of Gymnasium's three: NEXT_STEP (default), SAME_STEP, DISABLED (with `reset_mask`).
-    Subclasses say what actions are legal, when episodes end, and what infos hold.
+    Environments that are reset together with equal seeds share one trace.
+
+    Attributes:
+        config: The settings.
+        simulator: Of B environments.
     """
 
+    task: ClassVar[NativeTask]
     metadata: dict[str, Any] = {  # noqa: RUF012
         "autoreset_mode": AutoresetMode.NEXT_STEP,
         "shares_outside_world": True,
     }
 
-    actions_are = "actions"
-    """What messages call the numbers that stand for actions."""
-    reset_options: tuple[str, ...] = ()
-    """Options of `reset` beside `reset_mask`; `_world` makes something of them."""
-
     def __init__(
         self,
-        simulator: BatchSimulator,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
-        *,
+        config: Any,
+        num_envs: int,
         render_mode: str | None,
-        autoreset_mode: AutoresetMode,
+        autoreset_mode: AutoresetMode | str,
         max_episode_steps: int | None,
     ) -> None:
-        """Wrap a simulator; `check_vector_arguments` checks the arguments.
+        """Build the simulator and the spaces.
 
         Args:
-            simulator: Of B environments.
-            observation_space: Of one environment.
-            action_space: Of one environment.
-            render_mode: None or "rgb_array".
-            autoreset_mode: What happens after an episode's end.
-            max_episode_steps: Shortens episodes, as `gym.make` would; None: no limit.
+            config: The settings.
+            num_envs: B.
+            render_mode: "rgb_array" renders each environment; None renders nothing.
+            autoreset_mode: When finished environments are reset: any of Gymnasium's three modes.
+            max_episode_steps: Truncates episodes, as `gym.make` would; None or -1: no limit.
+
+        Raises:
+            ConfigError: If an argument makes no sense.
+            gymnasium.error.UnsupportedMode: If the render mode is unknown.
         """
-        self.num_envs = simulator.num_envs
+        self.num_envs = check_count("num_envs", num_envs)
+        if render_mode not in (None, "rgb_array"):
+            raise gym.error.UnsupportedMode(
+                'render_mode must be None or "rgb_array" for a vector environment, got '
+                f"{render_mode!r}"
+            )
         self.render_mode = render_mode
-        self.autoreset_mode = autoreset_mode
-        self.max_episode_steps = max_episode_steps
-        self.metadata = {**self.metadata, "autoreset_mode": autoreset_mode}
-        self._batch = simulator
-        self.single_observation_space = observation_space
-        self.single_action_space = action_space
-        self.observation_space = batch_space(observation_space, self.num_envs)
-        self.action_space = batch_space(action_space, self.num_envs)
+        self.autoreset_mode = _check_autoreset_mode(autoreset_mode)
+        self.max_episode_steps = None
+        if max_episode_steps not in (None, -1):
+            self.max_episode_steps = check_count("max_episode_steps", max_episode_steps)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.config = config
+        self.simulator: Any = self.task.simulator(config, self.num_envs)
+        self.single_observation_space = self.task.observation_space(config)
+        self.single_action_space = self.task.action_space(config)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._finished = np.zeros(self.num_envs, np.bool_)
         self._seeded = np.zeros(self.num_envs, np.bool_)
         self._ready = False
         self._history: list[list[Any]] = [[] for _ in range(self.num_envs)]
-
-    @abstractmethod
-    def _own_ends(self) -> tuple[np.ndarray, np.ndarray]:
-        """Terminal states, and truncations other than by `max_episode_steps`; (B,), bool."""
-
-    @abstractmethod
-    def _reset_infos(self, present: np.ndarray) -> dict[str, Any]:
-        """Infos that a reset gives, present where this mask says, shape (B,), bool."""
-
-    @abstractmethod
-    def _step_infos(self, actions: np.ndarray, present: np.ndarray) -> dict[str, Any]:
-        """Infos that a step gives, those about it present where this mask says, (B,), bool."""
-
-    @abstractmethod
-    def _step_names(self) -> tuple[str, ...]:
-        """Names of infos that are about a step, and absent after a reset."""
 
     def reset(
         self,
@@ -140,71 +92,72 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         """Start new episodes.
 
         Args:
-            seed: s gives environment i the seed s + i; a sequence gives one seed each, where
-                equal seeds share one outside world. None goes on from the current seed, or from
-                a random one at first.
+            seed: s seeds environment i with s + i; a sequence has one seed each, where equal seeds
+                share one trace. None continues from the current seed, or from a random one at
+                first.
             options: `reset_mask`, shape (B,), bool: which environments to reset (default: all);
-                and those in `reset_options`.
+                and those in `task.reset_options`.
 
         Raises:
             ConfigError: If a seed or an option makes no sense.
         """
-        check_options(options, known=("reset_mask", *self.reset_options))
-        members = self._members((options or {}).get("reset_mask"))
-        world = self._world(options or {}, members)
+        options = options or {}
+        check_options(options, ("reset_mask", *self.task.reset_options))
+        members = self._members(options.get("reset_mask"))
+        arguments = self.task.reset_arguments(self.simulator, options, len(members))
         self._seed(seed, members)
-        self._restart(members, world)
+        self._restart(members, **arguments)
         present = np.zeros(self.num_envs, np.bool_)
         present[members] = True
-        return self._batch.observe(), self._reset_infos(present)
+        return self.simulator.observe(), _marked(self.simulator.state_infos(), present)
 
     def step(self, actions: np.ndarray) -> StepResult:
-        """Move every environment.
+        """Step every environment.
 
         Args:
-            actions: Shape (B,), integers; of a MultiDiscrete with C components (B, C).
+            actions: Shape (B,), integers; of a MultiDiscrete (B, C).
 
         Returns:
             Observations (B, ...), for a Dict space a dictionary of such, rewards (B,) float64,
-            terminated and truncated (B,) bool, and infos as Gymnasium's vector environments give
-            them.
+            terminated and truncated (B,) bool, and infos in the format of Gymnasium's vector
+            environments.
 
         Raises:
-            gymnasium.error.InvalidAction: If an action is none, or they are not (B,) or (B, C).
+            gymnasium.error.InvalidAction: If an action is not in the action space.
             gymnasium.error.ResetNeeded: Before the first reset; with DISABLED, if a finished
                 environment is stepped.
         """
         everyone = np.ones(self.num_envs, np.bool_)
         if self.autoreset_mode is AutoresetMode.DISABLED:
             return self.step_alive(actions, everyone)
-        actions = self._ready_for(actions)
+        actions = self._check_actions(actions)
         if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._finished.any():
-            return self._step_with_resets(actions)
-        observations = self._batch.step(actions)
-        rewards = self._batch.rewards()
-        terminated, truncated = self._ends(everyone)
-        infos = self._step_infos(actions, everyone)
-        self._finished = terminated | truncated
+            stepped = ~self._finished
+            self.simulator.step(actions, skip=self._finished)
+            self._restart(np.flatnonzero(self._finished))
+            return self._result(actions, self.simulator.observe(), stepped, everyone)
+        observations = self.simulator.step(actions)
+        result = self._result(actions, observations, everyone, everyone)
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._finished.any():
-            observations, infos = self._reset_in_place(observations, infos)
-        return observations, rewards, terminated, truncated, infos
+            return self._reset_in_place(actions, result)
+        return result
 
     def step_alive(self, actions: np.ndarray, alive: np.ndarray) -> StepResult:
-        """Move some environments; the others stay as they are.
+        """Step some environments; the others stay as they are.
 
-        For episodes that end, or that one wants to go on with, at different moments: `step` with
-        DISABLED refuses to go on when any environment has finished.
+        For episodes that end at different times: with DISABLED, `step` refuses to continue when
+        any environment has finished.
 
         Args:
-            actions: As for `step`, also where they change nothing.
+            actions: As for `step`; those of environments that are not alive are checked too.
             alive: Which environments to step, shape (B,), bool.
 
         Returns:
-            As `step`. Environments not stepped show what they showed, with reward 0 and no end,
-            and infos about the step are marked absent.
+            As `step`. Environments not stepped return their current observation, reward 0, no end,
+            and infos that are marked absent.
 
         Raises:
-            gymnasium.error.InvalidAction: If an action is none, or they are not (B,) or (B, C).
+            gymnasium.error.InvalidAction: If an action is not in the action space.
             gymnasium.error.ResetNeeded: Before the first reset, or if a finished environment is
                 stepped.
             ConfigError: If `autoreset_mode` is not DISABLED, or `alive` is not bool of shape (B,).
@@ -212,7 +165,7 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         if self.autoreset_mode is not AutoresetMode.DISABLED:
             raise ConfigError(
                 "autoreset_mode must be DISABLED for step_alive, got "
-                f"{self.autoreset_mode.value}: otherwise step() decides who is stepped"
+                f"{self.autoreset_mode.value}: use step()"
             )
         alive = np.asarray(alive)
         if alive.shape != (self.num_envs,) or alive.dtype != np.bool_:
@@ -220,98 +173,122 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
                 f"alive must be bool of shape ({self.num_envs},), got {alive.dtype} of shape "
                 f"{alive.shape}"
             )
-        actions = self._ready_for(actions)
+        actions = self._check_actions(actions)
         if (self._finished & alive).any():
             raise gym.error.ResetNeeded(
                 "finished environments must be reset before the next step: "
                 'call reset(options={"reset_mask": terminated | truncated})'
             )
-        observations = self._batch.step(actions, skip=~alive)
-        terminated, truncated = self._ends(alive)
-        self._finished |= terminated | truncated
-        rewards = np.where(alive, self._batch.rewards(), 0.0)
-        return observations, rewards, terminated, truncated, self._step_infos(actions, alive)
+        observations = self.simulator.step(actions, skip=~alive)
+        return self._result(actions, observations, alive, alive)
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """One frame per environment, each (height, width, 3), uint8; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        return tuple(
+            self.task.render_rgb(self.simulator, history, b)
+            for b, history in enumerate(self._history)
+        )
+
+    def observe(self) -> Observations:
+        """Current observations of all environments, first axis B."""
+        return self.simulator.observe()
 
     def get_state(self, members: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """A snapshot of the given environments (default: all); the first axis is theirs."""
-        return self._batch.get_state(members)
+        """A snapshot of the given environments (default: all); first axis M."""
+        state: dict[str, np.ndarray] = self.simulator.get_state(members)
+        return state
 
     def set_state(self, state: Mapping[str, np.ndarray], members: np.ndarray | None = None) -> None:
-        """Put the given environments (default: all) where the snapshot was taken.
+        """Put the given environments (default: all) into the state of a snapshot.
 
         Raises:
             ValueError: If the snapshot does not fit this configuration, or is of another number
                 of environments.
         """
-        self._batch.set_state(state, members)
-        self._seeded[slice(None) if members is None else members] = True
-        self._ready = bool(self._seeded.all())
-        self._finished = self._over()
-        # Pictures show recent steps, and those were another episode's.
-        for b in range(self.num_envs) if members is None else members:
+        self.simulator.set_state(state, members)
+        members = np.arange(self.num_envs) if members is None else members
+        self._mark_seeded(members)
+        self._finished = np.logical_or(*self._ends())
+        for b in members:  # pictures show recent steps, and those were another episode's
             self._history[b].clear()
 
     def copy_members(self, source: np.ndarray, target: np.ndarray) -> None:
         """Make environments `target` continue exactly as `source` would, both shape (M,), int."""
-        self._batch.copy_members(np.asarray(source), np.asarray(target))
-        self._seeded[target] = self._seeded[source]
-        self._ready = bool(self._seeded.all())
-        self._finished = self._over()
+        self.simulator.copy_members(np.asarray(source), np.asarray(target))
+        self._mark_seeded(target, self._seeded[source])
+        self._finished = np.logical_or(*self._ends())
         histories = [self._history[b].copy() for b in source]
         for b, history in zip(target, histories, strict=True):
             self._history[b] = history
 
-    def observe(self) -> Observations:
-        """Current observations of all environments, first axis B."""
-        return self._batch.observe()
+    def _state_infos_of_step(self) -> Infos:
+        """Infos about the current state, as steps report them."""
+        infos: Infos = self.simulator.state_infos()
+        return infos
 
-    def _past_limit(self) -> np.ndarray:
-        if self.max_episode_steps is None:
-            return np.zeros(self.num_envs, np.bool_)
-        return self._batch.elapsed() >= self.max_episode_steps
+    def _result(
+        self,
+        actions: np.ndarray,
+        observations: Observations,
+        stepped: np.ndarray,
+        shown: np.ndarray,
+    ) -> StepResult:
+        """What a step returns.
 
-    def _over(self) -> np.ndarray:
-        terminal, cut = self._own_ends()
-        return terminal | cut | self._past_limit()
-
-    def _ends(self, stepped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Terminated and truncated of this step, as `gym.make` with its time limit says."""
-        terminal, cut = self._own_ends()
-        return terminal & stepped, (cut | self._past_limit()) & stepped
-
-    def _world(self, options: Mapping[str, Any], members: np.ndarray) -> dict[str, Any]:
-        """Arguments of the simulator's `reset` that options of `reset` stand for.
-
-        Raises:
-            ConfigError: If an option makes no sense.
+        Args:
+            actions: Of the step.
+            observations: After it.
+            stepped: The environments that it moved, shape (B,), bool.
+            shown: Those whose current state is reported, shape (B,), bool.
         """
-        return {}
+        terminated, truncated = (ends & stepped for ends in self._ends())
+        self._finished |= terminated | truncated
+        rewards = np.where(stepped, self.simulator.rewards(), 0.0)
+        for b in np.flatnonzero(stepped).tolist() if self.render_mode is not None else ():
+            self._history[b].append(self.task.event(self.simulator, b, actions[b]))
+        infos = _marked(self._state_infos_of_step(), shown)
+        infos |= _marked(self.simulator.step_infos(actions), stepped)
+        return observations, rewards, terminated, truncated, infos
 
-    def _ready_for(self, actions: np.ndarray) -> np.ndarray:
+    def _reset_in_place(self, actions: np.ndarray, result: StepResult) -> StepResult:
+        """SAME_STEP: the last observations and infos move to `final_obs` and `final_info`."""
+        observations, rewards, terminated, truncated, infos = result
+        done = self._finished.copy()
+        final_observations = np.full(self.num_envs, None, dtype=object)
+        for b in np.flatnonzero(done).tolist():
+            final_observations[b] = observation_of(observations, b)
+        final_infos = {
+            name: (values & done if name.startswith("_") else values)
+            for name, values in infos.items()
+        }
+        step_names = self.simulator.step_infos(actions).keys()
+        self._restart(np.flatnonzero(done))
+        infos = {
+            **_marked(self.simulator.state_infos(), np.ones(self.num_envs, np.bool_)),
+            **{name: infos[name] for name in step_names},
+            **{f"_{name}": ~done for name in step_names},
+            "final_obs": final_observations,
+            "_final_obs": done.copy(),
+            "final_info": final_infos,
+            "_final_info": done.copy(),
+        }
+        return self.simulator.observe(), rewards, terminated, truncated, infos
+
+    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which environments are terminated and truncated, time limit included; (B,), bool."""
+        terminated, truncated = self.simulator.ends()
+        if self.max_episode_steps is not None:
+            truncated = truncated | (self.simulator.elapsed() >= self.max_episode_steps)
+        return terminated, truncated
+
+    def _check_actions(self, actions: np.ndarray) -> np.ndarray:
         if not self._ready:
             raise gym.error.ResetNeeded("call reset() before step()")
-        actions = np.asarray(actions)
-        if actions.shape != self.action_space.shape or actions.dtype.kind not in "iu":
-            raise gym.error.InvalidAction(
-                f"actions must be integers of shape {self.action_space.shape}, got "
-                f"{actions.dtype} of shape {actions.shape}"
-            )
-        actions = np.ascontiguousarray(actions, np.int64)
-        space = self.single_action_space
-        if isinstance(space, gym.spaces.MultiDiscrete):
-            if ((actions < 0) | (actions >= space.nvec)).any():
-                raise gym.error.InvalidAction(
-                    f"actions must be {self.actions_are} from 0 and below {space.nvec.tolist()}, "
-                    f"got {actions.min(axis=0).tolist()} to {actions.max(axis=0).tolist()}"
-                )
-            return actions
-        count = int(space.n)  # type: ignore[attr-defined]
-        if not are_below(actions, count):
-            raise gym.error.InvalidAction(
-                f"actions must be {self.actions_are} from 0 to {count - 1}, got "
-                f"{actions.min()} to {actions.max()}"
-            )
-        return actions
+        return check_actions(
+            actions, self.single_action_space, self.num_envs, self.task.action_name
+        )
 
     def _members(self, mask: np.ndarray | None) -> np.ndarray:
         if mask is None:
@@ -334,63 +311,29 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
             one = seeds[b]
             if one is not None:
                 folded[b] = fold_seed(one)
-        self._batch.seed(folded[chosen], np.array(chosen, np.int64))
-        self._seeded[chosen] = True
+        self.simulator.seed(folded[chosen], np.array(chosen, np.int64))
+        self._mark_seeded(np.array(chosen))
+
+    def _mark_seeded(self, members: np.ndarray, seeded: np.ndarray | bool = True) -> None:
+        self._seeded[members] = seeded
         self._ready = bool(self._seeded.all())
 
-    def _restart(self, members: np.ndarray, world: Mapping[str, Any] | None = None) -> None:
-        self._batch.reset(members, **(world or {}))
+    def _restart(self, members: np.ndarray, **arguments: Any) -> None:
+        self.simulator.reset(members, **arguments)
         self._finished[members] = False
         for b in members.tolist() if self.render_mode is not None else ():
             self._history[b].clear()
 
-    def _step_with_resets(self, actions: np.ndarray) -> StepResult:
-        """NEXT_STEP: environments that ended before ignore their action and start over."""
-        stepped = ~self._finished
-        self._batch.step(actions, skip=~stepped)
-        self._restart(np.flatnonzero(~stepped))
-        rewards = np.where(stepped, self._batch.rewards(), 0.0)
-        terminated, truncated = self._ends(stepped)
-        self._finished = terminated | truncated
-        infos = self._step_infos(actions, stepped)
-        return self._batch.observe(), rewards, terminated, truncated, infos
 
-    def _reset_in_place(
-        self, observations: Observations, infos: dict[str, Any]
-    ) -> tuple[Observations, dict[str, Any]]:
-        """SAME_STEP: the last observation and infos move to `final_obs` and `final_info`."""
-        done = self._finished.copy()
-        final_observations = np.full(self.num_envs, None, dtype=object)
-        for b in np.flatnonzero(done):
-            final_observations[b] = observation_of(observations, int(b))
-        final_infos = {
-            name: (values & done if name.startswith("_") else values)
-            for name, values in infos.items()
-        }
-        self._restart(np.flatnonzero(done))
-        infos = {
-            **self._reset_infos(np.ones(self.num_envs, np.bool_)),
-            **{name: infos[name] for name in self._step_names()},
-            **{f"_{name}": ~done for name in self._step_names()},
-            "final_obs": final_observations,
-            "_final_obs": done.copy(),
-            "final_info": final_infos,
-            "_final_info": done.copy(),
-        }
-        return self._batch.observe(), infos
+def _marked(infos: Infos, present: np.ndarray) -> dict[str, Any]:
+    """Copies of infos, each with the mask of the environments that it is about."""
+    copies = {name: values.copy() for name, values in infos.items()}
+    return {**copies, **{f"_{name}": present.copy() for name in copies}}
 
 
-def observation_of(observations: Observations, b: int) -> Any:
-    """A copy of what one environment shows: an array, or a dictionary of arrays."""
-    if isinstance(observations, dict):
-        return {name: rows[b].copy() for name, rows in observations.items()}
-    return observations[b].copy()
-
-
-@kernel
-def are_below(actions: np.ndarray, count: int) -> bool:
-    """Whether every action, shape (B,), int64, is one of `count`."""
-    for b in range(actions.shape[0]):  # noqa: SIM110 -- kernels have no generators
-        if actions[b] < 0 or actions[b] >= count:
-            return False
-    return True
+def _check_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        hint = suggest(str(mode), [known.value for known in AutoresetMode])
+        raise ConfigError(f"autoreset_mode must be a known one, got {mode!r}.{hint}") from None

@@ -1,33 +1,30 @@
-"""`AutoScaler-v0` for one cluster: the batch simulator with B = 1."""
+"""`AutoScaler-v0` for one cluster."""
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
-from grpo_gym.envs.arguments import check_options
-from grpo_gym.envs.autoscaler.presets import make_config
-from grpo_gym.envs.autoscaler.records import OUTCOME
-from grpo_gym.envs.autoscaler.rendering import current_frame, render_ansi, render_rgb
+from grpo_gym.envs.autoscaler.presets import AutoScalerConfig, make_config
+from grpo_gym.envs.autoscaler.rendering import Frame, current_frame, render_ansi, render_rgb
 from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator
 from grpo_gym.envs.autoscaler.spaces import action_space, observation_space
 from grpo_gym.envs.native_env import NativeEnv
-from grpo_gym.envs.native_vector_env import observation_of
+from grpo_gym.envs.native_task import NativeTask
 
-MEASURED = (
-    "p50_latency_ms",
-    "p99_latency_ms",
-    "error_percent",
-    "cpu_percent",
-    "memory_percent",
-    "replicas",
-    "pending",
-    "demand",
-    "backlog",
+
+def _event(simulator: AutoScalerSimulator, b: int, action: Any) -> Frame:
+    return current_frame(simulator, b)
+
+
+TASK = NativeTask(
+    simulator=AutoScalerSimulator,
+    observation_space=observation_space,
+    action_space=action_space,
+    action_name="choice",
+    event=_event,
+    render_ansi=render_ansi,
+    render_rgb=render_rgb,
 )
-"""Infos about what was measured last: after resets too."""
-STEP_INFOS = tuple(name for name in OUTCOME.names or () if name not in (*MEASURED, "reward"))
-"""Infos about a step."""
 
 
 class AutoScalerEnv(NativeEnv[Any, Any]):
@@ -129,10 +126,9 @@ class AutoScalerEnv(NativeEnv[Any, Any]):
     - v0: first version.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012
-        "render_modes": ["ansi", "rgb_array"],
-        "render_fps": 8,
-    }
+    task = TASK
+    config: AutoScalerConfig
+    simulator: AutoScalerSimulator
 
     def __init__(
         self, preset: str = "diurnal", render_mode: str | None = None, **overrides: Any
@@ -142,67 +138,8 @@ class AutoScalerEnv(NativeEnv[Any, Any]):
         Raises:
             ConfigError: If a setting is unknown or makes no sense.
         """
-        self.config = make_config(preset, **overrides)
-        self.simulator = AutoScalerSimulator(self.config, num_envs=1)
-        super().__init__(
-            self.simulator, observation_space(self.config), action_space(self.config), render_mode
-        )
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Draw a new episode: that of `seed`, or the next one of the current seed.
-
-        Raises:
-            ConfigError: If `options` is not empty.
-        """
-        check_options(options, known=())
-        self._begin(seed)
-        return self._observe(), self._state_info()
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Let a step pass under an action.
-
-        Raises:
-            gymnasium.error.InvalidAction: If there is no such action.
-            gymnasium.error.ResetNeeded: If called before the first reset.
-        """
-        self._need_reset("step")
-        if self.config.action == "multi":
-            actions = self._choices(action, "choices")[None]
-        else:
-            actions = np.array([self._choice(action, "choice")], np.int64)
-        observation = observation_of(self.simulator.step(actions), 0)
-        outcome = self.simulator.outcomes[0]
-        info = self._state_info()
-        for name in STEP_INFOS:
-            info[name] = outcome[name].item()
-        if self.render_mode is not None:
-            self._history.append(current_frame(self.simulator))
-        over = bool(self.simulator.elapsed()[0] >= self.config.episode_steps)
-        return observation, float(outcome["reward"]), False, over, info
+        super().__init__(make_config(preset, **overrides), render_mode)
 
     def action_masks(self) -> np.ndarray:
-        """Safe actions, shape (A,), bool, as sb3-contrib's MaskablePPO asks for them."""
+        """Safe actions, shape (A,), bool; sb3-contrib's MaskablePPO calls this."""
         return self.simulator.action_masks()[0].astype(np.bool_)
-
-    def render(self) -> Any:
-        """A frame: text for "ansi", an array of shape (640, 800, 3), uint8, for "rgb_array".
-
-        Raises:
-            gymnasium.error.ResetNeeded: If called before the first reset.
-        """
-        self._need_reset("render")
-        if self.render_mode == "ansi":
-            return render_ansi(self.simulator, self._history)
-        if self.render_mode == "rgb_array":
-            return render_rgb(self.simulator, self._history)
-        gym.logger.warn('render() draws nothing without render_mode="ansi" or "rgb_array"')
-        return None
-
-    def _state_info(self) -> dict[str, Any]:
-        outcome = self.simulator.outcomes[0]
-        info: dict[str, Any] = {name: outcome[name].item() for name in MEASURED}
-        if self.config.constraints:
-            info["action_mask"] = self.simulator.action_masks()[0]
-        return info

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from grpo_gym.envs.arguments import check_preset
 from grpo_gym.envs.autoscaler.records import BATCH_SIZES, CONCURRENCIES, TIMEOUTS_S
-from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping, suggest
+from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping
 
 Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]
 NonNegative = Annotated[float, Range(0.0)]
@@ -258,9 +259,7 @@ def make_config(preset: str = "diurnal", **overrides: Any) -> AutoScalerConfig:
     Raises:
         ConfigError: If a name is unknown or a value makes no sense.
     """
-    if not isinstance(preset, str) or preset not in PRESETS:
-        hint = suggest(str(preset), PRESETS)
-        raise ConfigError(f"preset must be a known name, got {preset!r}.{hint}")
+    check_preset(preset, PRESETS)
     return from_mapping(
         AutoScalerConfig, {**PRESETS[preset], **overrides}, f"AutoScaler ({preset})"
     )

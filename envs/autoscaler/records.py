@@ -73,6 +73,20 @@ OUTCOME = np.dtype(
     ]
 )
 """What came of the last step; all but the reward are infos of the same names."""
+STATE_INFOS = (
+    "p50_latency_ms",
+    "p99_latency_ms",
+    "error_percent",
+    "cpu_percent",
+    "memory_percent",
+    "replicas",
+    "pending",
+    "demand",
+    "backlog",
+)
+"""Infos about the last measurement, which resets report as well."""
+STEP_INFOS = tuple(name for name in OUTCOME.names or () if name not in (*STATE_INFOS, "reward"))
+"""Infos that only steps report."""
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 """Requests that a server takes at once."""

@@ -1,18 +1,42 @@
-"""`Battleship-v0` for one game: the batch simulator with B = 1."""
+"""`Battleship-v0` for one game."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
+from typing_extensions import override
 
-from grpo_gym.envs.arguments import check_options
 from grpo_gym.envs.battleship.boards import chosen_layouts
-from grpo_gym.envs.battleship.presets import make_config
+from grpo_gym.envs.battleship.presets import BattleshipConfig, make_config
 from grpo_gym.envs.battleship.rendering import render_ansi, render_rgb
 from grpo_gym.envs.battleship.simulator import BattleshipSimulator
 from grpo_gym.envs.battleship.spaces import action_space, observation_space
 from grpo_gym.envs.native_env import NativeEnv
+from grpo_gym.envs.native_task import NativeTask
+
+
+def _event(simulator: BattleshipSimulator, b: int, cell: np.int64) -> int:
+    return int(cell)
+
+
+def _layouts(
+    simulator: BattleshipSimulator, options: Mapping[str, Any], count: int
+) -> dict[str, Any]:
+    board, layout = options.get("board"), options.get("layout")
+    return {"layouts": chosen_layouts(simulator, board, layout, count)}
+
+
+TASK = NativeTask(
+    simulator=BattleshipSimulator,
+    observation_space=observation_space,
+    action_space=action_space,
+    action_name="cell",
+    event=_event,
+    render_ansi=render_ansi,
+    render_rgb=render_rgb,
+    reset_options=("board", "layout"),
+    reset_arguments=_layouts,
+)
 
 
 class BattleshipEnv(NativeEnv[np.ndarray, np.int64]):
@@ -79,10 +103,10 @@ class BattleshipEnv(NativeEnv[np.ndarray, np.int64]):
     - v0: first version.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012
-        "render_modes": ["ansi", "rgb_array"],
-        "render_fps": 4,
-    }
+    task = TASK
+    config: BattleshipConfig
+    simulator: BattleshipSimulator
+    metadata: dict[str, Any] = {**NativeEnv.metadata, "render_fps": 4}  # noqa: RUF012
 
     def __init__(
         self, preset: str = "classic-10x10", render_mode: str | None = None, **overrides: Any
@@ -92,73 +116,19 @@ class BattleshipEnv(NativeEnv[np.ndarray, np.int64]):
         Raises:
             ConfigError: If a setting is unknown or makes no sense.
         """
-        self.config = make_config(preset, **overrides)
-        self.simulator = BattleshipSimulator(self.config, num_envs=1)
-        super().__init__(
-            self.simulator, observation_space(self.config), action_space(self.config), render_mode
-        )
+        super().__init__(make_config(preset, **overrides), render_mode)
         self.heat_map: np.ndarray | None = None
-        """What pictures show beside the board, shape (cells,): such as a policy's probabilities."""
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Draw a new board, that of `seed` or the next one of the current seed, or set it up.
-
-        Raises:
-            ConfigError: If an option is unknown, or its board is not legal.
-        """
-        check_options(options, known=("board", "layout"))
-        given = options or {}
-        layouts = chosen_layouts(self.simulator, given.get("board"), given.get("layout"), 1)
-        self._begin(seed, layouts=layouts)
-        self.heat_map = None
-        return self.simulator.observe()[0], self._info()
-
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Shoot at a cell.
-
-        Raises:
-            gymnasium.error.InvalidAction: If there is no such cell.
-            gymnasium.error.ResetNeeded: If called before the first reset.
-        """
-        self._need_reset("step")
-        cell = self._choice(action, "cell")
-        observation = self.simulator.step(np.array([cell], np.int64))[0]
-        episode = self.simulator.episodes[0]
-        info = self._info()
-        info["hit"] = bool(episode["hit"])
-        info["repeated"] = bool(episode["repeated"])
-        info["sunk_length"] = int(episode["sunk_length"])
-        won = bool(self.simulator.won()[0])
-        cut = not won and bool(episode["step"] >= self.config.cells)
-        self._history.append(cell)
-        return observation, float(episode["reward"]), won, cut, info
-
-    def set_state(self, state: Mapping[str, np.ndarray]) -> Any:
-        """Continue from a snapshot; see `NativeEnv.set_state`."""
-        self.heat_map = None
-        return super().set_state(state)
+        """Shown beside the board, such as a policy's probabilities, shape (cells,); or None."""
 
     def action_masks(self) -> np.ndarray:
-        """Cells not shot at, shape (cells,), bool, as sb3-contrib's MaskablePPO asks for them."""
+        """Cells not shot at, shape (cells,), bool; sb3-contrib's MaskablePPO calls this."""
         return self.simulator.unknown()[0]
 
-    def render(self) -> Any:
-        """A frame: text for "ansi", an array of shape (height, width, 3), uint8, for "rgb_array".
+    @override
+    def _render_rgb(self) -> np.ndarray:
+        return render_rgb(self.simulator, self._history, heat_map=self.heat_map)
 
-        Raises:
-            gymnasium.error.ResetNeeded: If called before the first reset.
-        """
-        self._need_reset("render")
-        if self.render_mode == "ansi":
-            return render_ansi(self.simulator, self._history)
-        if self.render_mode == "rgb_array":
-            return render_rgb(self.simulator, self._history, heat_map=self.heat_map)
-        gym.logger.warn('render() draws nothing without render_mode="ansi" or "rgb_array"')
-        return None
-
-    def _info(self) -> dict[str, Any]:
-        if not self.config.mask_repeats:
-            return {}
-        return {"action_mask": self.action_masks().astype(np.int8)}
+    @override
+    def _forget_pictures(self) -> None:
+        super()._forget_pictures()
+        self.heat_map = None

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping, suggest
+from grpo_gym.envs.arguments import check_preset
+from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping
 
 MAX_SIDE = 16
 _LENGTH = Annotated[int, Range(1, MAX_SIDE)]
@@ -114,9 +115,7 @@ def make_config(preset: str = "classic-10x10", **overrides: Any) -> BattleshipCo
     Raises:
         ConfigError: If a name is unknown or a value makes no sense.
     """
-    if not isinstance(preset, str) or preset not in PRESETS:
-        hint = suggest(str(preset), PRESETS)
-        raise ConfigError(f"preset must be a known name, got {preset!r}.{hint}")
+    check_preset(preset, PRESETS)
     side = overrides.get("board_size")
     if isinstance(side, (int, np.integer)) and not isinstance(side, bool):
         overrides = {**overrides, "board_size": (int(side), int(side))}

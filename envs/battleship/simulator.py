@@ -1,16 +1,12 @@
-"""B games of Battleship that are played together.
+"""Battleship: B games under the same rules.
 
-Batch-first: every array starts with B. The same kernels serve one game and thousands. Nothing
-here knows of Gymnasium or torch.
-
-Shapes: B games, A cells, S ships, P placements.
+Shapes: B games, M chosen games, A cells, S ships, P placements.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
+from typing_extensions import override
 
-from grpo_gym.envs.arguments import check_state
+from grpo_gym.envs.batch_simulator import BatchSimulator, Infos
 from grpo_gym.envs.battleship.density import count_kernel
 from grpo_gym.envs.battleship.dynamics import shoot_kernel, start_kernel
 from grpo_gym.envs.battleship.observation import (
@@ -23,28 +19,25 @@ from grpo_gym.envs.battleship.observation import (
 from grpo_gym.envs.battleship.placements import draw_boards, find_placements, list_layouts
 from grpo_gym.envs.battleship.presets import BattleshipConfig
 from grpo_gym.envs.battleship.records import EPISODE, REWARDS, RULES, UNKNOWN
-from grpo_gym.envs.randomness import episode_seeds
 from grpo_gym.settings.config import ConfigError
 
-_STATE = ("episodes", "layouts", "ship_at", "seen", "left")
 _UNLIMITED = np.iinfo(np.int64).max
 
 
-class BattleshipSimulator:
-    """State and rules of B games under one configuration.
-
-    Games that are reset with equal seeds have the same board.
+class BattleshipSimulator(BatchSimulator):
+    """State and rules of B games; games that are reset with equal seeds have the same board.
 
     Attributes:
         config: The settings.
         placements: All placements of each ship.
         episodes: `EPISODE` records, shape (B,).
         layouts: The placement of each ship, hidden from the player, shape (B, S), int32.
-        ship_at: The ship at each cell or -1, hidden too, shape (B, A), int8.
-        seen: What is known of each cell, shape (B, A), int8.
-        left: Cells of each ship that were not hit yet, shape (B, S), int8.
-        observation_shape: Of one observation.
+        ship_at: The ship at each cell or -1, also hidden, shape (B, A), int8.
+        seen: What the player knows of each cell, shape (B, A), int8.
+        left: Cells of each ship not yet hit, shape (B, S), int8.
     """
+
+    state_names = ("episodes", "layouts", "ship_at", "seen", "left")
 
     def __init__(self, config: BattleshipConfig, num_envs: int) -> None:
         """Allocate everything; nothing is drawn before `reset`.
@@ -52,11 +45,10 @@ class BattleshipSimulator:
         Raises:
             ConfigError: If the fleet does not fit the board.
         """
+        super().__init__(num_envs, EPISODE)
         self.config = config
-        self.num_envs = num_envs
         self.placements = find_placements(config)
         ships = len(config.fleet)
-        self.episodes = np.zeros(num_envs, EPISODE)
         self.layouts = np.zeros((num_envs, ships), np.int32)
         self.ship_at = np.zeros((num_envs, config.cells), np.int8)
         self.seen = np.zeros((num_envs, config.cells), np.int8)
@@ -65,32 +57,20 @@ class BattleshipSimulator:
         lengths = config.lengths if config.announce_sunk else ()
         self._length_of = np.array([lengths.index(n) for n in config.fleet if lengths], np.int64)
         self.observation_shape = observation_shape(config)
-        self._all = np.arange(num_envs)
-        self._no_skip = np.zeros(0, np.bool_)
         self._words = np.zeros((3, self.placements.covered.shape[1]), np.uint64)
         self._listed: np.ndarray | None = None
 
-    def seed(self, seeds: np.ndarray, members: np.ndarray | None = None) -> None:
-        """Start the given games (default: all) over from these seeds, at episode 0.
-
-        Args:
-            seeds: Shape (M,), uint64.
-            members: Which games, shape (M,), int64.
-        """
-        members = self._all if members is None else members
-        self.episodes["base_seed"][members] = seeds
-        self.episodes["episode"][members] = -1
-
+    @override
     def reset(self, members: np.ndarray | None = None, layouts: np.ndarray | None = None) -> None:
-        """Draw the next boards of the given games (default: all) and begin them.
+        """Draw the next boards of the given games (default: all) and start them.
 
         Args:
-            members: Which games, shape (M,), int64.
+            members: Shape (M,), int64.
             layouts: Boards to play instead, as the placement of each ship, shape (M, S), int32.
         """
         members = self._all if members is None else members
-        self.episodes["episode"][members] += 1
-        self.layouts[members] = self._draw(members) if layouts is None else layouts
+        seeds = self._begin_episodes(members)
+        self.layouts[members] = self._draw(seeds) if layouts is None else layouts
         start_kernel(
             members,
             self.layouts,
@@ -101,16 +81,8 @@ class BattleshipSimulator:
             self.left,
         )
 
+    @override
     def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> np.ndarray:
-        """Shoot once in each game; finished games stay as they are, with reward 0.
-
-        Args:
-            actions: Cells, shape (B,), int64, each in [0, A).
-            skip: Games to leave untouched, shape (B,), bool.
-
-        Returns:
-            Observations, first axis B, float32, also of games that were left as they are.
-        """
         shoot_kernel(
             actions,
             self._no_skip if skip is None else skip,
@@ -124,8 +96,8 @@ class BattleshipSimulator:
         )
         return self.observe()
 
+    @override
     def observe(self) -> np.ndarray:
-        """Observations of all games, first axis B, float32."""
         config = self.config
         out = np.empty((self.num_envs, *self.observation_shape), np.float32)
         rows = out.reshape(self.num_envs, -1)
@@ -164,7 +136,7 @@ class BattleshipSimulator:
         return results
 
     def unknown(self) -> np.ndarray:
-        """Cells that were not shot at, shape (B, A), bool."""
+        """Cells not shot at, shape (B, A), bool."""
         mask: np.ndarray = self.seen == UNKNOWN
         return mask
 
@@ -173,14 +145,22 @@ class BattleshipSimulator:
         mask: np.ndarray = self.episodes["afloat"] == 0
         return mask
 
-    def elapsed(self) -> np.ndarray:
-        """Shots since the reset, shape (B,), int64."""
-        steps: np.ndarray = self.episodes["step"]
-        return steps
-
+    @override
     def rewards(self) -> np.ndarray:
-        """Of the last step, shape (B,), float64: a copy."""
         return self.episodes["reward"].copy()
+
+    @override
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        won = self.won()
+        return won, ~won & (self.elapsed() >= self.config.cells)
+
+    @override
+    def state_infos(self) -> Infos:
+        return {"action_mask": self.unknown().astype(np.int8)} if self.config.mask_repeats else {}
+
+    @override
+    def step_infos(self, actions: np.ndarray) -> Infos:
+        return {name: self.episodes[name] for name in ("hit", "repeated", "sunk_length")}
 
     @property
     def can_list_layouts(self) -> bool:
@@ -206,40 +186,7 @@ class BattleshipSimulator:
             self._listed = list_layouts(self.placements)
         return self._listed
 
-    def get_state(self, members: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """A copy of everything that decides how the given games go on.
-
-        Returns:
-            Arrays whose first axis is the game; `set_state` takes them back.
-        """
-        members = self._all if members is None else members
-        return {name: getattr(self, name)[members] for name in _STATE}
-
-    def set_state(self, state: Mapping[str, np.ndarray], members: np.ndarray | None = None) -> None:
-        """Put the given games where `get_state` found those of the state.
-
-        Raises:
-            ValueError: If the state is not one of games like these.
-        """
-        members = self._all if members is None else members
-        check_state(state, {name: getattr(self, name) for name in _STATE}, len(members))
-        for name in _STATE:
-            getattr(self, name)[members] = state[name]
-
-    def copy_members(self, source: np.ndarray, target: np.ndarray) -> None:
-        """Make games `target` go on exactly as `source`, on the same board.
-
-        Args:
-            source: Games to copy from, shape (M,), int64.
-            target: Games to overwrite, shape (M,), int64.
-        """
-        for name in _STATE:
-            rows = getattr(self, name)
-            rows[target] = rows[source]
-
-    def _draw(self, members: np.ndarray) -> np.ndarray:
-        seeds = np.empty(len(members), np.uint64)
-        episode_seeds(self.episodes["base_seed"][members], self.episodes["episode"][members], seeds)
+    def _draw(self, seeds: np.ndarray) -> np.ndarray:
         distinct, group = np.unique(seeds, return_inverse=True)
         boards = np.empty((len(distinct), self.layouts.shape[1]), np.int32)
         placements = self.placements

@@ -1,16 +1,31 @@
-"""`LoadBalancer-v0` for one environment: the batch simulator with B = 1."""
+"""`LoadBalancer-v0` for one environment."""
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
-from grpo_gym.envs.arguments import check_options
-from grpo_gym.envs.load_balancer.presets import make_config
-from grpo_gym.envs.load_balancer.rendering import render_ansi, render_rgb
+from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig, make_config
+from grpo_gym.envs.load_balancer.rendering import Event, render_ansi, render_rgb
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
 from grpo_gym.envs.load_balancer.spaces import action_space, observation_space
 from grpo_gym.envs.native_env import NativeEnv
+from grpo_gym.envs.native_task import NativeTask
+
+
+def _event(simulator: LoadBalancerSimulator, b: int, server: np.int64) -> Event:
+    outcome = simulator.outcomes[b]
+    return int(server), float(outcome["response_time_ms"]), bool(outcome["error"])
+
+
+TASK = NativeTask(
+    simulator=LoadBalancerSimulator,
+    observation_space=observation_space,
+    action_space=action_space,
+    action_name="server",
+    event=_event,
+    render_ansi=render_ansi,
+    render_rgb=render_rgb,
+)
 
 
 class LoadBalancerEnv(NativeEnv[np.ndarray, np.int64]):
@@ -83,10 +98,9 @@ class LoadBalancerEnv(NativeEnv[np.ndarray, np.int64]):
     - v0: first version.
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012
-        "render_modes": ["ansi", "rgb_array"],
-        "render_fps": 8,
-    }
+    task = TASK
+    config: LoadBalancerConfig
+    simulator: LoadBalancerSimulator
 
     def __init__(
         self,
@@ -100,71 +114,4 @@ class LoadBalancerEnv(NativeEnv[np.ndarray, np.int64]):
         Raises:
             ConfigError: If a setting is unknown or makes no sense.
         """
-        self.config = make_config(preset, num_servers, **overrides)
-        self.simulator = LoadBalancerSimulator(self.config, num_envs=1)
-        super().__init__(
-            self.simulator, observation_space(self.config), action_space(self.config), render_mode
-        )
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Draw a new episode: that of `seed`, or the next one of the current seed.
-
-        Raises:
-            ConfigError: If `options` is not empty.
-        """
-        check_options(options, known=())
-        self._begin(seed)
-        return self.simulator.observe()[0], self._server_info()
-
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Route the waiting request to server `action`.
-
-        Raises:
-            gymnasium.error.InvalidAction: If there is no such server.
-            gymnasium.error.ResetNeeded: If called before the first reset.
-        """
-        self._need_reset("step")
-        server = self._choice(action, "server")
-        observation = self.simulator.step(np.array([server], np.int64))[0]
-        outcome = self.simulator.outcomes[0]
-        done = bool(outcome["done"])
-        ends = self.config.reward == "park"
-        info = self._server_info()
-        info["response_time_ms"] = float(outcome["response_time_ms"])
-        info["error"] = bool(outcome["error"])
-        if self.config.infos == "full":
-            estimates = self.simulator.estimates["reward"][0].copy()
-            best = int(estimates.argmax())
-            info["estimated_rewards"] = estimates
-            info["oracle_action"] = best
-            info["regret"] = float(estimates[best] - estimates[server])
-        if self.render_mode is not None:
-            self._history.append((server, info["response_time_ms"], info["error"]))
-        return observation, float(outcome["reward"]), done and ends, done and not ends, info
-
-    def render(self) -> Any:
-        """A frame: text for "ansi", an array of shape (height, width, 3), uint8, for "rgb_array".
-
-        Raises:
-            gymnasium.error.ResetNeeded: If called before the first reset.
-        """
-        self._need_reset("render")
-        if self.render_mode == "ansi":
-            return render_ansi(self.simulator, self._history)
-        if self.render_mode == "rgb_array":
-            return render_rgb(self.simulator, self._history)
-        gym.logger.warn('render() draws nothing without render_mode="ansi" or "rgb_array"')
-        return None
-
-    def _server_info(self) -> dict[str, Any]:
-        seen = self.simulator.metrics[0]
-        now = self.simulator.episodes["now_ms"][0]
-        return {
-            "in_flight": seen["in_flight"].copy(),
-            "latency_ms": seen["latency_ms"].copy(),
-            "error_rate": seen["error_rate"].copy(),
-            "age_ms": np.where(seen["observed_at_ms"] < 0, np.inf, now - seen["observed_at_ms"]),
-            "degraded": self.simulator.servers["degraded"][0].copy(),
-        }
+        super().__init__(make_config(preset, num_servers, **overrides), render_mode)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from grpo_gym.envs.arguments import check_count
+from grpo_gym.envs.arguments import check_count, check_preset
 from grpo_gym.settings.config import (
     ConfigError,
     Range,
@@ -307,9 +307,7 @@ def make_config(
     Raises:
         ConfigError: If a name is unknown or a value makes no sense.
     """
-    if not isinstance(preset, str) or preset not in PRESETS:
-        hint = suggest(str(preset), PRESETS)
-        raise ConfigError(f"preset must be a known name, got {preset!r}.{hint}")
+    check_preset(preset, PRESETS)
     rates = overrides.get("service_rates")
     if num_servers is None:
         settings = PRESETS[preset](*([len(rates)] if isinstance(rates, (tuple, list)) else []))

@@ -81,11 +81,7 @@ class LoadBalancerSimulator(BatchSimulator):
     def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> np.ndarray:
         observations = np.empty((self.num_envs, self.num_features), np.float32)
         skip = self._no_skip if skip is None else skip
-        if len(self.estimates):
-            finished = self.elapsed() >= self.config.episode_length
-            idle = finished | skip if len(skip) else finished
-            estimate_kernel(idle, self.estimates, *self.memory)
-        step_kernel(actions, skip, observations, *self.memory)
+        step_kernel(actions, skip, self.estimates, observations, *self.memory)
         return observations
 
     @override
@@ -107,8 +103,7 @@ class LoadBalancerSimulator(BatchSimulator):
 
     @override
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
-        complete = self.elapsed() >= self.config.episode_length
-        never = np.zeros(self.num_envs, np.bool_)
+        complete, never = self.outcomes["done"], np.zeros(self.num_envs, np.bool_)
         return (complete, never) if self.config.reward == "park" else (never, complete)
 
     @override
@@ -142,5 +137,5 @@ class LoadBalancerSimulator(BatchSimulator):
             the reward is the request's own share of the return: minus its response time.
         """
         estimates = np.empty(self.servers.shape, ESTIMATE)
-        estimate_kernel(self._no_skip, estimates, *self.memory)
+        estimate_kernel(estimates, *self.memory)
         return estimates

@@ -8,7 +8,8 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import grpo_gym  # noqa: F401, registers the environments
-from grpo_gym.envs.autoscaler.env import MEASURED, STEP_INFOS, AutoScalerEnv
+from grpo_gym.envs.autoscaler.env import AutoScalerEnv
+from grpo_gym.envs.autoscaler.records import STATE_INFOS, STEP_INFOS
 from grpo_gym.envs.autoscaler.vector_env import AutoScalerVectorEnv
 from grpo_gym.rollouts.spaces import sample_batch
 
@@ -138,7 +139,7 @@ def test_step_alive_leaves_the_others_as_they_are() -> None:
             for name, value in shown[b].items():
                 np.testing.assert_array_equal(observations[name][b], value)
             assert (rewards[b], truncated[b]) == (expected[1], expected[3])
-            for name in (*STEP_INFOS, *MEASURED):
+            for name in (*STEP_INFOS, *STATE_INFOS):
                 assert infos[f"_{name}"][b] == alive[b]
                 assert not alive[b] or infos[name][b] == expected[4][name]
             np.testing.assert_array_equal(env.action_masks()[b], twin.action_masks())

@@ -1,0 +1,131 @@
+"""What the single and the vector environment of one kind share, and how both check actions.
+
+Shapes: B environments, C components of a MultiDiscrete.
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from grpo_gym.envs.batch_simulator import BatchSimulator, Observations
+from grpo_gym.envs.kernels import kernel
+
+
+def _no_arguments(simulator: Any, options: Mapping[str, Any], count: int) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeTask:
+    """One kind of native environment: its simulator, spaces, reset options and pictures."""
+
+    simulator: Callable[[Any, int], BatchSimulator]
+    """(config, num_envs) -> the simulator."""
+    observation_space: Callable[[Any], gym.Space[Any]]
+    """config -> the space of one environment's observations."""
+    action_space: Callable[[Any], gym.Space[Any]]
+    """config -> the space of one environment's actions: Discrete or MultiDiscrete."""
+    action_name: str
+    """What an action selects, such as "server"; for error messages."""
+    event: Callable[[Any, int, Any], Any]
+    """(simulator, b, action) -> what pictures show of the last step of environment b."""
+    render_ansi: Callable[[Any, list[Any]], str]
+    """(simulator of one environment, its events) -> text."""
+    render_rgb: Callable[[Any, list[Any], int], np.ndarray]
+    """(simulator, events of environment b, b) -> a picture, shape (height, width, 3), uint8."""
+    reset_options: tuple[str, ...] = ()
+    """Options of `reset` that `reset_arguments` reads."""
+    reset_arguments: Callable[[Any, Mapping[str, Any], int], dict[str, Any]] = _no_arguments
+    """(simulator, options, environments to reset) -> arguments of the simulator's `reset`."""
+
+
+def observation_of(observations: Observations, b: int) -> Any:
+    """A copy of environment b's observation: an array, or a dictionary of arrays."""
+    if isinstance(observations, dict):
+        return {name: rows[b].copy() for name, rows in observations.items()}
+    return observations[b].copy()
+
+
+def check_action(action: Any, space: gym.Space[Any], name: str) -> np.ndarray:
+    """One action as a batch of one.
+
+    Args:
+        action: What the user passed.
+        space: Discrete or MultiDiscrete.
+        name: What an action selects.
+
+    Returns:
+        Shape (1,) or (1, C), int64.
+
+    Raises:
+        gymnasium.error.InvalidAction: If it is not in the space.
+    """
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        choices = np.asarray(action)
+        fits = choices.shape == space.shape and choices.dtype.kind in "iu"
+        if not fits or ((choices < 0) | (choices >= space.nvec)).any():
+            raise gym.error.InvalidAction(
+                f"action must be one {name} below each of {space.nvec.tolist()}, got {action!r}"
+            )
+        return choices.astype(np.int64)[None]
+    count = int(space.n)  # type: ignore[attr-defined]
+    try:
+        number = operator.index(action)
+    except TypeError:
+        number = -1
+    if not 0 <= number < count:
+        raise gym.error.InvalidAction(
+            f"action must be a {name} from 0 to {count - 1}, got {action!r}"
+        )
+    return np.array([number], np.int64)
+
+
+def check_actions(actions: Any, space: gym.Space[Any], num_envs: int, name: str) -> np.ndarray:
+    """The actions of B environments as a contiguous array.
+
+    Args:
+        actions: What the user passed.
+        space: Of one environment; Discrete or MultiDiscrete.
+        num_envs: B.
+        name: What an action selects.
+
+    Returns:
+        Shape (B,) or (B, C), int64.
+
+    Raises:
+        gymnasium.error.InvalidAction: If an action is not in the space, or the shape is wrong.
+    """
+    actions = np.asarray(actions)
+    shape = (num_envs, *(space.shape or ()))
+    if actions.shape != shape or actions.dtype.kind not in "iu":
+        raise gym.error.InvalidAction(
+            f"actions must be integers of shape {shape}, got {actions.dtype} of shape "
+            f"{actions.shape}"
+        )
+    actions = np.ascontiguousarray(actions, np.int64)
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        if ((actions < 0) | (actions >= space.nvec)).any():
+            raise gym.error.InvalidAction(
+                f"actions must be {name}s below {space.nvec.tolist()}, got "
+                f"{actions.min(axis=0).tolist()} to {actions.max(axis=0).tolist()}"
+            )
+        return actions
+    count = int(space.n)  # type: ignore[attr-defined]
+    if not _are_below(actions, count):
+        raise gym.error.InvalidAction(
+            f"actions must be {name}s from 0 to {count - 1}, got {actions.min()} to {actions.max()}"
+        )
+    return actions
+
+
+@kernel
+def _are_below(actions: np.ndarray, count: int) -> bool:
+    """Whether every action, shape (B,), int64, is from 0 to `count` - 1."""
+    for b in range(actions.shape[0]):  # noqa: SIM110 -- kernels have no generators
+        if actions[b] < 0 or actions[b] >= count:
+            return False
+    return True
