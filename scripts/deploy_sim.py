@@ -1,28 +1,27 @@
 """Take a trained autoscaling policy through shadow, gradual and full in simulated days.
 
 A guard stands between the policy and a cluster of AutoScaler-v0; the fallback is Kubernetes'
-autoscaler at 80 % use. After some hours of shadow an operator promotes the policy, and the rest is
-up to the guard, which is once stopped and started again from its file. In each scenario something
-else is wrong with the policy. The same days are also played by the fallback alone, and by the
-policy without a guard. Every finished run is written at once.
+autoscaler at 80 % utilisation. After some hours of shadow an operator promotes the policy; the
+guard decides the rest, and is once stopped and restarted from its file. In each scenario something
+else is wrong with the policy. The fallback alone and the policy without a guard play the same days.
+An interrupted experiment resumes where it stopped.
 
-    python scripts/deploy_sim.py --out docs/results/deploy_sim.json
-    python scripts/deploy_sim_plot.py
+    python scripts/deploy_sim.py --out docs/results/deploy_sim.json --figure docs/deploy_sim.png
 
 Without `--policy` one is trained first, in about a minute, with the shipped settings.
 """
 
 import statistics
-import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
+from deploy_sim_plot import STRIP_KEY, STRIP_STEPS, draw
 from deploy_sim_scenarios import (
     ENV,
     MAINTAIN,
@@ -37,11 +36,8 @@ from deploy_sim_scenarios import (
     Scenario,
     replicas_added,
 )
-from rich.console import Console
 
-from grpo_gym import GRPO
 from grpo_gym.deployment import (
-    Constraint,
     Cooldown,
     Decision,
     Guard,
@@ -51,18 +47,15 @@ from grpo_gym.deployment import (
     MinimumReplicas,
     Transition,
 )
-from grpo_gym.settings.config import ConfigError, from_mapping
-from grpo_gym.storage.results import Results
+from grpo_gym.settings.config import ConfigError
+from grpo_gym.trainers import experiments
 from grpo_gym.trainers.named_policies import find_checkpoint, load_model
-from grpo_gym.trainers.settings import TrainSettings, default_config
 
 FALLBACK = "hpa_80"
 FIRST_SEED = 7_000_000
-"""Of the days; no training and no evaluation sees them."""
+"""First seed of the days; no training and no evaluation uses these seeds."""
 SAVE_EVERY = 720
-"""Calls of the guard, six hours: simulated days are short. Changes of mode are saved at once."""
-STRIP_STEPS = 10
-"""Of demand and replicas every so many steps are kept, of the first seed, to be drawn."""
+"""Calls of the guard between savings, six hours; changes of mode are saved at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +75,20 @@ class Options:
     days: float = 5.0
     """Simulated days of a run."""
     shadow_hours: float = 2.0
-    """Hours until the operator promotes; refused, the operator tries again every hour."""
+    """Hours until the operator promotes; when refused, the operator tries again every hour."""
     trouble_hour: float = 30.0
-    """When those policies go wrong that do so in the middle."""
+    """When policies go wrong that do so later."""
     restart_hour: float = 9.5
-    """When the guard is stopped and started again."""
+    """When the guard is stopped and restarted."""
     outcome: Literal["reward", "dollars"] = "reward"
     """What the guard compares: the environment's reward, or minus the dollars of the step."""
+    figure: Path | None = None
+    """Draw the runs of the first seed to this file (needs matplotlib)."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of a run."""
+        return round(self.days * 24 * STEPS_PER_HOUR)
 
 
 @dataclass(frozen=True)
@@ -100,46 +100,41 @@ class Run:
     transitions: tuple[Transition, ...]
     """Changes of mode or percentage."""
     refusals: list[float]
-    """Hours at which the guard refused to be promoted."""
+    """Hours at which the guard refused a promotion."""
     arms: list[str | None]
-    """Whose block each step was in; None in shadow, where there is no other."""
+    """The arm of each step's block; None in shadow, where only the fallback acts."""
     sources: list[str]
     """Whose action each step executed."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is missing, and draw it."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is missing, and print a summary of each scenario."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
-    console = Console(stderr=True, highlight=False)
     names = options.scenarios or tuple(SCENARIOS)
     for name in names:
         if name not in SCENARIOS:
             raise ConfigError(f"scenarios must be from {', '.join(SCENARIOS)}, got {name!r}")
-    good = trained_policy(options, console.print)
-    results = Results(options.out, console.print)
+    measurements = {}
     for seed in range(options.seeds):
-        results.measure(f"{FALLBACK} alone/seed {seed}", partial(play_fallback, seed, options))
+        measurements[f"{FALLBACK} alone/seed {seed}"] = partial(play_fallback, seed, options)
         for name in names:
-            results.measure(f"{name}/seed {seed}", partial(measure, name, seed, good, options))
+            measurements[f"{name}/seed {seed}"] = partial(measure, name, seed, options)
+    values = experiments.measure(options.out, measurements)
     for name in names:
-        console.print(summary(name, results.values, options.seeds))
-    return 0
+        print(summary(name, values, options.seeds))
+    if options.figure is not None:
+        draw({name: values[f"{name}/seed 0"] for name in names}).savefig(options.figure, dpi=80)
 
 
-def trained_policy(options: Options, report: Callable[[str], None]) -> Behaviour:
-    """The policy of a checkpoint, or one trained now, as a callable."""
+@cache
+def trained_policy(options: Options) -> Behaviour:
+    """The policy of a checkpoint, or one trained now."""
     if options.policy is not None:
-        model = load_model(find_checkpoint(str(options.policy), ENV), ENV)
+        model: Any = load_model(find_checkpoint(str(options.policy), ENV), ENV)
     else:
-        settings = from_mapping(TrainSettings, {"env": ENV, **default_config(ENV, {})}, ENV)
-        report("training a policy")
-        model = GRPO(
-            settings.policy,
-            settings.env,
-            env_kwargs=settings.env_kwargs,
-            training_env_kwargs=settings.training_env_kwargs,
-            config=settings.grpo,
-        ).learn(options.training_steps or settings.total_steps)
+        changes = {} if options.training_steps is None else {"total_steps": options.training_steps}
+        print("training a policy")
+        model = experiments.train(experiments.shipped_settings(ENV, **changes), seed=0).model
 
     def act(observation: Observation) -> int:
         metrics, mask = observation["current_metrics"], observation["action_mask"]
@@ -153,19 +148,34 @@ def trained_policy(options: Options, report: Callable[[str], None]) -> Behaviour
 
 def simulate(scenario: Scenario, seed: int, good: Behaviour, options: Options) -> Run:
     """Play a scenario behind a guard."""
-    cluster = Cluster(FIRST_SEED + seed, total_steps(options))
-    policy = as_time_goes(scenario, good, cluster, options)
+    cluster = Cluster(FIRST_SEED + seed, options.steps)
+    policy = policy_over_time(scenario, good, cluster, options)
     fallback = Autoscaler(FALLBACK, cluster)
-    restart_step = round(options.restart_hour * STEPS_PER_HOUR)
+    constraints = [
+        MaximumChange(change=replicas_added),
+        MinimumReplicas(change=replicas_added),
+        Cooldown(change=replicas_added),
+        *scenario.constraints,
+    ]
     refusals, decisions = [], list[Decision]()
     with tempfile.TemporaryDirectory() as folder:
-        path, further = Path(folder) / "guard.json", scenario.constraints
-        make = partial(make_guard, policy, fallback, further, cluster, path, seed)
-        guard = make()
-        for step in range(total_steps(options)):
-            if step == restart_step:
+
+        def start_guard() -> Guard:
+            return Guard(
+                policy,
+                fallback,
+                GuardConfig(seed=seed, save_every=SAVE_EVERY),
+                constraints=constraints,
+                alternatives=(MAINTAIN, ONE_MORE, ONE_LESS),
+                clock=lambda: cluster.now_s,
+                state_path=Path(folder) / "guard.json",
+            )
+
+        guard = start_guard()
+        for step in range(options.steps):
+            if step == round(options.restart_hour * STEPS_PER_HOUR):
                 guard.save()
-                guard = make()
+                guard = start_guard()
             if wants_promotion(guard, step, options):
                 try:
                     guard.promote(f"the operator, after {cluster.hour:g} h of shadow")
@@ -175,48 +185,15 @@ def simulate(scenario: Scenario, seed: int, good: Behaviour, options: Options) -
             cluster.step(decision.action)
             guard.report(outcome(cluster, options), decision)
             decisions.append(decision)
-    return Run(
-        cluster,
-        guard.transitions,
-        refusals,
-        [None if each.mode == "shadow" else each.arm for each in decisions],
-        [each.source for each in decisions],
-    )
+    arms = [None if each.mode == "shadow" else each.arm for each in decisions]
+    return Run(cluster, guard.transitions, refusals, arms, [each.source for each in decisions])
 
 
-def make_guard(
-    policy: Behaviour,
-    fallback: Behaviour,
-    constraints: tuple[Constraint, ...],
-    cluster: Cluster,
-    state_path: Path,
-    seed: int,
-) -> Guard:
-    """A new guard, or one that goes on from its file."""
-    return Guard(
-        policy,
-        fallback,
-        GuardConfig(seed=seed, save_every=SAVE_EVERY),
-        constraints=[
-            MaximumChange(change=replicas_added),
-            MinimumReplicas(change=replicas_added),
-            Cooldown(change=replicas_added),
-            *constraints,
-        ],
-        alternatives=(MAINTAIN, ONE_MORE, ONE_LESS),
-        clock=lambda: cluster.now_s,
-        state_path=state_path,
-    )
-
-
-def as_time_goes(
+def policy_over_time(
     scenario: Scenario, good: Behaviour, cluster: Cluster, options: Options
 ) -> Behaviour:
-    """The good policy until the scenario's hour, then the other."""
-    bad, trouble_hour = (
-        scenario.behaviour(good, cluster),
-        scenario.trouble_hour(options.trouble_hour),
-    )
+    """The good policy until the scenario's hour, then its bad one."""
+    bad, trouble_hour = scenario.behaviour(good, cluster), hour_of_trouble(scenario, options)
 
     def act(observation: Observation) -> int:
         is_bad = trouble_hour is not None and cluster.hour >= trouble_hour
@@ -225,65 +202,60 @@ def as_time_goes(
     return act
 
 
+def hour_of_trouble(scenario: Scenario, options: Options) -> float | None:
+    """When the policy turns bad, in hours since the start; None: never."""
+    return {"from the start": 0.0, "later": options.trouble_hour, "never": None}[scenario.when]
+
+
 def wants_promotion(guard: Guard, step: int, options: Options) -> bool:
-    """Whether the operator tries now: once the shadow is over, every hour, until it worked."""
+    """Whether the operator tries to promote: after the shadow hours, hourly until it works."""
     waited = step - round(options.shadow_hours * STEPS_PER_HOUR)
     return waited >= 0 and waited % STEPS_PER_HOUR == 0 and not guard.transitions
 
 
 def outcome(cluster: Cluster, options: Options) -> float:
-    """Of the last step, higher is better."""
+    """Outcome of the last step; higher is better."""
     return cluster.rewards[-1] if options.outcome == "reward" else -cluster.dollars[-1]
 
 
-def play_alone(behaviour: Behaviour, cluster: Cluster) -> Cluster:
-    """Play the rest of a cluster's days without a guard."""
-    for _ in range(cluster.env.get_wrapper_attr("config").episode_steps):
+def play_alone(behaviour: Behaviour, cluster: Cluster, options: Options) -> Cluster:
+    """Play a cluster's days without a guard."""
+    for _ in range(options.steps):
         cluster.step(behaviour(cluster.observation))
     return cluster
 
 
-def total_steps(options: Options) -> int:
-    """Steps of a run."""
-    return round(options.days * 24 * STEPS_PER_HOUR)
+# Results
 
 
-# What it came to
+def play_fallback(seed: int, options: Options) -> dict[str, float]:
+    """Means of the fallback alone on the days of a seed."""
+    cluster = Cluster(FIRST_SEED + seed, options.steps)
+    return means(play_alone(Autoscaler(FALLBACK, cluster), cluster, options))
 
 
-def play_fallback(seed: int, options: Options) -> dict[str, Any]:
-    """The fallback alone on the days of a seed."""
-    cluster = Cluster(FIRST_SEED + seed, total_steps(options))
-    return worth(play_alone(Autoscaler(FALLBACK, cluster), cluster))
-
-
-def measure(name: str, seed: int, good: Behaviour, options: Options) -> dict[str, Any]:
+def measure(name: str, seed: int, options: Options) -> dict[str, Any]:
     """One run of a scenario, and its policy without a guard on the same days."""
-    scenario = SCENARIOS[name]
+    scenario, good = SCENARIOS[name], trained_policy(options)
     run = simulate(scenario, seed, good, options)
-    values = {**describe(run, scenario, options), "guarded": worth(run.cluster)}
-    # What never answers cannot act alone.
-    if name != "fails":
-        cluster = Cluster(FIRST_SEED + seed, total_steps(options))
-        policy = as_time_goes(scenario, good, cluster, options)
-        values["policy alone"] = worth(play_alone(policy, cluster))
+    values = {**describe(run, scenario, options), "guarded": means(run.cluster)}
+    if name != "fails":  # a policy that only raises cannot act alone
+        cluster = Cluster(FIRST_SEED + seed, options.steps)
+        policy = policy_over_time(scenario, good, cluster, options)
+        values["policy alone"] = means(play_alone(policy, cluster, options))
     if seed == 0:
         for series in ("demand", "replicas"):
-            values[f"{series} every {STRIP_STEPS} minutes"] = strip(getattr(run.cluster, series))
+            strip = getattr(run.cluster, series)[::STRIP_STEPS]
+            values[STRIP_KEY.format(series)] = " ".join(f"{value:.0f}" for value in strip)
     return values
 
 
-def worth(cluster: Cluster) -> dict[str, float]:
-    """What a cluster's days came to."""
+def means(cluster: Cluster) -> dict[str, float]:
+    """Mean reward and costs of a cluster's days."""
     return {
-        "reward per step": mean(cluster.rewards),
-        "dollars per day": mean(cluster.dollars) * 24 * STEPS_PER_HOUR,
+        "reward per step": float(np.mean(cluster.rewards)),
+        "dollars per day": float(np.mean(cluster.dollars)) * 24 * STEPS_PER_HOUR,
     }
-
-
-def strip(series: Sequence[float]) -> str:
-    """Some of a series' values, in one line of the results."""
-    return " ".join(f"{value:.0f}" for value in series[::STRIP_STEPS])
 
 
 def describe(run: Run, scenario: Scenario, options: Options) -> dict[str, Any]:
@@ -292,15 +264,16 @@ def describe(run: Run, scenario: Scenario, options: Options) -> dict[str, Any]:
         next((each.time_s / 3600.0 for each in run.transitions if each.to_mode == mode), None)
         for mode in ("gradual", "full", "shadow")
     )
-    trouble_hour = scenario.trouble_hour(options.trouble_hour)
+    trouble_hour = hour_of_trouble(scenario, options)
     dangerous = None if trouble_hour is None or started is None else max(trouble_hour, started)
+    by_policy = [source == "policy" for source in run.sources]
     return {
         "hours to full": None if full is None or started is None else full - started,
         "hours to pull back": None if back is None or dangerous is None else back - dangerous,
         "pulled back without trouble": back is not None and (dangerous is None or back < dangerous),
         "promotions refused": len(run.refusals),
         "mode at the end": run.transitions[-1].to_mode if run.transitions else "shadow",
-        "percentage of actions by the policy": 100.0 * mean([s == "policy" for s in run.sources]),
+        "percentage of actions by the policy": 100.0 * float(np.mean(by_policy)),
         "reward per step by arm": {arm: arm_reward(run, arm) for arm in ("policy", "fallback")},
         "transitions: hour, mode, percentage, by, reason": [
             [round(each.time_s / 3600.0, 3), each.to_mode, each.to_percentage, each.by, each.reason]
@@ -311,15 +284,9 @@ def describe(run: Run, scenario: Scenario, options: Options) -> dict[str, Any]:
 
 def arm_reward(run: Run, arm: str) -> float | None:
     """Mean reward of an arm's steps outside shadow; None without any."""
-    rewards = [
-        reward for reward, each in zip(run.cluster.rewards, run.arms, strict=True) if each == arm
-    ]
-    return mean(rewards) if rewards else None
-
-
-def mean(values: Sequence[float]) -> float:
-    """Their mean, as JSON has it."""
-    return float(np.mean(values))
+    steps = zip(run.cluster.rewards, run.arms, strict=True)
+    rewards = [reward for reward, each in steps if each == arm]
+    return float(np.mean(rewards)) if rewards else None
 
 
 def summary(name: str, values: Mapping[str, Any], seeds: int) -> str:
@@ -334,15 +301,15 @@ def summary(name: str, values: Mapping[str, Any], seeds: int) -> str:
                 f"  {key}: median {statistics.median(hours):.2f}, {min(hours):.2f} to "
                 f"{max(hours):.2f}, in {len(hours)} of {len(runs)} runs"
             )
+    players = {"fallback alone": alone}
+    for player in ("guarded", "policy alone"):
+        if player in runs[0]:
+            players[player] = [run[player] for run in runs]
     for key in ("reward per step", "dollars per day"):
-        means = {"fallback alone": mean([each[key] for each in alone])}
-        for who in ("guarded", "policy alone"):
-            if who in runs[0]:
-                means[who] = mean([run[who][key] for run in runs])
-        each = ", ".join(f"{who} {value:.4g}" for who, value in means.items())
-        lines.append(f"  {key}: {each}")
+        each = (f"{who} {np.mean([run[key] for run in of]):.4g}" for who, of in players.items())
+        lines.append(f"  {key}: {', '.join(each)}")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,4 @@
-"""scripts/deploy_sim.py and deploy_sim_plot.py: some simulated hours as a user runs them."""
+"""scripts/deploy_sim.py: some simulated hours as a user runs them, and its figure."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ TENTH_MINUTE = 10 / 60
 
 @pytest.fixture(scope="module")
 def deploy_sim() -> Iterator[Any]:
-    """The script's module, found as it is when scripts/deploy_sim_plot.py runs."""
+    """The script's module, imported as when the script runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
         patch.setattr("os.fsync", lambda file: None)
@@ -47,7 +47,7 @@ def measured(deploy_sim: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ("good", "removes", "zero sensors", "fails")
     given = [f"--{name.replace('_', '-')}={value}" for name, value in SHORT.items()]
     arguments = ["--out", str(folder / "out.json"), "--policy", str(folder / "policy.ckpt")]
-    assert deploy_sim.main([*arguments, *given, "--seeds", "1", "--scenarios", *names]) == 0
+    deploy_sim.main([*arguments, *given, "--seeds", "1", "--scenarios", *names])
     return folder / "out.json"
 
 
@@ -98,25 +98,26 @@ def test_what_was_measured_is_not_measured_again(
     monkeypatch.setattr(deploy_sim, "simulate", None)
     policy = str(measured.parent / "policy.ckpt")
     arguments = ["--out", str(measured), "--policy", policy, "--seeds", "1"]
-    assert deploy_sim.main([*arguments, "--scenarios", "good", "fails"]) == 0
+    deploy_sim.main([*arguments, "--scenarios", "good", "fails"])
     assert measured.read_bytes() == before
 
 
-def test_trains_a_policy_if_there_is_none(deploy_sim: Any, scenarios: Any, options: Any) -> None:
-    said: list[str] = []
+def test_trains_a_policy_if_there_is_none(
+    deploy_sim: Any, scenarios: Any, options: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = deploy_sim.Options(out=options.out, training_steps=1)
-    policy = deploy_sim.trained_policy(small, said.append)
+    policy = deploy_sim.trained_policy(small)
     cluster = scenarios.Cluster(0, 10)
     assert policy(cluster.observation) in range(len(SCALING))
-    assert said == ["training a policy"]
+    assert capsys.readouterr().out == "training a policy\n"
 
 
 def test_a_twin_of_the_fallback_changes_nothing(
     deploy_sim: Any, scenarios: Any, options: Any
 ) -> None:
     run = deploy_sim.simulate(twin(scenarios), 1, None, options)
-    cluster = scenarios.Cluster(deploy_sim.FIRST_SEED + 1, deploy_sim.total_steps(options))
-    deploy_sim.play_alone(fallback_on(scenarios, cluster), cluster)
+    cluster = scenarios.Cluster(deploy_sim.FIRST_SEED + 1, options.steps)
+    deploy_sim.play_alone(fallback_on(scenarios, cluster), cluster, options)
     assert run.cluster.rewards == cluster.rewards
     assert run.cluster.replicas == cluster.replicas
     assert {"policy", "fallback"} == set(run.sources)
@@ -222,13 +223,13 @@ def test_unknown_scenarios_are_refused(deploy_sim: Any, tmp_path: Path) -> None:
         deploy_sim.main(["--out", str(tmp_path / "out.json"), "--scenarios", "bad"])
 
 
-def test_the_picture(deploy_sim: Any, measured: Path) -> None:
+def test_the_figure_of_what_was_measured(deploy_sim: Any, measured: Path) -> None:
     pytest.importorskip("matplotlib")
-    plot = import_module("deploy_sim_plot")
     out = measured.parent / "out.png"
-    assert plot.main(["--results", str(measured), "--out", str(out)]) == 0
+    arguments = ["--out", str(measured), "--seeds", "1", "--scenarios", "fails"]
+    deploy_sim.main([*arguments, "--figure", str(out)])
     assert out.read_bytes().startswith(b"\x89PNG")
-    figure = plot.draw({"fails": json.loads(measured.read_text())["fails/seed 0"]})
+    figure = deploy_sim.draw({"fails": json.loads(measured.read_text())["fails/seed 0"]})
     texts = [text.get_text() for text in figure.subfigs[0].axes[0].texts]
     assert any("11 violations" in text for text in texts)
     assert texts[0].startswith("1.00 h, gradual: the operator")
