@@ -9,7 +9,7 @@ Shapes: B environments, N servers, D features; see `simulator.py`.
 import numpy as np
 
 from grpo_gym.envs.kernels import kernel
-from grpo_gym.envs.load_balancer.dynamics import Memory, estimate, refresh, step_one
+from grpo_gym.envs.load_balancer.dynamics import Memory, estimate_all, refresh, step_one
 from grpo_gym.envs.load_balancer.observation import copy_metrics, observe_all
 from grpo_gym.envs.load_balancer.records import NO_REQUEST, SERVER
 from grpo_gym.envs.load_balancer.trace import refresh_phase
@@ -26,6 +26,7 @@ _IDLE["next_change_ms"] = -np.inf
 def step_kernel(
     actions: np.ndarray,
     skip: np.ndarray,
+    estimates: np.ndarray,
     observations: np.ndarray,
     episodes: np.ndarray,
     servers: np.ndarray,
@@ -37,7 +38,10 @@ def step_kernel(
     parameters: np.ndarray,
     outcomes: np.ndarray,
 ) -> None:
-    """Step every environment that is neither skipped nor finished, and observe all of them."""
+    """Step every environment that is neither skipped nor finished, and observe all of them.
+
+    `estimates`, shape (B, N) or empty, receives what each server would have given.
+    """
     memory = Memory(
         episodes, servers, requests, arrivals, faults, metrics, constants, parameters, outcomes
     )
@@ -48,6 +52,8 @@ def step_kernel(
         if episodes[b].step >= last:
             outcomes[b].reward = 0.0
             continue
+        if estimates.shape[0]:
+            estimate_all(memory, b, estimates)
         step_one(memory, b, actions[b])
     p = parameters[0]
     observe_all(episodes, arrivals, metrics, p, observations, observations.reshape(-1))
@@ -55,7 +61,6 @@ def step_kernel(
 
 @kernel
 def estimate_kernel(
-    skip: np.ndarray,
     estimates: np.ndarray,
     episodes: np.ndarray,
     servers: np.ndarray,
@@ -67,18 +72,12 @@ def estimate_kernel(
     parameters: np.ndarray,
     outcomes: np.ndarray,
 ) -> None:
-    """Write what each server would give to the waiting requests, `ESTIMATE` records (B, N).
-
-    Not a part of `step_kernel`, which a second call of `route` would make a quarter slower.
-    """
+    """Write what each server would give to the waiting requests, `ESTIMATE` records (B, N)."""
     memory = Memory(
         episodes, servers, requests, arrivals, faults, metrics, constants, parameters, outcomes
     )
     for b in range(episodes.shape[0]):
-        if skip.shape[0] and skip[b]:
-            continue
-        for n in range(servers.shape[1]):
-            estimates[b, n].reward, estimates[b, n].response_time_ms = estimate(memory, b, n)
+        estimate_all(memory, b, estimates)
 
 
 @kernel

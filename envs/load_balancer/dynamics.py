@@ -289,3 +289,10 @@ def estimate(memory: Memory, b: int, n: int) -> tuple[float, float]:
     _, _, response, errors, _ = route(memory, b, n)
     queueing_ms = queue_ms(memory.servers[b, n].in_flight + 1)
     return reward_of(response, errors, queueing_ms, memory.parameters[0]), response
+
+
+@inlined
+def estimate_all(memory: Memory, b: int, out: np.ndarray) -> None:
+    """Write what each server would give to environment b's request: `ESTIMATE`, shape (B, N)."""
+    for n in range(memory.servers.shape[1]):
+        out[b, n].reward, out[b, n].response_time_ms = estimate(memory, b, n)
