@@ -1,6 +1,6 @@
 """What each preset of GRPO sets, as a Markdown table: read from the presets themselves."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grpo_gym.settings.config import to_mapping
@@ -29,23 +29,23 @@ PAPERS: dict[str, tuple[str, str | None]] = {
     "trust_region": ("TRPO", "1502.05477"),
     "chapter": ("GRPO Implementation Deep Dive", None),
 }
-"""Of each preset: what its paper is called here, and its number on arXiv if it is there."""
+"""Name of each preset's paper, and its arXiv number if it has one."""
 
 _SHOWN = {
     *("returns", "discount", "baseline", "center", "scale"),
     *("objective", "ratio", "clip_low", "clip_high", "dual_clip", "max_kl"),
     *("loss_normalisation", "loss_constant", "kl_coefficient", "kl_estimator", "kl_reference"),
 }
-"""Settings that have a column of the table; the others share one."""
+"""Settings with a column of their own; the others share one."""
 
 
 def presets_table() -> str:
-    """One row for each preset, from what it is resolved to."""
+    """One row for each preset, from its resolved settings."""
     names = ["preset", "advantage", "ratio and clip", "loss over", "KL", "other", "paper"]
-    rows = []
-    for name, changes in PRESETS.items():
-        parts = _describe(make_config(name), changes)
-        rows.append([f"`{name}`", *parts, _citation(name)])
+    rows = [
+        [f"`{name}`", *_describe(make_config(name), changes), _citation(name)]
+        for name, changes in PRESETS.items()
+    ]
     return markdown_table(names, rows)
 
 
@@ -59,37 +59,36 @@ def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _describe(config: GRPOConfig, changes: Mapping[str, Any]) -> list[str]:
     """Advantage, ratio and clip, loss, KL and the rest, bold where the preset changes them."""
-    values = to_mapping(config)
-    defaults = to_mapping(GRPOConfig())
+    values, defaults = to_mapping(config), to_mapping(GRPOConfig())
 
-    def part(name: str, text: Callable[[Any], str] = str) -> str:
-        shown = text(values[name]).replace("_", " ")
+    def part(name: str, template: str = "{}") -> str:
+        shown = template.format(values[name]).replace("_", " ")
         return f"**{shown}**" if name in changes else shown
 
     advantage = [
         part("returns"),
-        part("discount", lambda value: "undiscounted" if value == 1.0 else f"discount {value:g}"),
-        part("baseline", lambda value: f"baseline {value}"),
-        part("center", lambda value: "mean of all" if value == "mean" else value),
-        part("scale", lambda value: f"scale {value}"),
+        part("discount", "undiscounted" if config.discount == 1.0 else "discount {:g}"),
+        part("baseline", "baseline {}"),
+        part("center", "mean of all" if config.center == "mean" else "{}"),
+        part("scale", "scale {}"),
     ]
     ratio = [part("objective")]
     if config.objective != "reinforce":
-        ratio.append(part("ratio", lambda value: f"ratio of the {value}"))
+        ratio.append(part("ratio", "ratio of the {}"))
     if config.objective in ("clipped", "cispo"):
-        ratio.append(part("clip_low", lambda value: f"-{value:.4g}" if value < 1.0 else "no floor"))
+        ratio.append(part("clip_low", "-{:.4g}" if config.clip_low < 1.0 else "no floor"))
     if config.objective in ("clipped", "upper_clipped", "cispo"):
-        ratio.append(part("clip_high", lambda value: f"+{value:.4g}"))
+        ratio.append(part("clip_high", "+{:.4g}"))
     if config.dual_clip is not None:
-        ratio.append(part("dual_clip", lambda value: f"dual clip {value:g}"))
+        ratio.append(part("dual_clip", "dual clip {:g}"))
     if config.update == "trust_region":
-        ratio = [part("max_kl", lambda value: f"KL(old, new) at most {value:g}")]
+        ratio = [part("max_kl", "KL(old, new) at most {:g}")]
     divergence = ["none"]
     if config.kl_coefficient > 0.0:
         divergence = [part("kl_coefficient"), part("kl_estimator"), part("kl_reference")]
     other = [
         f"**{name}: {values[name]}**"
-        for name in values
+        for name in changes
         if name not in _SHOWN and values[name] != defaults[name]
     ]
     columns = [advantage, ratio, [part("loss_normalisation")], divergence, other or [NOTHING]]
@@ -97,5 +96,5 @@ def _describe(config: GRPOConfig, changes: Mapping[str, Any]) -> list[str]:
 
 
 def _citation(preset: str) -> str:
-    name, number_there = PAPERS[preset]
-    return name if number_there is None else f"[{name}](https://arxiv.org/abs/{number_there})"
+    name, number = PAPERS[preset]
+    return name if number is None else f"[{name}](https://arxiv.org/abs/{number})"
