@@ -1,4 +1,4 @@
-"""One clear line for what a user can mend; tracebacks are for our mistakes."""
+"""One clear line for errors that a user can fix; tracebacks are for bugs."""
 
 import functools
 import io
@@ -18,21 +18,21 @@ from grpo_gym.storage.checkpoint import CheckpointError
 Main = Callable[[Sequence[str] | None], int]
 
 USAGE = 2
-"""Exit status of what was asked for wrongly."""
+"""Exit status for wrong arguments."""
 FAILURE = 1
-"""Exit status of what went wrong on the way."""
+"""Exit status for errors during the work."""
 
 
 def reported(main: Main) -> Callable[..., int]:
-    """Turn errors of use and of the surroundings into one line on standard error.
+    """Turn errors of arguments and of the machine into one line on standard error.
 
-    Exit status: 2 for use, 1 for files, memory and numbers, 128 + n after signal n.
+    Exit status: 2 for arguments, 1 for files, memory and numbers, 128 + n after signal n.
     """
 
     @functools.wraps(main)
     def guarded(arguments: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a narrow encoding is no reason to fail
+            if isinstance(stream, io.TextIOWrapper):  # never fail because of a narrow encoding
                 stream.reconfigure(errors="replace")
         try:
             return main(arguments)
@@ -78,6 +78,6 @@ def _report(message: str, status: int) -> int:
 
 
 def _describe(error: OSError) -> str:
-    """What the system says, without its number, and about which file."""
+    """The system's message without its number, and the file concerned."""
     text = error.strerror or str(error)
     return f"{error.filename}: {text}" if error.filename else text

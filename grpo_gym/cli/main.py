@@ -1,6 +1,6 @@
 """The `grpo-gym` command: `grpo-gym train ...` is `python scripts/train.py ...`.
 
-It imports no torch until a command is known, so that mistakes and help are told at once.
+Torch is imported only once a command is known, so that help and mistakes show at once.
 """
 
 import sys
@@ -15,8 +15,8 @@ COMMANDS = {
     "evaluate": "play episodes with a trained policy or a baseline",
     "play": "play Battleship against a policy's advice, or record its game",
     "compare": "train GRPO and algorithms of Stable-Baselines3 alike, and report",
-    "tune": "search for settings of GRPO or of such an algorithm",
-    "benchmark": "measure the speed of environments and training here",
+    "tune": "search for settings of GRPO or of one of those algorithms",
+    "benchmark": "measure the speed of environments and training on this machine",
 }
 _HELP = "usage: grpo-gym COMMAND [OPTIONS]\n\n{commands}\n\nCOMMAND --help shows its options."
 
@@ -37,6 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         status: int = import_module(f"grpo_gym.cli.{given[0]}").main(given[1:])
-    except KeyboardInterrupt:  # while importing, which takes seconds
+    except KeyboardInterrupt:  # during the import, which takes seconds
         return 130
     return status

@@ -1,4 +1,4 @@
-"""A training run on disk: its folder and what lies in it.
+"""A training run on disk: the files in its folder.
 
 `runs/<env id>/<name>/` holds `config.yaml` (every setting, resolved), TensorBoard's
 `events.out.tfevents.*`, `checkpoints/latest.ckpt` to resume from, and `checkpoints/best.ckpt`,
@@ -18,13 +18,12 @@ class Run:
 
     Attributes:
         folder: Where it is.
-        settings: What `config.yaml` says.
-        latest: The checkpoint to resume from; it may not be there yet.
-        best: The best policy so far; it may not be there yet.
+        settings: Contents of `config.yaml`.
+        latest: The checkpoint to resume from; it may not exist yet.
+        best: The best policy so far; it may not exist yet.
     """
 
     def __init__(self, folder: Path, settings: TrainSettings) -> None:
-        """Describe a run; `create` and `open` are the ways to get one."""
         self.folder = folder
         self.settings = settings
         self.latest = folder / "checkpoints" / "latest.ckpt"
@@ -32,14 +31,14 @@ class Run:
 
     @classmethod
     def create(cls, settings: TrainSettings, folder: Path | None) -> "Run":
-        """Make a new folder; nothing of another run is ever overwritten.
+        """Make a new folder, never overwriting another run.
 
         Args:
             settings: Written to `config.yaml`.
-            folder: Where; None for a new name under `runs/`.
+            folder: The folder; None for a new name under `runs/`.
 
         Raises:
-            ConfigError: If the given folder holds something already, or cannot be written.
+            ConfigError: If the given folder is not empty, or cannot be written.
         """
         try:
             folder = _new_folder(settings) if folder is None else _empty_folder(folder)
@@ -53,16 +52,15 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> "Run":
-        """Find an existing run.
+        """Open an existing run.
 
         Raises:
-            ConfigError: If the folder is none.
+            ConfigError: If the folder is not one of a run.
         """
         path = folder / "config.yaml"
         if not path.is_file():
             raise ConfigError(
-                f"--resume must be followed by a run's folder, got {folder}: there is no "
-                f"{path.name} in it"
+                f"--resume must be followed by a run's folder, got {folder}: it has no {path.name}"
             )
         return cls(folder, from_mapping(TrainSettings, load_yaml(path), str(path)))
 
@@ -71,7 +69,7 @@ class Run:
 
         Raises:
             CheckpointError: If the checkpoint cannot be used.
-            ConfigError: If the settings cannot.
+            ConfigError: If the settings cannot be used.
         """
         settings = self.settings
         if self.latest.is_file():
@@ -80,7 +78,7 @@ class Run:
 
     @property
     def policy_to_show(self) -> Path:
-        """The checkpoint that stands for the run: the best, or the latest without evaluations."""
+        """The checkpoint to evaluate: the best, or the latest if there were no evaluations."""
         return self.best if self.best.is_file() else self.latest
 
 
@@ -88,14 +86,14 @@ def _empty_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise ConfigError(
-            f"--run-dir must be new or empty, got {folder}: go on with that run by --resume "
+            f"--run-dir must be new or empty, got {folder}: resume that run with --resume "
             f"{folder}, or choose another folder"
         )
     return folder
 
 
 def _new_folder(settings: TrainSettings) -> Path:
-    """A folder that nobody else has, even if many runs start in the same second."""
+    """A folder of its own, even if many runs start in the same second."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     parent = Path("runs") / settings.env.replace(":", "-")
     parent.mkdir(parents=True, exist_ok=True)

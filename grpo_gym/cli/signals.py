@@ -8,33 +8,31 @@ from types import FrameType
 
 
 class Stopped(KeyboardInterrupt):
-    """Somebody asked to stop.
+    """A signal asked the command to stop.
 
     Attributes:
-        number: The signal that said so.
+        number: The signal.
     """
 
     def __init__(self, number: int) -> None:
-        """Stop because of a signal."""
         super().__init__("stopped")
         self.number = number
 
 
 class StopSignals:
-    """Turns Ctrl-C and SIGTERM into `Stopped`: at once, or at the next chance within `deferred`.
+    """Turns Ctrl-C and SIGTERM into `Stopped`: at once, or only noted within `deferred`.
 
     Attributes:
         number: The first signal that came, or None.
     """
 
     def __init__(self) -> None:
-        """Nobody asked yet."""
         self.number: int | None = None
         self._deferred = False
 
     @contextmanager
     def installed(self) -> Iterator["StopSignals"]:
-        """Listen to the signals, and leave them afterwards as they were."""
+        """Handle the signals, and restore the previous handlers afterwards."""
         numbers = (signal.SIGINT, signal.SIGTERM)
         previous = {number: signal.signal(number, self._handle) for number in numbers}
         try:
@@ -45,24 +43,24 @@ class StopSignals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only note the first signal: the work in here wants to reach a good end itself."""
-        with self._set(True):
+        """Only note the first signal; the code inside checks `number` and stops by itself."""
+        with self._set_deferred(True):
             yield
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within `deferred`: work that may be given up at any moment.
+        """Within `deferred`: code that may be interrupted at any point.
 
         Raises:
             Stopped: If a signal comes, or came before.
         """
-        with self._set(False):
+        with self._set_deferred(False):
             if self.number is not None:
                 raise Stopped(self.number)
             yield
 
     @contextmanager
-    def _set(self, deferred: bool) -> Iterator[None]:
+    def _set_deferred(self, deferred: bool) -> Iterator[None]:
         before, self._deferred = self._deferred, deferred
         try:
             yield
@@ -70,10 +68,10 @@ class StopSignals:
             self._deferred = before
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        first = self.number is None
-        self.number = number if self.number is None else self.number
-        if first and self._deferred:
-            # Not print: it may be what was interrupted.
-            os.write(2, b"\nstopping after this iteration; once more to stop at once\n")
-            return
+        if self.number is None:
+            self.number = number
+            if self._deferred:
+                # Not print, which the signal may have interrupted.
+                os.write(2, b"\nstopping after this iteration; once more to stop at once\n")
+                return
         raise Stopped(number)

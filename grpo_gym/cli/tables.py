@@ -1,4 +1,4 @@
-"""Numbers in tables: as many digits as they deserve, one below the other."""
+"""Tables of numbers, aligned and rounded to the digits that carry information."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ _MOST_DECIMALS = 6
 
 
 def plain_table(first: str, *titles: str) -> Table:
-    """A table that fits 80 columns: names to the left, numbers to the right, few lines."""
+    """A table for 80 columns: names on the left, numbers right-aligned, few lines."""
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
     table.add_column(first, no_wrap=True)
     for title in titles:
@@ -19,7 +19,7 @@ def plain_table(first: str, *titles: str) -> Table:
 
 
 def decimals(values: Iterable[float | None], digits: int) -> int:
-    """Decimals at which even the smallest value shows so many digits; zeros do not count."""
+    """Decimals at which the smallest value shows `digits` digits; zeros do not count."""
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
     if not sizes:
         return 0
@@ -27,5 +27,5 @@ def decimals(values: Iterable[float | None], digits: int) -> int:
 
 
 def fixed(value: float | None, places: int) -> str:
-    """A number with so many decimals, or a dash for none."""
+    """A number with `places` decimals, or a dash if it is missing."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.{places}f}"

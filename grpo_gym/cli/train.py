@@ -1,4 +1,4 @@
-"""`train`: train a policy, keep its checkpoints, and compare it with the baselines."""
+"""`train`: train a policy, save checkpoints, and compare it with the baselines."""
 
 import os
 import shlex
@@ -17,7 +17,8 @@ from grpo_gym.cli.run import Run
 from grpo_gym.cli.settings import RunOptions, parse_train
 from grpo_gym.cli.signals import Stopped, StopSignals
 from grpo_gym.settings.config import ConfigError
-from grpo_gym.trainers.grpo import GRPO, Callback
+from grpo_gym.trainers.grpo import GRPO
+from grpo_gym.trainers.iteration import Callback
 from grpo_gym.trainers.named_policies import check_environment
 from grpo_gym.trainers.reporting import ProgressReporter, TensorBoardReporter
 from grpo_gym.trainers.settings import TrainSettings, new_model
@@ -43,20 +44,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
         except Stopped as stop:
             command = f"{invocation('train')} --resume {shlex.quote(str(run.folder))}"
-            console.print(f"stopped; go on with: {command}", markup=False)
+            console.print(f"stopped; resume with: {command}", markup=False)
             return 128 + stop.number
     return 0
 
 
 def _silence_pygame() -> None:
-    """Pictures of third-party environments need no display; without one pygame and SDL talk."""
+    """Let third-party environments draw without a display, and without pygame's greeting."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
 
 
 def _open(settings: TrainSettings, options: RunOptions) -> tuple[Run, GRPO]:
-    """The run to go on with, or a new one; a model comes first, as it refuses what cannot be."""
+    """The run to resume, or a new one, and its model.
+
+    A new folder is made only after the model, which checks the settings.
+    """
     if options.resume is not None:
         run = Run.open(Path(options.resume))
         if run.settings.algo == "online":
@@ -74,10 +78,10 @@ def _open(settings: TrainSettings, options: RunOptions) -> tuple[Run, GRPO]:
 
 
 def _train(run: Run, model: GRPO, signals: StopSignals, console: Console) -> None:
-    """Train to the end, from wherever the run was left.
+    """Train to the end, from the beginning or from the last checkpoint.
 
     Raises:
-        Stopped: After the iteration, and its checkpoint, in which somebody asked for it.
+        Stopped: After a signal, once the iteration has ended and is saved.
     """
     started = model.schedule.end > 0
     trained = started and model.num_steps >= model.schedule.end
@@ -85,12 +89,12 @@ def _train(run: Run, model: GRPO, signals: StopSignals, console: Console) -> Non
         return
     with (
         signals.deferred(),
-        TensorBoardReporter(run.folder, model.num_steps) as board,
+        TensorBoardReporter(run.folder, model.num_steps) as tensorboard,
         ProgressReporter(console) as progress,
     ):
-        bookkeeper = Bookkeeper(run, board, signals)
-        bookkeeper.make_up(model)
-        callbacks: list[Callback] = [board, progress, bookkeeper]
+        bookkeeper = Bookkeeper(run, tensorboard, signals)
+        bookkeeper.catch_up(model)
+        callbacks: list[Callback] = [tensorboard, progress, bookkeeper]
         if signals.number is None and not trained:
             progress.start(model, model.schedule.end or run.settings.total_steps)
             if started:

@@ -456,7 +456,7 @@ def assert_one_line(err: str, *parts: str) -> None:
         ("--algo ppo", "algo must be one of 'grpo', 'online', got 'ppo'"),
         ("--scale grup", "Did you mean 'group'?"),
         ("--preset lop", "Did you mean 'loop'?"),
-        ("--policy cnn", "policy must be one of 'mlp', 'linear'"),
+        ("--policy cnn", "policy must be a known name, got 'cnn'"),
         ("--hidden-sizes 64 x", "hidden_sizes[1] must be an integer"),
         ("--initial-log-std 7", "initial_log_std must lie inside log_std_bounds"),
         ("--env Nope-v0", "env must be a registered id, got 'Nope-v0'"),
