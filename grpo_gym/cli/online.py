@@ -1,6 +1,6 @@
-"""`train --algo online`: decisions one at a time, the published demonstration, the closing table.
+"""`train --algo online`: a progress line and the closing table, or the published demonstration.
 
-A run's folder holds `config.yaml`, TensorBoard events and `checkpoints/latest.ckpt`.
+The run's folder holds `config.yaml`, TensorBoard events and `checkpoints/latest.ckpt`.
 """
 
 import time
@@ -16,23 +16,24 @@ from grpo_gym.cli.run import Run
 from grpo_gym.cli.settings import RunOptions
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.trainers.named_policies import check_environment
-from grpo_gym.trainers.online import OnlineGRPO, OnlineStats, changed_at
+from grpo_gym.trainers.online import OnlineGRPO, OnlineStats
+from grpo_gym.trainers.online.loop import settled_at
 from grpo_gym.trainers.reporting import TensorBoardReporter
 from grpo_gym.trainers.settings import TrainSettings
 
-_EVERY = 500
+_DEMONSTRATION = "tiny-grpo"
+_DEMONSTRATION_EVERY = 500
 
 
 def train_online(
     settings: TrainSettings, options: RunOptions, signals: StopSignals, console: Console
 ) -> int:
-    """Train to the end, save the policy and show what became of it.
+    """Train to the end, save the policy and show the result.
 
     Args:
-        settings: Of a run with `algo="online"`.
-        options: Where it goes.
-        signals: Already installed; a first signal ends training early, and what was learned is
-            saved.
+        settings: Settings with `algo="online"`.
+        options: Where the run goes.
+        signals: Already installed; the first signal ends training early, and the policy is saved.
         console: For progress; results go to standard output.
 
     Returns:
@@ -43,21 +44,21 @@ def train_online(
     """
     model = OnlineGRPO(settings.env, env_kwargs=settings.env_kwargs, config=settings.online)
     check_environment(settings.env, settings.env_kwargs)
-    folder = None if options.run_dir is None else Path(options.run_dir)
-    run = Run.create(settings, folder)
+    run = Run.create(settings, None if options.run_dir is None else Path(options.run_dir))
     console.print(f"run: {run.folder}", markup=False)
-    demonstrating = settings.env_kwargs.get("preset") == "tiny-grpo"
+    total_steps = settings.total_steps
+    demonstrating = settings.env_kwargs.get("preset") == _DEMONSTRATION
     with signals.deferred(), TensorBoardReporter(run.folder) as board:
         if demonstrating:
-            demonstrate(model, settings.total_steps, signals, Console(), board)
+            _demonstrate(model, total_steps, signals, board)
         else:
-            _learn(model, settings.total_steps, signals, console, board)
+            _learn(model, total_steps, signals, board, console)
         model.save(run.latest)
     console.print(f"weights sha256: {model.weights_sha256()}")
     if signals.number is not None:
         console.print(
-            f"stopped after {model.num_steps:,} of {settings.total_steps:,} decisions; what was "
-            f"learned is in {run.latest}",
+            f"stopped after {model.num_steps:,} of {total_steps:,} decisions; what was learned is "
+            f"in {run.latest}",
             markup=False,
         )
         return 128 + signals.number
@@ -70,9 +71,10 @@ def _learn(
     model: OnlineGRPO,
     total_steps: int,
     signals: StopSignals,
-    console: Console,
     board: TensorBoardReporter,
+    console: Console,
 ) -> None:
+    """Train with a progress line every second, until the end or a signal."""
     started, shown = time.perf_counter(), -np.inf
 
     def report(model: OnlineGRPO, stats: OnlineStats) -> bool:
@@ -91,55 +93,40 @@ def _learn(
     model.learn(total_steps, callback=report)
 
 
-def demonstrate(
-    model: OnlineGRPO,
-    total_steps: int,
-    signals: StopSignals,
-    console: Console,
-    board: TensorBoardReporter,
+def _demonstrate(
+    model: OnlineGRPO, total_steps: int, signals: StopSignals, board: TensorBoardReporter
 ) -> None:
-    """Learn, and print the policy every 500 decisions and what became of each fault.
+    """Train, and print the policy every 500 decisions and how it reacts to each fault.
 
-    Probabilities are the policy's own, without exploration, at the decision before.
-
-    Args:
-        model: Untrained, of the preset `tiny-grpo`.
-        total_steps: Decisions to make.
-        signals: A signal ends it after the next 500 decisions.
-        console: For the printing.
-        board: Records what is printed.
+    Probabilities are those of the last decision, without exploration.
     """
-    balancer = model.simulator.config
-    policies = np.empty((total_steps, balancer.num_servers))
+    console = Console(highlight=False)
+    config = model.simulator.config
+    policies = np.empty((total_steps, config.num_servers))
     while model.num_steps < total_steps and signals.number is None:
         first = model.num_steps
-        last = min(first + _EVERY, total_steps)
-        rewards = model.train_steps(last - first, policies[first:last])
-        console.print(
-            f"\nstep {last}: mean reward {rewards.mean():.1f} since step {first}", highlight=False
-        )
-        console.print(_bars(policies[last - 1]))
-        board.add(_scalars(float(rewards.mean()), policies[last - 1]), last)
-        for server, kind, begin, end in balancer.fault_schedule:
+        last = min(first + _DEMONSTRATION_EVERY, total_steps)
+        reward_mean = model.train_steps(last - first, policies[first:last]).mean()
+        policy = policies[last - 1].tolist()
+        shares = {f"policy/server_{server}": share for server, share in enumerate(policy)}
+        board.add({"rollout/reward_mean": float(reward_mean), **shares}, last)
+        console.print(f"\nstep {last}: mean reward {reward_mean:.1f} since step {first}")
+        console.print(_bars(policy))
+        for server, kind, begin, end in config.fault_schedule:
             if first < begin <= last < total_steps:
-                console.print(f"server {server} is {kind} from here on", highlight=False)
+                console.print(f"server {server} is {kind} from here on")
             if first < end <= last:
-                console.print(_change(policies, begin, end), highlight=False)
+                console.print(_reaction(policies, begin, end))
             if first < end <= last < total_steps:
-                console.print(f"server {server} has recovered", highlight=False)
-    if signals.number is None and balancer.fault_schedule:
-        recovery = max(end for *_, end in balancer.fault_schedule)
-        if recovery < total_steps:
-            console.print(_change(policies, recovery, total_steps), highlight=False)
+                console.print(f"server {server} has recovered")
+    recovery = max((end for *_, end in config.fault_schedule), default=total_steps)
+    if signals.number is None and recovery < total_steps:
+        console.print(_reaction(policies, recovery, total_steps))
 
 
-def _scalars(reward_mean: float, policy: np.ndarray) -> dict[str, float]:
-    shares = {f"policy/server_{server}": float(share) for server, share in enumerate(policy)}
-    return {"rollout/reward_mean": reward_mean, **shares}
-
-
-def _change(policies: np.ndarray, begin: int, end: int) -> str:
-    step = changed_at(policies, begin, end)
+def _reaction(policies: np.ndarray, begin: int, end: int) -> str:
+    """How the most likely server changed between two decisions."""
+    step = settled_at(policies, begin, end)
     likeliest = int(policies[end - 1].argmax())
     if step == begin:
         return f"server {likeliest} has been the most likely all the time"
@@ -149,9 +136,9 @@ def _change(policies: np.ndarray, begin: int, end: int) -> str:
     )
 
 
-def _bars(policy: np.ndarray) -> Table:
+def _bars(policy: list[float]) -> Table:
     table = Table.grid(padding=(0, 2))
-    for server, probability in enumerate(policy):
-        bar = ProgressBar(total=1.0, completed=float(probability), width=50)
-        table.add_row(f"server {server}", bar, f"{100 * probability:5.1f} %")
+    for server, share in enumerate(policy):
+        bar = ProgressBar(total=1.0, completed=share, width=50)
+        table.add_row(f"server {server}", bar, f"{100 * share:5.1f} %")
     return table

@@ -10,28 +10,30 @@ Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineConfig:
-    """How a linear softmax policy learns from single decisions. One setting fits all presets."""
+    """How a linear softmax policy learns from single decisions. The defaults fit all presets."""
 
     learning_rate: Positive = 0.05
-    """Step size, in change of the weights a unit of gradient. Found on seeds 0 to 7 with the two
-    limits below: it fits `flaky`, whose rewards are near 1, and `tiny-grpo`, where they are 20 to
+    """Change of the weights per unit of gradient. Found on seeds 0 to 7 with the two limits
+    below: it fits `flaky`, whose rewards are near 1, and `tiny-grpo`, where they are 20 to
     300 ms."""
     group_size: Annotated[int, Range(2, 8)] = 2
-    """Distinct actions a decision, K, one of them executed (2: tiny-grpo)."""
+    """Distinct actions per decision, K, one of them executed (2: tiny-grpo)."""
     exploration: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] = 0.1
-    """Weight of the uniform distribution in what actions are drawn from (0.1: tiny-grpo)."""
+    """Weight of the uniform distribution in the distribution that actions are drawn from
+    (0.1: tiny-grpo)."""
     weight_limit: Positive | None = 6.0
-    """Largest norm of the weights, which keeps the policy able to change its mind: the gradient
-    of a softmax vanishes where it is certain. None: no limit, and tiny-grpo does not recover."""
+    """Largest norm of the weights. It keeps the policy able to change, because the gradient of a
+    softmax vanishes where it is certain. None: no limit, and tiny-grpo does not recover."""
     step_limit: Positive | None = 0.1
-    """Largest norm of the change by one decision, against rare rewards that are far out (where a
-    queue is long). None: no limit."""
+    """Largest norm of the change by one decision, against rare outliers among the rewards (a long
+    queue). None: no limit."""
     importance_weights: bool = True
-    """Whether a group counts by how probable it was; False: as in the tiny-grpo program."""
+    """Whether to correct for the probability of sampling a group; False: as tiny-grpo."""
     estimates: Literal["observed", "privileged"] = "observed"
-    """Rewards of actions not taken: from what a balancer can know, or the simulator's truth."""
+    """Rewards of actions not executed: estimated from what a balancer can observe, or the
+    simulator's truth."""
     seed: Annotated[int, Range(0)] = 0
-    """Decides everything that is random."""
+    """Seed of everything random."""
 
     def __post_init__(self) -> None:
         check_fields(self)

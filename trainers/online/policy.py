@@ -1,7 +1,6 @@
-"""A linear softmax policy that learns from single decisions: what a router embeds.
+"""A linear softmax policy that learns from single decisions: the part to embed in a router.
 
-It chooses and learns, and knows of no environment. Shapes: A actions, F weights, K members of a
-group.
+It knows no environment and needs no torch. Shapes: A actions, F weights, K members of a group.
 """
 
 import math
@@ -18,8 +17,8 @@ from grpo_gym.trainers.online.config import OnlineConfig
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What `OnlinePolicy.choose` decided, and what learning from it takes.
+class Choice:
+    """What `OnlinePolicy.choose` drew, and what `OnlinePolicy.learn` needs of it.
 
     Attributes:
         features: x at that time, shape (A, F), float64.
@@ -43,37 +42,46 @@ class OnlinePolicy:
     Example:
         ```python
         policy = OnlinePolicy(num_actions=4, num_features=8)
-        decision = policy.choose(features)  # one row per server
-        rewards = [measure(decision.executed), *map(estimate, decision.group[1:])]
-        policy.learn(decision, rewards)  # whenever the answer is there
+        choice = policy.choose(features)  # one row per server
+        rewards = [measure(choice.executed), *map(estimate, choice.group[1:])]
+        policy.learn(choice, rewards)  # as soon as the response is there
         ```
 
     Attributes:
         config: The settings.
-        weights: w, shape (F,), float64; zero at first.
-        decisions: How many were made.
+        decisions: Number of choices so far.
     """
 
     def __init__(
         self, num_actions: int, num_features: int, config: OnlineConfig | None = None
     ) -> None:
-        """A uniform policy.
+        """Start from the uniform policy.
 
         Raises:
-            ConfigError: If there are fewer actions than a group has, or more than 63.
+            ConfigError: If `num_actions` is smaller than a group, or larger than 63.
         """
         self.config = OnlineConfig() if config is None else config
         if not self.config.group_size <= num_actions <= 63:
             raise ConfigError(
                 f"num_actions must be from group_size = {self.config.group_size} to 63, got "
-                f"{num_actions}: a group consists of different actions"
+                f"{num_actions}: a group consists of distinct actions"
             )
-        self.weights = np.zeros(num_features)
+        self.arrays = kernels.make_arrays(num_actions, num_features, self.config.group_size)
         self.decisions = 0
-        self.settings = _kernel_settings(self.config)
+        self.rule = kernels.LearningRule(
+            learning_rate=self.config.learning_rate,
+            exploration=self.config.exploration,
+            weight_limit=self.config.weight_limit or math.inf,
+            step_limit=self.config.step_limit or math.inf,
+            importance_weights=self.config.importance_weights,
+        )
         seed = np.uint64(derive_seed(self.config.seed, Stream.ACTIONS))
         self.key = np.uint64(stream_key(seed, 0))
-        self.workspace = kernels.make_workspace(num_actions, num_features, self.config.group_size)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """w, shape (F,), float64; initially zero. Change it in place."""
+        return self.arrays.weights
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """The policy without exploration, shape (A,), float64.
@@ -82,64 +90,53 @@ class OnlinePolicy:
             features: x, shape (A, F).
 
         Raises:
-            ValueError: If they are not finite.
+            ValueError: If a feature is not finite.
         """
-        self.workspace.features[:] = _finite(features)
-        kernels.policy_kernel(self.weights, self.workspace)
-        return self.workspace.pi.copy()
+        self.arrays.features[:] = _finite(features)
+        kernels.softmax_policy(self.arrays)
+        return self.arrays.pi.copy()
 
-    def choose(self, features: np.ndarray) -> Decision:
-        """Draw K distinct actions, of which the first is to be executed.
+    def choose(self, features: np.ndarray) -> Choice:
+        """Draw K distinct actions, the first of which is to be executed.
 
         Args:
             features: x, shape (A, F).
 
         Raises:
-            ValueError: If they are not finite: one such decision would spoil all weights.
+            ValueError: If a feature is not finite, which would spoil all weights.
         """
-        work = self.workspace
-        work.features[:] = _finite(features)
-        kernels.choose_kernel(self.weights, work, self.settings, self.key, self.decisions)
+        arrays = self.arrays
+        arrays.features[:] = _finite(features)
+        kernels.choose(arrays, self.rule, self.key, self.decisions)
         self.decisions += 1
-        return Decision(work.features.copy(), work.group.copy(), work.mixed.copy())
+        return Choice(arrays.features.copy(), arrays.group.copy(), arrays.mixed.copy())
 
-    def learn(self, decision: Decision, rewards: Iterable[float]) -> None:
-        """Learn from one decision, at once or later: it may be out of order.
+    def learn(self, choice: Choice, rewards: Iterable[float]) -> None:
+        """Learn from one choice. Choices may be learned from late and in any order.
 
         Args:
-            decision: From `choose`.
-            rewards: Of each action in its group: the first one measured, the others estimated.
+            choice: From `choose`.
+            rewards: One for each action of its group: the first measured, the others estimated.
 
         Raises:
-            ValueError: If there is not one finite reward for each.
+            ValueError: If there is not one finite reward per action.
         """
-        work = self.workspace
+        arrays = self.arrays
         given = np.fromiter(rewards, np.float64)
-        if given.shape != work.rewards.shape or not np.isfinite(given).all():
+        if given.shape != arrays.rewards.shape or not np.isfinite(given).all():
             raise ValueError(
-                f"rewards must be {len(work.rewards)} finite numbers, one for each action of the "
+                f"rewards must be {len(arrays.rewards)} finite numbers, one for each action of the "
                 f"group, got {given}"
             )
-        work.features[:] = decision.features
-        work.mixed[:] = decision.sampled_from
-        work.group[:] = decision.group
-        work.rewards[:] = given
-        kernels.learn_kernel(self.weights, work, self.settings)
+        arrays.features[:] = choice.features
+        arrays.mixed[:] = choice.sampled_from
+        arrays.group[:] = choice.group
+        arrays.rewards[:] = given
+        kernels.softmax_policy(arrays)
+        kernels.learn(arrays, self.rule)
 
 
 def _finite(features: np.ndarray) -> np.ndarray:
     if not np.isfinite(features).all():
         raise ValueError(f"features must be finite, got {features}")
     return features
-
-
-def _kernel_settings(config: OnlineConfig) -> np.ndarray:
-    settings = np.zeros(1, kernels.LEARNING)
-    settings["learning_rate"] = config.learning_rate
-    settings["exploration"] = config.exploration
-    for name in ("weight_limit", "step_limit"):
-        limit = getattr(config, name)
-        settings[name] = math.inf if limit is None else limit
-    settings["importance_weights"] = config.importance_weights
-    settings["privileged"] = config.estimates == "privileged"
-    return settings

@@ -1,9 +1,8 @@
-"""GRPO one decision at a time: K sampled actions, one executed, the others estimated.
+"""`OnlineGRPO` trains an `OnlinePolicy` in `LoadBalancer-v0`, with the interface of `GRPO`.
 
-`OnlineGRPO` trains an `OnlinePolicy` in `LoadBalancer-v0`, with the interface of `GRPO`; within an
-episode nothing but compiled code runs.
+For each request it draws K distinct servers, executes one and estimates the rewards of the others.
 
-Shapes: B observations, A actions, F weights, D observed numbers.
+Shapes: B observations, A actions, F weights, D observed numbers, T decisions.
 """
 
 import itertools
@@ -14,43 +13,35 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+import torch
+from typing_extensions import override
 
+from grpo_gym.envs.load_balancer.online import count_server_features, write_features
 from grpo_gym.envs.load_balancer.presets import make_config
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
 from grpo_gym.envs.load_balancer.spaces import action_space, observation_space
-from grpo_gym.evaluation.episodes import Evaluable
+from grpo_gym.evaluation.episodes import ActionFunction, Evaluable
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.settings.config import ConfigError, from_mapping, replace, to_mapping
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
-from grpo_gym.trainers.online.balancer import play_kernel, world_of
-from grpo_gym.trainers.online.config import TINY_GRPO, OnlineConfig
-from grpo_gym.trainers.online.kernels import features_kernel
-from grpo_gym.trainers.online.policy import Decision, OnlinePolicy
-
-__all__ = [
-    "TINY_GRPO",
-    "Decision",
-    "OnlineConfig",
-    "OnlineGRPO",
-    "OnlinePolicy",
-    "OnlineStats",
-    "changed_at",
-]
+from grpo_gym.trainers.online.config import OnlineConfig
+from grpo_gym.trainers.online.loop import train_kernel
+from grpo_gym.trainers.online.policy import OnlinePolicy
 
 ENV_ID = "LoadBalancer-v0"
 KIND = "online"
-"""What `checkpoint` calls these models."""
-_STRETCH = 10_000
+"""The kind of these models' checkpoints."""
+_CALLBACK_EVERY = 10_000
 
 
 @dataclass(frozen=True)
 class OnlineStats:
-    """What a stretch of training came to.
+    """Statistics of a stretch of training.
 
     Attributes:
         num_steps: Decisions since the start of training.
-        reward_mean: Mean reward of a decision in this stretch.
+        reward_mean: Mean reward per decision in this stretch.
     """
 
     num_steps: int
@@ -61,10 +52,7 @@ Callback = Callable[["OnlineGRPO", OnlineStats], bool | None]
 
 
 class OnlineGRPO(Evaluable):
-    """GRPO one decision at a time, for `LoadBalancer-v0`.
-
-    Where servers are observed one by one, they share one weight for each of their features; with
-    an aggregate observation each has weights of its own.
+    """GRPO from one decision at a time, for `LoadBalancer-v0`.
 
     Example:
         ```python
@@ -75,7 +63,7 @@ class OnlineGRPO(Evaluable):
     Attributes:
         config: The settings.
         policy: The policy being trained.
-        num_steps: Decisions made in training.
+        simulator: The load balancer it is trained in, one environment.
     """
 
     def __init__(
@@ -86,7 +74,7 @@ class OnlineGRPO(Evaluable):
         config: OnlineConfig | None = None,
         **overrides: Any,
     ) -> None:
-        """Set up a policy for an environment; nothing is decided yet.
+        """Set up a uniform policy for an environment.
 
         Args:
             env: "LoadBalancer-v0".
@@ -105,22 +93,19 @@ class OnlineGRPO(Evaluable):
             )
         self.env_source = ENV_ID
         self.env_kwargs = dict(env_kwargs or {})
-        balancer = make_config(**self.env_kwargs)
-        if balancer.reward == "park":
+        settings = make_config(**self.env_kwargs)
+        if settings.reward == "park":
             raise ConfigError(
-                'reward must be "latency" or "demo" for online GRPO, got "park", which is not '
-                'about single requests: add reward="latency" to env_kwargs'
+                'reward must be "latency" or "demo" for online GRPO, got "park", which does not '
+                'score single requests: add reward="latency" to env_kwargs'
             )
-        self.observation_space = observation_space(balancer)
-        self.action_space = action_space(balancer)
-        self.own_features = balancer.observation == "per_server"
-        self.simulator = LoadBalancerSimulator(replace(balancer, infos="full"), num_envs=1)
-        actions, observed = balancer.num_servers, self.simulator.num_features
-        features = observed // actions if self.own_features else observed * actions
-        self.policy = OnlinePolicy(actions, features, self.config)
-        self.policy.settings["own_features"] = self.own_features
-        self.world = world_of(self.simulator)
-        self._started = False
+        self.observation_space = observation_space(settings)
+        self.action_space = action_space(settings)
+        features = count_server_features(settings)
+        self.policy = OnlinePolicy(settings.num_servers, features, self.config)
+        self.simulator = LoadBalancerSimulator(settings, num_envs=1)
+        seed = derive_seed(self.config.seed, Stream.EPISODES)
+        self.simulator.seed(np.array([seed], np.uint64))
         self._predictions = itertools.count()
 
     @property
@@ -131,7 +116,7 @@ class OnlineGRPO(Evaluable):
     def learn(
         self, total_steps: float, *, callback: Callback | Iterable[Callback] = ()
     ) -> "OnlineGRPO":
-        """Decide and learn so many times more.
+        """Train for a number of decisions.
 
         Args:
             total_steps: Decisions to make in this call.
@@ -145,37 +130,40 @@ class OnlineGRPO(Evaluable):
             raise ConfigError(f"total_steps must be a whole number >= 1, got {total_steps}")
         callbacks = [callback] if callable(callback) else list(callback)
         end = self.num_steps + int(total_steps)
-        going_on = True
-        while going_on and self.num_steps < end:
-            rewards = self.train_steps(min(_STRETCH, end - self.num_steps))
+        stopped = False
+        while self.num_steps < end and not stopped:
+            rewards = self.train_steps(min(_CALLBACK_EVERY, end - self.num_steps))
             stats = OnlineStats(self.num_steps, float(rewards.mean()))
-            going_on = all([report(self, stats) is not False for report in callbacks])
+            stopped = any([report(self, stats) is False for report in callbacks])
         return self
 
     def train_steps(self, count: int, policies: np.ndarray | None = None) -> np.ndarray:
-        """Decide, execute and learn so many times.
+        """Train for a number of decisions without callbacks.
 
         Args:
-            count: How often.
-            policies: Receives the policy (without exploration) that each decision was made with,
-                shape (count, A), float64.
+            count: Decisions to make, T.
+            policies: Receives the policy (without exploration) of each decision, shape (T, A),
+                float64.
 
         Returns:
-            Rewards of what was executed, shape (count,), float64.
+            Rewards of executed actions, shape (T,), float64.
         """
         rewards = np.empty(count)
-        policy, done = self.policy, 0
+        policy, simulator = self.policy, self.simulator
+        observations = np.empty((1, simulator.num_features), np.float32)
         if policies is None:
-            policies = np.empty((0, len(policy.workspace.pi)))
+            policies = np.empty((0, simulator.config.num_servers))
+        done = 0
         while done < count:
             end = min(done + self._requests_left(), count)
-            play_kernel(
-                policy.weights,
-                policy.workspace,
-                policy.settings,
-                self.world,
+            train_kernel(
+                policy.arrays,
+                policy.rule,
                 policy.key,
                 policy.decisions,
+                simulator.memory,
+                self.config.estimates == "privileged",
+                observations,
                 rewards[done:end],
                 policies[done:end],
             )
@@ -199,14 +187,14 @@ class OnlineGRPO(Evaluable):
         deterministic: bool = False,
         action_masks: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Any]:
-        """Choose an action, as Stable-Baselines3's models do; exploration is for training.
+        """Choose an action without exploration, with the signature of Stable-Baselines3.
 
         Args:
             observation: Shape (D,) or (B, D).
-            state: Passed through; this policy remembers nothing.
+            state: Passed through; this policy has no memory.
             episode_start: Ignored for the same reason.
             deterministic: The most probable action instead of a sample of the policy.
-            action_masks: Legal actions, shape (A,) or (B, A), called as sb3-contrib calls them.
+            action_masks: Legal actions, shape (A,) or (B, A), as in sb3-contrib.
 
         Returns:
             An action, or a batch of actions, int64, and `state`.
@@ -219,8 +207,8 @@ class OnlineGRPO(Evaluable):
         actions = self._act(np.atleast_2d(observation), masks, stream)
         return (actions if np.ndim(observation) > 1 else actions[0]), state
 
-    def action_function(self, deterministic: bool = True, seed: int = 0) -> Callable[..., Any]:
-        """The policy as `evaluation.evaluate` takes it; `seed` decides sampled actions."""
+    @override
+    def action_function(self, deterministic: bool = True, seed: int = 0) -> ActionFunction:
         draws = itertools.count()
 
         def act(
@@ -232,7 +220,7 @@ class OnlineGRPO(Evaluable):
         return act
 
     def save(self, path: str | PathLike[str]) -> str:
-        """Write everything that training goes on from to one file, atomically.
+        """Write everything that training continues from to one file, atomically.
 
         Returns:
             The SHA-256 of the weights.
@@ -240,13 +228,13 @@ class OnlineGRPO(Evaluable):
         Raises:
             CheckpointError: If the file cannot be written.
         """
-        world = self.simulator.get_state() if self._started else {}
+        state = self.simulator.get_state()
         payload = {
             "config": to_mapping(self.config),
             "env_kwargs": self.env_kwargs,
             "weights": self.policy.weights.tolist(),
             "decisions": self.policy.decisions,
-            "world": {name: array.tobytes() for name, array in world.items()},
+            "world": {name: array.tobytes() for name, array in state.items()},
         }
         checkpoint.save(path, payload, kind=KIND)
         return self.weights_sha256()
@@ -279,7 +267,7 @@ class OnlineGRPO(Evaluable):
         env: str | None = None,
         env_kwargs: Mapping[str, Any] | None = None,
     ) -> "OnlineGRPO":
-        """A model from what a checkpoint holds; see `load`."""
+        """Build a model from the payload of a checkpoint; arguments and errors as of `load`."""
         kwargs = payload["env_kwargs"] if env_kwargs is None else env_kwargs
         try:
             config = from_mapping(OnlineConfig, payload["config"], str(path))
@@ -294,11 +282,11 @@ class OnlineGRPO(Evaluable):
             )
         model.policy.weights[:] = weights
         model.policy.decisions = payload["decisions"]
-        if payload["world"] and env_kwargs is None:
-            model._start()
+        state = payload["world"]  # empty in old files of models without training
+        if state and env_kwargs is None:
             model.simulator.set_state(
                 {
-                    name: np.frombuffer(payload["world"][name], array.dtype).reshape(array.shape)
+                    name: np.frombuffer(state[name], array.dtype).reshape(array.shape)
                     for name, array in model.simulator.get_state().items()
                 }
             )
@@ -306,24 +294,14 @@ class OnlineGRPO(Evaluable):
 
     def weights_sha256(self) -> str:
         """A hash of the weights, equal exactly when they are."""
-        import torch
-
         return checkpoint.weights_sha256({"weights": torch.from_numpy(self.policy.weights)})
 
-    def _start(self) -> None:
-        seed = derive_seed(self.config.seed, Stream.EPISODES)
-        self.simulator.seed(np.array([seed], np.uint64))
-        self.simulator.reset()
-        self._started = True
-
     def _requests_left(self) -> int:
-        """Requests of this episode that are still to come; a new one begins after the last."""
-        length = self.simulator.config.episode_length
-        if not self._started:
-            self._start()
-        elif self.simulator.episodes[0]["step"] >= length:
+        """Requests left in the episode; starts the next one if there are none."""
+        episode, length = self.simulator.episodes[0], self.simulator.config.episode_length
+        if episode["episode"] < 0 or episode["step"] == length:
             self.simulator.reset()
-        return length - int(self.simulator.episodes[0]["step"])
+        return length - int(episode["step"])
 
     def _features(self, observations: np.ndarray) -> np.ndarray:
         """Shape (B, A, F), float64, of observations (B, D)."""
@@ -333,9 +311,9 @@ class OnlineGRPO(Evaluable):
                 f"observation must have shape {shape}, or that after a first axis, got "
                 f"{observations.shape[1:]}"
             )
-        features = np.zeros((len(observations), *self.policy.workspace.features.shape))
+        features = np.zeros((len(observations), *self.policy.arrays.features.shape))
         rows = np.ascontiguousarray(observations, np.float32)
-        features_kernel(rows, self.own_features, features)
+        write_features(rows, self.simulator.parameters, features)
         return features
 
     def _act(
@@ -343,22 +321,9 @@ class OnlineGRPO(Evaluable):
     ) -> np.ndarray:
         """Actions, shape (B,), int64: the most probable ones, or samples of a stream."""
         logits: np.ndarray = self._features(observations) @ self.policy.weights
-        if stream is not None:  # the largest of logits with Gumbel noise is a sample of softmax
+        if stream is not None:  # Gumbel-max: argmax(logits + noise) is a sample of the softmax
             generator = np.random.default_rng(derive_seed(self.config.seed, *stream))
             logits = logits + generator.gumbel(size=logits.shape)
         if masks is not None:
             logits = np.where(masks, logits, -np.inf)
         return logits.argmax(axis=1)
-
-
-def changed_at(policies: np.ndarray, begin: int, end: int) -> int:
-    """The first decision from which the most likely action stays the same until `end`.
-
-    Args:
-        policies: Shape (T, A).
-        begin: First decision that is looked at.
-        end: The one after the last.
-    """
-    likeliest = policies[begin:end].argmax(axis=1)
-    other = np.flatnonzero(likeliest != likeliest[-1])
-    return begin + (int(other[-1]) + 1 if len(other) else 0)
