@@ -1,15 +1,18 @@
-"""Forecasts of demand: as it was yesterday, or by Holt's and Winters' exponential smoothing.
+"""Forecasts of demand: seasonal naive, and Holt and Winters' exponential smoothing.
 
-A forecaster keeps nothing: what it remembers of B series is a tuple of arrays whose first axis is
-B, as baselines keep their state. The season is a day of m steps; a phase is a step of the day.
+A forecaster keeps no state of its own: what it has learned of B series is a tuple of arrays whose
+first axis is B, like the state of baselines. A season is a day of m steps; a phase is a step of
+the day.
 
 Shapes: B series, m phases, S steps ahead.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import numpy as np
+from typing_extensions import override
 
 from grpo_gym.settings.config import Range, check_fields
 
@@ -17,41 +20,9 @@ Share = Annotated[float, Range(0.0, 1.0)]
 State = tuple[np.ndarray, ...]
 
 
-class Forecaster(Protocol):
-    """What learns from one value of each series after the other."""
-
-    @property
-    def period(self) -> int:
-        """Steps of a season, m."""
-
-    def start(self, count: int) -> State:
-        """What is known before the first value."""
-
-    def observe(self, state: State, values: np.ndarray, phases: np.ndarray) -> State:
-        """What is known after one more value of each series.
-
-        Args:
-            state: What was known before; it is not changed.
-            values: Shape (B,).
-            phases: When in its season each is, shape (B,), int64.
-        """
-
-    def ahead(self, state: State, phases: np.ndarray, steps: int) -> np.ndarray:
-        """The next values as they are expected, shape (B, S).
-
-        Args:
-            state: What is known after the last values.
-            phases: When in its season those were, shape (B,), int64.
-            steps: How many, S.
-        """
-
-
 @dataclass(frozen=True)
-class SeasonalNaive:
-    """The value of a season ago; where none is known yet, the last one.
-
-    Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice (2021), section 5.2.
-    """
+class Forecaster(ABC):
+    """Learns from one value of each series after another."""
 
     period: Annotated[int, Range(1)]
     """Steps of a season, m."""
@@ -59,61 +30,91 @@ class SeasonalNaive:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @abstractmethod
     def start(self, count: int) -> State:
-        """See `Forecaster`: the last season, shape (B, m), NaN where nothing is known."""
+        """Return the state of `count` series before their first values."""
+
+    @abstractmethod
+    def observe(self, state: State, values: np.ndarray, phases: np.ndarray) -> State:
+        """Return the state after one more value of each series.
+
+        Args:
+            state: The state before, which is not changed.
+            values: Shape (B,).
+            phases: Their phases, shape (B,), int64.
+        """
+
+    @abstractmethod
+    def ahead(self, state: State, phases: np.ndarray, steps: int) -> np.ndarray:
+        """Forecast the next values, shape (B, S).
+
+        Args:
+            state: The state after the last values.
+            phases: Phases of the last values, shape (B,), int64.
+            steps: Number of steps ahead, S.
+        """
+
+    def _season_ahead(self, season: np.ndarray, phases: np.ndarray, steps: int) -> np.ndarray:
+        """Pick the next S phases from seasons of shape (B, m)."""
+        following = (phases[:, None] + np.arange(1, steps + 1)) % self.period
+        return np.take_along_axis(season, following, axis=1)
+
+
+@dataclass(frozen=True)
+class SeasonalNaive(Forecaster):
+    """Forecasts the value of one season ago, or the last value where that is unknown.
+
+    The state is the last season, shape (B, m), NaN where nothing is known.
+
+    Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice (2021), section 5.2.
+    """
+
+    @override
+    def start(self, count: int) -> State:
         return (np.full((count, self.period), np.nan),)
 
+    @override
     def observe(self, state: State, values: np.ndarray, phases: np.ndarray) -> State:
-        """See `Forecaster`."""
         season = state[0].copy()
         season[np.arange(len(values)), phases] = values
         return (season,)
 
+    @override
     def ahead(self, state: State, phases: np.ndarray, steps: int) -> np.ndarray:
-        """See `Forecaster`."""
         (season,) = state
-        rows = np.arange(len(phases))[:, None]
-        expected = season[rows, _phases_ahead(phases, steps, self.period)]
-        return np.where(np.isnan(expected), season[rows, phases[:, None]], expected)
+        expected = self._season_ahead(season, phases, steps)
+        last = np.take_along_axis(season, phases[:, None], axis=1)
+        return np.where(np.isnan(expected), last, expected)
 
 
 @dataclass(frozen=True)
-class HoltWinters:
-    """Level, trend and season, each smoothed exponentially; the season adds to the level.
+class HoltWinters(Forecaster):
+    """Level, trend and additive season, each smoothed exponentially.
 
-    Until a whole season was seen there are only level and trend (Holt's double smoothing). What
-    the first season differed from its mean is then the season to begin with.
+    Until a whole season has been seen, there are only level and trend (Holt's double smoothing).
+    The initial season is the difference of the first season to its mean.
+
+    The state is level, trend and number of values seen, each of shape (B,), and the season, shape
+    (B, m), which holds the values themselves during the first season.
 
     Source: Holt (1957), reprinted in International Journal of Forecasting 20(1), 2004; Winters,
     Management Science 6(3), 1960.
     """
 
-    period: Annotated[int, Range(1)]
-    """Steps of a season, m."""
     level_weight: Share = 0.8
     """Weight of the newest value in the level, alpha."""
     trend_weight: Share = 0.4
-    """Weight of the newest rise of the level in the trend, beta."""
+    """Weight of the newest change of the level in the trend, beta."""
     season_weight: Share = 0.3
-    """Weight of the newest value in its place of the season, gamma."""
+    """Weight of the newest value in the season, gamma."""
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
+    @override
     def start(self, count: int) -> State:
-        """See `Forecaster`: level, trend, values seen, each shape (B,), and season (B, m).
+        level, trend, season = np.zeros(count), np.zeros(count), np.zeros((count, self.period))
+        return level, trend, np.zeros(count, np.int64), season
 
-        During the first season the last array has the values themselves.
-        """
-        return (
-            np.zeros(count),
-            np.zeros(count),
-            np.zeros(count, np.int64),
-            np.zeros((count, self.period)),
-        )
-
+    @override
     def observe(self, state: State, values: np.ndarray, phases: np.ndarray) -> State:
-        """See `Forecaster`."""
         old_level, old_trend, seen, season = state
         rows = np.arange(len(values))
         first, seasonal = seen == 0, seen >= self.period
@@ -131,19 +132,13 @@ class HoltWinters:
         level[complete], trend[complete] = means, 0.0
         return level, trend, seen + 1, season
 
+    @override
     def ahead(self, state: State, phases: np.ndarray, steps: int) -> np.ndarray:
-        """See `Forecaster`."""
         level, trend, seen, season = state
-        rows = np.arange(len(phases))[:, None]
-        expected = season[rows, _phases_ahead(phases, steps, self.period)]
+        expected = self._season_ahead(season, phases, steps)
         expected = np.where(seen[:, None] >= self.period, expected, 0.0)
         return level[:, None] + trend[:, None] * np.arange(1, steps + 1) + expected
 
 
 def _smooth(new: np.ndarray, old: np.ndarray, weight: float) -> np.ndarray:
     return weight * new + (1.0 - weight) * old
-
-
-def _phases_ahead(phases: np.ndarray, steps: int, period: int) -> np.ndarray:
-    """Phases of the next steps, shape (B, S)."""
-    return (phases[:, None] + np.arange(1, steps + 1)) % period

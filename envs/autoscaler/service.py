@@ -117,6 +117,13 @@ def replica_capacity(cluster: Any, p: Any) -> float:
 
 
 @kernel
+def replica_capacities(clusters: np.ndarray, parameters: np.ndarray, out: np.ndarray) -> None:
+    """Write the `replica_capacity` of each cluster, shape (B,)."""
+    for b in range(out.shape[0]):
+        out[b] = replica_capacity(clusters[b], parameters[0])
+
+
+@kernel
 def response_s(exceeded: float, share: float, queue: Queue, delay_s: float, p: Any) -> float:
     """Compute a percentile of the response times of both regions together, in seconds.
 
