@@ -1,7 +1,7 @@
-"""`benchmark`: how fast environments and training are here, beside Gymnasium's CartPole.
+"""`benchmark`: speed of environments and training on this machine, beside Gymnasium's CartPole.
 
-Rates depend on the machine and on what else it does, so each is the median of several
-repetitions that take turns, and ratios within one run are what to compare.
+Rates depend on the machine and its other work. Each is therefore the median of several repetitions,
+interleaved with those of the others; compare ratios within one run.
 """
 
 import json
@@ -13,59 +13,66 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import gymnasium as gym
 import numpy as np
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from grpo_gym.cli.failures import check_writable, reported
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.cli.options import SOURCE, CommandLine
+from grpo_gym.settings.config import Range, check_fields, from_mapping
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.online import OnlineGRPO
 
-Measurement = Callable[[], tuple[int, float]]
-"""Does some work; returns environment steps and the seconds they took."""
+Work = Callable[[], int]
+"""Does some work and returns its number of environment steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """The command line of `benchmark`."""
+class BenchmarkOptions:
+    """How thoroughly to measure."""
 
-    repetitions: int = 5
+    repetitions: Annotated[int, Range(1)] = 5
     """Repetitions of each measurement."""
-    num_envs: int = 1024
+    num_envs: Annotated[int, Range(1)] = 1024
     """Environments of the vectorised measurements."""
-    json: Path | None = None
+    json: str | None = None
     """Write the rates to this file."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+_LINE = CommandLine(
+    "benchmark",
+    "Measure environment and training steps per second on one thread.",
+    {"benchmark": BenchmarkOptions},
+)
 
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    given = sys.argv[1:] if arguments is None else arguments
-    options = tyro.cli(
-        Options,
-        args=list(given),
-        description="Measure environment and training steps per second on one thread.",
-    )
-    for name in ("repetitions", "num_envs"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be >= 1")
+    given = _LINE.parse(sys.argv[1:] if arguments is None else arguments)
+    options = from_mapping(BenchmarkOptions, given.values["benchmark"], SOURCE)
+    if given.help:
+        _LINE.show_help({"benchmark": options})
     if options.json is not None:
-        check_writable(options.json, "--json")
+        check_writable(Path(options.json), "--json")
     torch.set_num_threads(1)
-    measurements = _measurements(options.num_envs)
-    for measure in measurements.values():
-        measure()  # compiles and warms up
-    rates: dict[str, list[float]] = {name: [] for name in measurements}
+    works = _works(options.num_envs)
+    for work in works.values():
+        work()  # compiles and warms up
+    rates: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(options.repetitions):
-        for name, measure in measurements.items():
-            steps, seconds = measure()
-            rates[name].append(steps / seconds)
+        for name, work in works.items():
+            started = time.perf_counter()
+            steps = work()
+            rates[name].append(steps / (time.perf_counter() - started))
     Console().print(_table(rates))
     if options.json is not None:
         report = {"machine": _machine(), "steps_per_second": rates}
@@ -73,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measurements(num_envs: int) -> dict[str, Measurement]:
+def _works(num_envs: int) -> dict[str, Work]:
     return {
         "Gymnasium CartPole-v1, unwrapped": _single(gym.make("CartPole-v1").unwrapped, 20_000),
         "LoadBalancer-v0, unwrapped": _single(gym.make("LoadBalancer-v0").unwrapped, 20_000),
@@ -84,68 +91,64 @@ def _measurements(num_envs: int) -> dict[str, Measurement]:
     }
 
 
-def _single(env: gym.Env[np.ndarray, np.int64], steps: int) -> Measurement:
-    """Random actions in one environment, resets included."""
+def _single(env: gym.Env[np.ndarray, np.int64], steps: int) -> Work:
+    """Random actions in one environment, including resets."""
     actions = np.random.default_rng(0).integers(env.action_space.n, size=steps)  # type: ignore[attr-defined]
     env.reset(seed=0)
 
-    def measure() -> tuple[int, float]:
-        started = time.perf_counter()
+    def work() -> int:
         for action in actions:
             _, _, terminated, truncated, _ = env.step(action)
             if terminated or truncated:
                 env.reset()
-        return steps, time.perf_counter() - started
+        return steps
 
-    return measure
+    return work
 
 
-def _vector(env_id: str, num_envs: int, steps: int) -> Measurement:
-    """Random actions in a vector environment, automatic resets included."""
+def _vector(env_id: str, num_envs: int, steps: int) -> Work:
+    """Random actions in a vector environment, including automatic resets."""
     env = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="vector_entry_point")
     choices = env.single_action_space.n  # type: ignore[attr-defined]
     actions = np.random.default_rng(0).integers(choices, size=(64, num_envs))
     env.reset(seed=0)
 
-    def measure() -> tuple[int, float]:
-        started = time.perf_counter()
+    def work() -> int:
         for step in range(steps):
             env.step(actions[step % 64])
-        return steps * num_envs, time.perf_counter() - started
+        return steps * num_envs
 
-    return measure
+    return work
 
 
-def _training() -> Measurement:
-    """Whole iterations with the default settings: collecting, comparing, learning."""
+def _training() -> Work:
+    """Whole training iterations with the default settings."""
     model = GRPO("mlp", "LoadBalancer-v0")
 
-    def measure() -> tuple[int, float]:
-        before, started = model.num_steps, time.perf_counter()
+    def work() -> int:
+        before = model.num_steps
         for _ in range(4):
             model.train_iteration()
-        return model.num_steps - before, time.perf_counter() - started
+        return model.num_steps - before
 
-    return measure
+    return work
 
 
-def _online_decisions() -> Measurement:
-    """Decide, route, estimate and learn, one request after another, new episodes included."""
+def _online_decisions() -> Work:
+    """Decide, route, estimate and learn, one request after another, including resets."""
     model = OnlineGRPO("LoadBalancer-v0")
 
-    def measure() -> tuple[int, float]:
-        started = time.perf_counter()
+    def work() -> int:
         model.train_steps(400_000)
-        return 400_000, time.perf_counter() - started
+        return 400_000
 
-    return measure
+    return work
 
 
 def _table(rates: dict[str, list[float]]) -> Table:
-    first = statistics.median(next(iter(rates.values())))
-    count = len(next(iter(rates.values())))
+    first = next(iter(rates.values()))
     table = Table(
-        title=f"environment steps/s on one thread, {count} repetitions; {_machine()}",
+        title=f"environment steps/s on one thread, {len(first)} repetitions; {_machine()}",
         title_justify="left",
     )
     table.add_column("")
@@ -154,7 +157,7 @@ def _table(rates: dict[str, list[float]]) -> Table:
     for name, values in rates.items():
         median = statistics.median(values)
         cells = [f"{value:,.0f}" for value in (median, min(values), max(values))]
-        table.add_row(name, *cells, f"{median / first:.2f}")
+        table.add_row(name, *cells, f"{median / statistics.median(first):.2f}")
     return table
 
 

@@ -1,10 +1,9 @@
-"""`play`: Battleship in the terminal against a policy's advice, or a recording of its game."""
+"""`play`: Battleship in the terminal with a policy's advice, or a recording of its game."""
 
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -25,12 +24,12 @@ from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.named_policies import baseline_names, find_checkpoint, load_model
 
 Advice = Callable[[BattleshipEnv, np.ndarray], tuple[np.ndarray, int]]
-"""Shares of cells, shape (A,), and the cell to shoot at, from a game and its observation."""
+"""From a game and its observation: a value of each cell, shape (A,), and the cell to shoot at."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlayOptions:
-    """Which game, whose advice, and who shoots."""
+    """The game, the adviser, and who shoots."""
 
     env: str = "Battleship-v0"
     """Id of the environment."""
@@ -47,7 +46,7 @@ class PlayOptions:
 
     @property
     def heat_title(self) -> str:
-        """What the heat map beside the board shows."""
+        """Title of the heat map beside the board."""
         is_baseline = self.policy in baseline_names(self.env)
         return "placements that fit, %" if is_baseline else "next shot, %"
 
@@ -56,8 +55,13 @@ class PlayOptions:
         object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
         if self.env != "Battleship-v0":
             raise ConfigError(f"env must be 'Battleship-v0' to be played, got {self.env!r}")
-        if self.record is not None and Path(self.record).suffix not in (".gif", ".mp4"):
+        if self.record is not None and not self.record.endswith((".gif", ".mp4")):
             raise ConfigError(f"--record must end in .gif or .mp4, got {self.record}")
+        if self.record is not None and self.record.endswith(".mp4") and not find_spec("moviepy"):
+            raise ConfigError(
+                f"--record must end in .gif without moviepy, got {self.record}: "
+                'pip install "grpo-gym[render]"'
+            )
 
 
 _LINE = CommandLine(
@@ -89,10 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _adviser(options: PlayOptions) -> tuple[dict[str, Any], Advice]:
-    """The environment's arguments, and who advises."""
+    """The environment's arguments and the adviser.
+
+    Raises:
+        ConfigError: If the adviser cannot play this board.
+    """
     if options.policy in baseline_names(options.env):
         game = gym.make(options.env, **options.env_kwargs)
-        make_baseline(options.policy, game)  # refuses boards that it cannot play
+        make_baseline(options.policy, game)  # raises if it cannot play this board
         return options.env_kwargs, _baseline_advice(options.policy)
     checkpoint = find_checkpoint(options.policy, options.env)
     model = load_model(checkpoint, options.env)
@@ -103,11 +111,13 @@ def _adviser(options: PlayOptions) -> tuple[dict[str, Any], Advice]:
 
 
 def _baseline_advice(name: str) -> Advice:
+    state: Any = None
+
     def advise(game: BattleshipEnv, observation: np.ndarray) -> tuple[np.ndarray, int]:
-        action, advise_state[0] = make_baseline(name, game).predict(observation, advise_state[0])
+        nonlocal state
+        action, state = make_baseline(name, game).predict(observation, state)
         return heat(game.simulator, 0, None), int(action)
 
-    advise_state: list[Any] = [None]
     return advise
 
 
@@ -120,7 +130,7 @@ def _model_advice(model: GRPO) -> Advice:
 
 
 def _play(env: gym.Env[Any, Any], advise: Advice, options: PlayOptions, console: Console) -> None:
-    """One game; the player types cells, or takes the advice."""
+    """Play one game; the player types cells or takes the advice."""
     observation, _ = env.reset(seed=options.seed)
     game = cast(BattleshipEnv, env.unwrapped)
     posterior = _posterior(game)
@@ -142,7 +152,7 @@ def _play(env: gym.Env[Any, Any], advise: Advice, options: PlayOptions, console:
 
 
 def _posterior(game: BattleshipEnv) -> Posterior | None:
-    """The exact one, where the boards can be listed."""
+    """The exact posterior, if all boards can be enumerated."""
     try:
         return Posterior(game.simulator)
     except ConfigError:
@@ -150,7 +160,7 @@ def _posterior(game: BattleshipEnv) -> Posterior | None:
 
 
 def _ask(game: BattleshipEnv, advised: int, console: Console) -> int | None:
-    """The cell that the player types; None to stop."""
+    """The cell that the player types, or None to stop."""
     rows, columns = game.config.board_size
     row, column = divmod(advised, columns)
     while True:
@@ -177,28 +187,26 @@ def _ask(game: BattleshipEnv, advised: int, console: Console) -> int | None:
 
 
 def _record(options: PlayOptions, kwargs: dict[str, Any], advise: Advice) -> None:
-    """Pictures of the adviser's game, with its shares beside the board."""
-    path = Path(str(options.record))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=path.parent))
+    """Write pictures of the adviser's game, with its probabilities beside the board."""
     env: gym.Env[Any, Any] = gym.make(options.env, render_mode="rgb_array", **kwargs)
-    if path.suffix == ".mp4":
-        env = gym.wrappers.RecordVideo(env, str(folder / "video"))
-    frames = []
     observation, _ = env.reset(seed=options.seed)
     game = cast(BattleshipEnv, env.unwrapped)
+    frames: list[Any] = []
     done = False
     while not done:
         game.heat_map, cell = advise(game, observation)
-        if path.suffix == ".gif":
-            frames.append(Image.fromarray(cast(Any, env.render())))
+        frames.append(env.render())
         observation, _, won, cut, _ = env.step(cell)
         done = won or cut
-    if path.suffix == ".gif":
-        frames.append(Image.fromarray(cast(Any, env.render())))
-        durations = [250] * (len(frames) - 1) + [3000]
-        frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    frames.append(env.render())
     env.close()
-    for video in folder.glob("video/*.mp4"):
-        video.replace(path)
-    shutil.rmtree(folder)
+    path = Path(str(options.record))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".gif":
+        images = [Image.fromarray(frame) for frame in frames]
+        durations = [250] * (len(images) - 1) + [3000]
+        images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
+    else:
+        from moviepy import ImageSequenceClip  # of the extra `render`
+
+        ImageSequenceClip(frames, fps=env.metadata["render_fps"]).write_videofile(path, logger=None)

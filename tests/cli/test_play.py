@@ -62,7 +62,7 @@ def test_a_recording_has_a_picture_a_shot() -> None:
     assert [path.name for path in Path("videos").iterdir()] == ["game.gif"]
 
 
-def test_a_video_is_written_by_gymnasiums_recorder() -> None:
+def test_a_video_is_written() -> None:
     pytest.importorskip("moviepy", reason="needs the extra render")
     assert main([*MICRO, "--record", "game.mp4"]) == 0
     assert Path("game.mp4").stat().st_size > 1_000
@@ -84,3 +84,11 @@ def test_a_mistake_is_told_in_one_line(
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_video_without_moviepy_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("grpo_gym.cli.play.find_spec", lambda name: None)
+    assert main([*MICRO, "--record", "game.mp4"]) == 2
+    assert 'pip install "grpo-gym[render]"' in capsys.readouterr().err
