@@ -13,8 +13,9 @@ import numpy as np
 
 from grpo_gym.envs.baseline import Baseline
 from grpo_gym.envs.battleship.placements import with_neighbours
-from grpo_gym.envs.battleship.posterior import Posterior, sample_posterior
+from grpo_gym.envs.battleship.posterior import Posterior
 from grpo_gym.envs.battleship.records import HIT, SUNK
+from grpo_gym.envs.battleship.sampling import sample_posterior
 from grpo_gym.envs.battleship.simulator import BattleshipSimulator
 from grpo_gym.settings.config import ConfigError, suggest
 

@@ -1,13 +1,14 @@
-"""Where ships can lie, and drawing whole boards so that all of them are equally likely.
+"""Where ships can lie, and random boards, all legal ones equally likely.
 
-A board is drawn by placing every ship independently and starting over unless all of them keep
-clear of each other: rejecting ship by ship would favour some boards.
+A board is drawn by placing every ship independently, and again from the start unless all of them
+keep clear of each other: rejecting ship by ship would favour some boards.
 
 Shapes: S ships, P placements of all ships one after the other, L cells of the longest ship, W
 words of 64 cells, A cells, M boards.
 """
 
-from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,19 +18,18 @@ from grpo_gym.envs.randomness import mix, stream_key
 from grpo_gym.settings.config import ConfigError
 
 MAX_LAYOUTS = 2_000_000
-"""The most boards that are listed one by one."""
+"""The largest number of boards that are listed one by one."""
 _ATTEMPTS = 20_000_000
 _BOARDS = 1
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-@dataclass(frozen=True)
-class Placements:
-    """All placements of each ship.
+class Placements(NamedTuple):
+    """All placements of each ship; kernels take it as a whole.
 
     Attributes:
-        first: Where a ship's placements begin, shape (S + 1,), int64; its last entry is P.
+        first: Index of each ship's first placement, then P, shape (S + 1,), int64.
         order: Ships from the longest to the shortest, shape (S,), int64.
         cells: Cells of each placement, -1 beyond its length, shape (P, L), int16.
         covered: Bits of those cells, shape (P, W), uint64.
@@ -47,7 +47,7 @@ def find_placements(config: BattleshipConfig) -> Placements:
     """List all placements of all ships.
 
     Raises:
-        ConfigError: If hardly any draw of all ships is a legal board.
+        ConfigError: If none of many random boards is legal.
     """
     each = [_placements_of(config, length) for length in config.fleet]
     cells = np.full((sum(map(len, each)), max(config.fleet)), -1, np.int16)
@@ -73,7 +73,7 @@ def find_placements(config: BattleshipConfig) -> Placements:
 
 
 def as_bits(cells: np.ndarray) -> np.ndarray:
-    """Cells (..., A), bool, as words of 64 of them, (..., W), uint64."""
+    """Pack cells, shape (..., A), bool, into words of 64, shape (..., W), uint64."""
     words = -(-cells.shape[-1] // 64)
     padded = np.zeros((*cells.shape[:-1], 64 * words), np.bool_)
     padded[..., : cells.shape[-1]] = cells
@@ -81,16 +81,14 @@ def as_bits(cells: np.ndarray) -> np.ndarray:
 
 
 def list_layouts(placements: Placements) -> np.ndarray | None:
-    """All legal boards, as the placement of each ship, in lexical order.
+    """List all legal boards, as the placement of each ship, in lexical order.
 
     Returns:
         Shape (M, S), int32; None if there are more than `MAX_LAYOUTS`.
     """
-    ships = len(placements.first) - 1
     layouts = np.zeros((1, 0), np.int32)
     closed = np.zeros((1, placements.closed.shape[1]), np.uint64)
-    for ship in range(ships):
-        begin, end = placements.first[ship], placements.first[ship + 1]
+    for begin, end in pairwise(placements.first):
         if len(layouts) * (end - begin) > 50 * MAX_LAYOUTS:
             return None
         overlaps = np.zeros((len(layouts), end - begin), np.bool_)
@@ -104,7 +102,7 @@ def list_layouts(placements: Placements) -> np.ndarray | None:
 
 
 def with_neighbours(boards: np.ndarray) -> np.ndarray:
-    """Cells and all around them, shape (M, rows, columns), bool."""
+    """Mark the given cells and the eight around each, shape (M, rows, columns), bool."""
     _, rows, columns = boards.shape
     padded = np.zeros((len(boards), rows + 2, columns + 2), np.bool_)
     for down in range(3):
@@ -115,65 +113,64 @@ def with_neighbours(boards: np.ndarray) -> np.ndarray:
 
 @kernel
 def draw_boards(
-    seeds: np.ndarray,
-    first: np.ndarray,
-    order: np.ndarray,
-    covered: np.ndarray,
-    closed: np.ndarray,
-    attempts: int,
-    taken: np.ndarray,
-    out: np.ndarray,
+    seeds: np.ndarray, placements: Placements, attempts: int, taken: np.ndarray, out: np.ndarray
 ) -> int:
     """Draw a legal board for each seed.
 
     Args:
         seeds: Shape (M,), uint64.
-        first: Of `Placements`, as the next three.
-        order: Ships in the order in which they are placed.
-        covered: Bits of each placement's cells.
-        closed: Bits of the cells it closes to others.
-        attempts: Draws of a whole board after which to give up.
-        taken: Scratch, shape (W,), uint64.
-        out: Written: the placement of each ship, shape (M, S), int32.
+        placements: All placements.
+        attempts: Give up on a board after this many draws of all ships.
+        taken: Working memory, shape (W,), uint64.
+        out: Output: the placement of each ship, shape (M, S), int32.
 
     Returns:
-        How many boards were drawn, M unless it gave up.
+        The number of boards drawn: M unless it gave up.
     """
     for m in range(seeds.shape[0]):
-        key = stream_key(seeds[m], _BOARDS)
-        counter = np.uint64(0)
-        legal = False
-        for _ in range(attempts):
-            taken[:] = np.uint64(0)
-            legal = True
-            for i in range(order.shape[0]):
-                ship = order[i]
-                count = first[ship + 1] - first[ship]
-                counter += np.uint64(1)
-                product = (mix(key + _GOLDEN * counter) >> np.uint64(32)) * np.uint64(count)
-                # All multiples of count are equally likely but for the lowest: draw again there
-                # (Lemire, ACM TOMACS 2019).
-                while (product & _LOW) < np.uint64(count) and (product & _LOW) < (
-                    np.uint64(4294967296) % np.uint64(count)
-                ):
-                    counter += np.uint64(1)
-                    product = (mix(key + _GOLDEN * counter) >> np.uint64(32)) * np.uint64(count)
-                placement = first[ship] + np.int64(product >> np.uint64(32))
-                if _overlaps(covered, placement, taken):
-                    legal = False
-                    break
-                for word in range(taken.shape[0]):
-                    taken[word] |= closed[placement, word]
-                out[m, ship] = placement
-            if legal:
-                break
-        if not legal:
-            return m
+        key, counter = stream_key(seeds[m], _BOARDS), np.uint64(0)
+        legal, tries = False, 0
+        while not legal:
+            if tries == attempts:
+                return m
+            counter, legal = _place_all(key, counter, placements, taken, out[m])
+            tries += 1
     return seeds.shape[0]
 
 
 @inlined
-def _overlaps(covered: np.ndarray, placement: int, taken: np.ndarray) -> bool:
+def _place_all(
+    key: np.uint64, counter: np.uint64, placements: Placements, taken: np.ndarray, out: np.ndarray
+) -> tuple[np.uint64, bool]:
+    """Place ship by ship until one is in the way of another.
+
+    Returns:
+        The counter after the last random number, and whether the board is legal.
+    """
+    taken[:] = np.uint64(0)
+    for ship in placements.order:
+        first = placements.first[ship]
+        count = np.uint64(placements.first[ship + 1] - first)
+        product = np.uint64(0)
+        # Draw again where the low half is too small: the rest holds all multiples of count
+        # equally often (Lemire, ACM TOMACS 2019).
+        while True:
+            counter += np.uint64(1)
+            product = (mix(key + _GOLDEN * counter) >> np.uint64(32)) * count
+            if (product & _LOW) >= np.uint64(4294967296) % count:
+                break
+        placement = first + np.int64(product >> np.uint64(32))
+        if overlaps(placements.covered, placement, taken):
+            return counter, False
+        for word in range(taken.shape[0]):
+            taken[word] |= placements.closed[placement, word]
+        out[ship] = placement
+    return counter, True
+
+
+@inlined
+def overlaps(covered: np.ndarray, placement: int, taken: np.ndarray) -> bool:
+    """Whether a placement covers a cell that is taken, given as bits, shape (W,), uint64."""
     common = np.uint64(0)
     for word in range(taken.shape[0]):
         common |= covered[placement, word] & taken[word]
@@ -181,9 +178,9 @@ def _overlaps(covered: np.ndarray, placement: int, taken: np.ndarray) -> bool:
 
 
 def _placements_of(config: BattleshipConfig, length: int) -> np.ndarray:
-    """Cells of each placement of a ship, shape (placements, length), across before down."""
+    """List the cells of each placement of a ship, shape (placements, length), across first."""
     rows, columns = config.board_size
-    # microGRPO draws both corners' coordinates from what the length leaves of a side.
+    # microGRPO draws both coordinates of a ship's first cell from 0 to side - length.
     spare = 0 if config.placement == "uniform" else length - 1
     across = [
         [row * columns + column + i for i in range(length)]
@@ -201,17 +198,7 @@ def _placements_of(config: BattleshipConfig, length: int) -> np.ndarray:
 def _check_drawable(placements: Placements, config: BattleshipConfig) -> None:
     out = np.zeros((1, len(config.fleet)), np.int32)
     taken = np.zeros(placements.closed.shape[1], np.uint64)
-    drawn = draw_boards(
-        np.zeros(1, np.uint64),
-        placements.first,
-        placements.order,
-        placements.covered,
-        placements.closed,
-        _ATTEMPTS,
-        taken,
-        out,
-    )
-    if drawn == 0:
+    if draw_boards(np.zeros(1, np.uint64), placements, _ATTEMPTS, taken, out) == 0:
         raise ConfigError(
             f"fleet must fit on the board, got {config.fleet} on {config.board_size} with "
             f"allow_touch={config.allow_touch}: none of {_ATTEMPTS:,} random boards was legal"

@@ -53,11 +53,12 @@ class BattleshipSimulator(BatchSimulator):
         self.ship_at = np.zeros((num_envs, config.cells), np.int8)
         self.seen = np.zeros((num_envs, config.cells), np.int8)
         self.left = np.zeros((num_envs, ships), np.int8)
+        self._games = tuple(getattr(self, name) for name in self.state_names)
         self.rules = _rules(config)
         lengths = config.lengths if config.announce_sunk else ()
         self._length_of = np.array([lengths.index(n) for n in config.fleet if lengths], np.int64)
         self.observation_shape = observation_shape(config)
-        self._words = np.zeros((3, self.placements.covered.shape[1]), np.uint64)
+        self._words = np.zeros((4, self.placements.covered.shape[1]), np.uint64)
         self._listed: np.ndarray | None = None
 
     @override
@@ -71,29 +72,12 @@ class BattleshipSimulator(BatchSimulator):
         members = self._all if members is None else members
         seeds = self._begin_episodes(members)
         self.layouts[members] = self._draw(seeds) if layouts is None else layouts
-        start_kernel(
-            members,
-            self.layouts,
-            self.placements.cells,
-            self.episodes,
-            self.ship_at,
-            self.seen,
-            self.left,
-        )
+        start_kernel(members, self.placements.cells, *self._games)
 
     @override
     def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> np.ndarray:
-        shoot_kernel(
-            actions,
-            self._no_skip if skip is None else skip,
-            self.rules,
-            self.layouts,
-            self.placements.cells,
-            self.episodes,
-            self.ship_at,
-            self.seen,
-            self.left,
-        )
+        skip = self._no_skip if skip is None else skip
+        shoot_kernel(actions, skip, self.rules, self.placements.cells, *self._games)
         return self.observe()
 
     @override
@@ -121,18 +105,7 @@ class BattleshipSimulator(BatchSimulator):
         """
         shape = (self.num_envs, self.config.cells)
         results = np.empty(shape), np.empty(shape), np.empty(shape)
-        placements = self.placements
-        count_kernel(
-            self.rules,
-            self.seen,
-            self.left,
-            placements.first,
-            placements.cells,
-            placements.covered,
-            placements.closed,
-            self._words,
-            *results,
-        )
+        count_kernel(self.rules, self.seen, self.left, self.placements, self._words, *results)
         return results
 
     def unknown(self) -> np.ndarray:
@@ -152,7 +125,7 @@ class BattleshipSimulator(BatchSimulator):
     @override
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
         won = self.won()
-        return won, ~won & (self.elapsed() >= self.config.cells)
+        return won, ~won & (self.elapsed() >= self.seen.shape[1])
 
     @override
     def state_infos(self) -> Infos:
@@ -189,17 +162,7 @@ class BattleshipSimulator(BatchSimulator):
     def _draw(self, seeds: np.ndarray) -> np.ndarray:
         distinct, group = np.unique(seeds, return_inverse=True)
         boards = np.empty((len(distinct), self.layouts.shape[1]), np.int32)
-        placements = self.placements
-        draw_boards(
-            distinct,
-            placements.first,
-            placements.order,
-            placements.covered,
-            placements.closed,
-            _UNLIMITED,
-            self._words[0],
-            boards,
-        )
+        draw_boards(distinct, self.placements, _UNLIMITED, self._words[0], boards)
         return boards[group]
 
 

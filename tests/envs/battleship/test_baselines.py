@@ -13,7 +13,8 @@ import grpo_gym  # noqa: F401, registers the environments
 from battleship_reference import Board, Game, all_boards, around, numbered, random_board, ships_of
 from grpo_gym.envs.battleship.baselines import BASELINES, make_baseline
 from grpo_gym.envs.battleship.env import BattleshipEnv
-from grpo_gym.envs.battleship.posterior import Posterior, sample_posterior
+from grpo_gym.envs.battleship.posterior import Posterior
+from grpo_gym.envs.battleship.sampling import sample_posterior
 from grpo_gym.envs.battleship.vector_env import BattleshipVectorEnv
 from grpo_gym.settings.config import ConfigError
 

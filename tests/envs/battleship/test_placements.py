@@ -109,9 +109,8 @@ def accepted(config: BattleshipConfig, draws: int) -> int:
     placements = find_placements(config)
     words = np.zeros(placements.covered.shape[1], np.uint64)
     out = np.zeros((1, len(config.fleet)), np.int32)
-    fixed = (placements.first, placements.order, placements.covered, placements.closed)
     return sum(
-        draw_boards(np.array([seed], np.uint64), *fixed, 1, words, out) for seed in range(draws)
+        draw_boards(np.array([seed], np.uint64), placements, 1, words, out) for seed in range(draws)
     )
 
 
