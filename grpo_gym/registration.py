@@ -1,35 +1,39 @@
-"""The environments that `import grpo_gym` registers with Gymnasium."""
+"""The native environments: `import grpo_gym` registers them with Gymnasium. Imports no torch."""
+
+from importlib import import_module
 
 import gymnasium as gym
 
-_ENVIRONMENTS = {
-    "LoadBalancer-v0": (
-        "grpo_gym.envs.load_balancer.env:LoadBalancerEnv",
-        "grpo_gym.envs.load_balancer.vector_env:LoadBalancerVectorEnv",
-    ),
-    "Battleship-v0": (
-        "grpo_gym.envs.battleship.env:BattleshipEnv",
-        "grpo_gym.envs.battleship.vector_env:BattleshipVectorEnv",
-    ),
-    "AutoScaler-v0": (
-        "grpo_gym.envs.autoscaler.env:AutoScalerEnv",
-        "grpo_gym.envs.autoscaler.vector_env:AutoScalerVectorEnv",
-    ),
-}
+from grpo_gym.envs.descriptor import EnvironmentDescriptor
 
-BASELINE_MODULES = {
-    "LoadBalancer-v0": "grpo_gym.envs.load_balancer.baselines",
-    "Battleship-v0": "grpo_gym.envs.battleship.baselines",
-    "AutoScaler-v0": "grpo_gym.envs.autoscaler.baselines",
-}
-"""Where each environment's heuristics are: a module with `BASELINES` and `make_baseline`."""
+_PACKAGES = (
+    "grpo_gym.envs.load_balancer",
+    "grpo_gym.envs.battleship",
+    "grpo_gym.envs.autoscaler",
+)
 
-FIGURE_MODULES = {"AutoScaler-v0": "grpo_gym.envs.autoscaler.figures"}
-"""Which environments have figures of an episode: a module with `snapshot` and `draw`."""
+DESCRIPTORS: tuple[EnvironmentDescriptor, ...] = tuple(
+    import_module(f"{package}.descriptor").DESCRIPTOR for package in _PACKAGES
+)
+"""What the rest of the package knows about each native environment."""
+_BY_ID = {descriptor.env_id: descriptor for descriptor in DESCRIPTORS}
+
+
+def descriptor_of(env_id: str) -> EnvironmentDescriptor | None:
+    """The descriptor of a native environment, with or without "grpo_gym:" before its id.
+
+    Returns:
+        None for other environments.
+    """
+    return _BY_ID.get(env_id.removeprefix("grpo_gym:"))
 
 
 def register_environments() -> None:
     """Register every environment once; later calls change nothing."""
-    for env_id, (entry_point, vector_entry_point) in _ENVIRONMENTS.items():
-        if env_id not in gym.registry:
-            gym.register(env_id, entry_point=entry_point, vector_entry_point=vector_entry_point)
+    for descriptor in DESCRIPTORS:
+        if descriptor.env_id not in gym.registry:
+            gym.register(
+                descriptor.env_id,
+                entry_point=descriptor.entry_point,
+                vector_entry_point=descriptor.vector_entry_point,
+            )

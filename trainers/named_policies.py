@@ -1,7 +1,6 @@
 """Finding whoever a name stands for: a baseline of an environment, or a trained policy."""
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from grpo_gym.evaluation.episodes import ActionFunction
-from grpo_gym.registration import BASELINE_MODULES
+from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.native_batch import NativeBatch
@@ -165,8 +164,8 @@ def load_model(
 
 
 def _baselines(env_id: str) -> Any:
-    name = BASELINE_MODULES.get(env_id.removeprefix("grpo_gym:"))
-    return None if name is None else import_module(name)
+    descriptor = descriptor_of(env_id)
+    return None if descriptor is None else descriptor.baselines
 
 
 def _random_action_function(space: gym.Space[Any], seed: int) -> ActionFunction:

@@ -10,6 +10,7 @@ from grpo_gym.envs.batch_simulator import BatchSimulator, Infos
 from grpo_gym.envs.load_balancer import trace
 from grpo_gym.envs.load_balancer.batch_kernels import estimate_kernel, start_kernel, step_kernel
 from grpo_gym.envs.load_balancer.dynamics import Memory
+from grpo_gym.envs.load_balancer.infos import compare_estimates, measure_ages
 from grpo_gym.envs.load_balancer.observation import observe_all
 from grpo_gym.envs.load_balancer.parameters import (
     count_features,
@@ -109,12 +110,13 @@ class LoadBalancerSimulator(BatchSimulator):
     @override
     def state_infos(self) -> Infos:
         seen = self.metrics
-        observed_at_ms, now_ms = seen["observed_at_ms"], self.episodes["now_ms"][:, None]
+        ages_ms = np.empty(seen.shape)
+        measure_ages(self.episodes, seen, ages_ms)
         return {
             "in_flight": seen["in_flight"],
             "latency_ms": seen["latency_ms"],
             "error_rate": seen["error_rate"],
-            "age_ms": np.where(observed_at_ms < 0, np.inf, now_ms - observed_at_ms),
+            "age_ms": ages_ms,
             "degraded": self.servers["degraded"],
         }
 
@@ -122,11 +124,11 @@ class LoadBalancerSimulator(BatchSimulator):
     def step_infos(self, actions: np.ndarray) -> Infos:
         infos = {name: self.outcomes[name] for name in ("response_time_ms", "error")}
         if self.config.infos == "full":
-            estimates = self.estimates["reward"]
-            best = estimates.argmax(axis=1)
-            infos["estimated_rewards"] = estimates
+            best, regrets = np.empty(self.num_envs, np.int64), np.empty(self.num_envs)
+            compare_estimates(self.estimates, actions, best, regrets)
+            infos["estimated_rewards"] = self.estimates["reward"]
             infos["oracle_action"] = best
-            infos["regret"] = estimates[self._all, best] - estimates[self._all, actions]
+            infos["regret"] = regrets
         return infos
 
     def counterfactuals(self) -> np.ndarray:

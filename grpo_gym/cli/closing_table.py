@@ -1,6 +1,6 @@
 """The closing table: a trained policy beside the baselines, on the same episodes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from rich.table import Table
 from grpo_gym.cli.tables import decimals, fixed, plain_table
 from grpo_gym.evaluation.episodes import Evaluation, evaluate
 from grpo_gym.evaluation.statistics import summarise
+from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.named_policies import (
@@ -25,13 +26,6 @@ SEED = 1_000_000
 """First seed of the closing comparison."""
 TRAINED = "trained policy"
 _MAX_ENVS = 128
-_METRICS = {
-    "response_time_ms": ("ms", 1.0),
-    "error": ("errors %", 100.0),
-    "violation": ("late %", 100.0),
-    "cost_dollars": ("$/step", 1.0),
-}
-"""Reported quantities that get a column: its title and the factor to its unit."""
 
 
 def compare_with_baselines(
@@ -60,7 +54,9 @@ def compare_with_baselines(
             results[name] = _play(name, model, env_id, episodes)
     privileged = privileged_names(env_id)
     console.print(f"\n{env_id}: {episodes:,} episodes from seed {SEED}", highlight=False)
-    console.print(comparison_table(results, privileged))
+    descriptor = descriptor_of(env_id)
+    columns = {} if descriptor is None else descriptor.table_columns
+    console.print(comparison_table(results, privileged, columns))
     console.print(f"> {checkpoint.parent.name}/{checkpoint.name}, most probable actions")
     if privileged:
         console.print("* sees what no policy in production can")
@@ -79,15 +75,20 @@ def _play(name: str, model: GRPO | OnlineGRPO, env_id: str, episodes: int) -> Ev
         batch.close()
 
 
-def comparison_table(results: dict[str, Evaluation], privileged: set[str]) -> Table:
+def comparison_table(
+    results: dict[str, Evaluation],
+    privileged: set[str],
+    metrics: Mapping[str, tuple[str, float]],
+) -> Table:
     """Policies by mean return, best first; columns that say nothing are left out.
 
     Args:
         results: Evaluations by name, on the same episodes.
         privileged: Names to mark.
+        metrics: Metrics with a column: its title, and the factor to the title's unit.
     """
     ordered = sorted(results, key=lambda name: -results[name].mean_return)
-    columns = _columns([results[name] for name in ordered])
+    columns = _columns([results[name] for name in ordered], metrics)
     table = plain_table("policy", *columns)
     for row, name in enumerate(ordered):
         cells = [column[row] for column in columns.values()]
@@ -98,7 +99,9 @@ def comparison_table(results: dict[str, Evaluation], privileged: set[str]) -> Ta
     return table
 
 
-def _columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
+def _columns(
+    evaluations: Sequence[Evaluation], metrics: Mapping[str, tuple[str, float]]
+) -> dict[str, list[str]]:
     """Cells by title."""
     summaries = [summarise(evaluation.returns) for evaluation in evaluations]
     margins = [(summary.ci95[1] - summary.ci95[0]) / 2 for summary in summaries]
@@ -109,7 +112,7 @@ def _columns(evaluations: Sequence[Evaluation]) -> dict[str, list[str]]:
     }
     if np.ptp(np.concatenate([evaluation.lengths for evaluation in evaluations])) > 0:
         columns["length"] = [fixed(float(e.lengths.mean()), 1) for e in evaluations]
-    for name, (title, factor) in _METRICS.items():
+    for name, (title, factor) in metrics.items():
         if all(name in evaluation.metrics for evaluation in evaluations):
             means = [factor * summarise(e.metrics[name]).mean for e in evaluations]
             columns[title] = [fixed(mean, decimals(means, 3)) for mean in means]

@@ -17,6 +17,7 @@ from grpo_gym.cli.plotting import check_figures, check_plot, draw_episodes, reco
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.cli.tables import decimals, fixed, plain_table
 from grpo_gym.evaluation.episodes import ActionFunction, Evaluation, evaluate
+from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch, make_enumerated
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.native_batch import EnumeratedBatch
@@ -215,10 +216,13 @@ def _play(options: EvaluateOptions, action_function: ActionFunction, batch: EnvB
 
 def _batch_limit(env_id: str, kwargs: dict[str, Any]) -> int:
     """Environments side by side: fewer where an episode's trace is long."""
-    one = make_batch(env_id, kwargs, 1)
-    settings = getattr(getattr(one, "env", None), "config", None)
+    descriptor = descriptor_of(env_id)
+    if descriptor is None:
+        return _MAX_ENVS
+    one: Any = make_batch(env_id, kwargs, 1)
+    length = descriptor.episode_length(one.env.unwrapped.config)
     one.close()
-    return _MAX_ENVS // 4 if getattr(settings, "episode_length", 0) > _LONG_EPISODE else _MAX_ENVS
+    return _MAX_ENVS // 4 if length > _LONG_EPISODE else _MAX_ENVS
 
 
 def _table(result: dict[str, Any]) -> Table:

@@ -15,13 +15,13 @@ from grpo_gym.cli.closing_table import compare_with_baselines
 from grpo_gym.cli.run import Run
 from grpo_gym.cli.settings import RunOptions
 from grpo_gym.cli.signals import StopSignals
+from grpo_gym.registration import descriptor_of
 from grpo_gym.trainers.named_policies import check_environment
 from grpo_gym.trainers.online import OnlineGRPO, OnlineStats
 from grpo_gym.trainers.online.loop import settled_at
 from grpo_gym.trainers.reporting import TensorBoardReporter
 from grpo_gym.trainers.settings import TrainSettings
 
-_DEMONSTRATION = "tiny-grpo"
 _DEMONSTRATION_EVERY = 500
 
 
@@ -47,7 +47,9 @@ def train_online(
     run = Run.create(settings, None if options.run_dir is None else Path(options.run_dir))
     console.print(f"run: {run.folder}", markup=False)
     total_steps = settings.total_steps
-    demonstrating = settings.env_kwargs.get("preset") == _DEMONSTRATION
+    descriptor = descriptor_of(settings.env)
+    demonstrations = {} if descriptor is None else descriptor.demonstrations
+    demonstrating = settings.env_kwargs.get("preset") in demonstrations
     with signals.deferred(), TensorBoardReporter(run.folder) as board:
         if demonstrating:
             _demonstrate(model, total_steps, signals, board)

@@ -1,7 +1,6 @@
 """`evaluate --plot`: one episode as a figure, where an environment has figures."""
 
 from collections.abc import Mapping
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from grpo_gym.cli.failures import check_writable
 from grpo_gym.evaluation.episodes import ActionFunction
-from grpo_gym.registration import FIGURE_MODULES
+from grpo_gym.registration import DESCRIPTORS, descriptor_of
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.settings.config import ConfigError
 
@@ -40,8 +39,8 @@ def check_figures(env_id: str) -> None:
     Raises:
         ConfigError: If it has none.
     """
-    if env_id not in FIGURE_MODULES:
-        known = ", ".join(FIGURE_MODULES)
+    if _figures(env_id) is None:
+        known = ", ".join(each.env_id for each in DESCRIPTORS if each.figures_module is not None)
         raise ConfigError(f"--plot must come with one of {known}, got {env_id}")
 
 
@@ -57,7 +56,7 @@ def record_episode(
         seed: Of the episode.
     """
     env: Any = getattr(batch, "env")  # noqa: B009 -- environments that have figures are native
-    snapshot = import_module(FIGURE_MODULES[env_id]).snapshot
+    snapshot = _figures(env_id).snapshot
     observations, masks = batch.reset([seed])
     state: Any = None
     start, alive = np.ones(1, np.bool_), np.ones(1, np.bool_)
@@ -86,10 +85,13 @@ def draw_episodes(
     """
     config: Any = getattr(batch, "env").config  # noqa: B009 -- see record_episode
     title = f"{env_id}: the episode of seed {seed}"
-    content: bytes = import_module(FIGURE_MODULES[env_id]).draw(
-        episodes, config, title, _format(path)
-    )
+    content: bytes = _figures(env_id).draw(episodes, config, title, _format(path))
     return content
+
+
+def _figures(env_id: str) -> Any:
+    descriptor = descriptor_of(env_id)
+    return None if descriptor is None else descriptor.figures
 
 
 def _format(path: Path) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 from grpo_gym.cli.options import SOURCE, CommandLine, Given, as_option
+from grpo_gym.registration import descriptor_of
 from grpo_gym.settings.config import (
     ConfigError,
     Range,
@@ -21,8 +22,6 @@ from grpo_gym.trainers.settings import TrainSettings, default_config
 
 Count = Annotated[int, Range(1)]
 
-_ONLINE_STEPS = {"tiny-grpo": 3_000}
-"""How long online GRPO trains by default, where that is not as long as GRPO: the demonstration."""
 _OF_GRPO = (
     "preset",
     "policy",
@@ -122,8 +121,10 @@ def _file_settings(run: RunOptions, options: Mapping[str, Any]) -> tuple[TrainSe
         return from_mapping(TrainSettings, load_yaml(run.config), run.config), run.config
     source = f"shipped settings for {env}"
     if options.get("algo") == "online":  # the shipped ones are GRPO's, this needs none
+        descriptor = descriptor_of(env)
+        demonstrations = {} if descriptor is None else descriptor.demonstrations
         preset = options.get("env_kwargs", {}).get("preset")
-        steps = _ONLINE_STEPS.get(preset, TrainSettings.total_steps)
+        steps = demonstrations.get(preset, TrainSettings.total_steps)
         return TrainSettings(env=env, total_steps=steps), source
     values = {"env": env, **default_config(env, options.get("env_kwargs", {}))}
     return from_mapping(TrainSettings, values, source), source

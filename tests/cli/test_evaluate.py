@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from grpo_gym import GRPO
-from grpo_gym.cli.evaluate import main
+from grpo_gym.cli.evaluate import _batch_limit, main
 from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.trainers.named_policies import baseline_names, privileged_names
 
@@ -258,3 +258,19 @@ def test_what_has_no_exact_score_is_refused(
 ) -> None:
     assert main([*line, "--exact"]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("env", "env_kwargs", "limit"),
+    [
+        ("LoadBalancer-v0", {}, 128),
+        ("LoadBalancer-v0", {"preset": "mm4"}, 32),
+        ("AutoScaler-v0", {"preset": "weekly"}, 32),
+        ("Battleship-v0", {}, 128),
+        ("CartPole-v1", {}, 128),
+    ],
+)
+def test_fewer_environments_side_by_side_where_episodes_are_long(
+    env: str, env_kwargs: dict[str, Any], limit: int
+) -> None:
+    assert _batch_limit(env, env_kwargs) == limit

@@ -14,6 +14,7 @@ from gymnasium.utils.env_checker import check_env
 
 import grpo_gym  # noqa: F401, registers the environments
 from grpo_gym.cli.closing_table import comparison_table
+from grpo_gym.envs.autoscaler.descriptor import DESCRIPTOR
 from grpo_gym.envs.autoscaler.env import AutoScalerEnv
 from grpo_gym.envs.autoscaler.observation import METRIC_RANGES, feature_names
 from grpo_gym.envs.autoscaler.presets import PRESETS, AutoScalerConfig, make_config
@@ -298,7 +299,9 @@ def test_the_closing_table_tells_what_was_promised_and_paid() -> None:
         return Evaluation(0, -np.array(dollars), np.array([10, 10]), metrics)
 
     table = comparison_table(
-        {"dear": played([0.0, 0.01], [8.0, 9.0]), "cheap": played([0.02, 0.03], [5.0, 6.0])}, set()
+        {"dear": played([0.0, 0.01], [8.0, 9.0]), "cheap": played([0.02, 0.03], [5.0, 6.0])},
+        set(),
+        DESCRIPTOR.table_columns,
     )
     cells = {str(column.header): list(column.cells) for column in table.columns}
     assert cells["policy"] == ["  cheap", "  dear"]
