@@ -1,6 +1,6 @@
-"""What is seen of a cluster: metrics by their known ranges as numbers in [-1, 1].
+"""Observations of a cluster: metrics scaled from their ranges to [-1, 1], and what else is known.
 
-Shapes: B environments, M numbers now, H steps of history.
+Shapes: B environments, M numbers of the current observation, H steps of history.
 """
 
 import math
@@ -29,17 +29,14 @@ METRIC_RANGES = {
     "queue_depth": (0.0, 10_000.0),
     "replicas": (0.0, 100.0),
 }
-"""Smallest and largest value of each metric: they are observed as -1 and 1."""
+"""Smallest and largest value of each metric, observed as -1 and 1."""
 
 NUM_METRICS = len(METRICS)
 _LARGEST = np.array([METRIC_RANGES[name][1] for name in METRICS])
-_BATCH_TOP, _TIMEOUT_TOP = len(BATCH_SIZES) - 1, len(TIMEOUTS_S) - 1
-_CONCURRENCY_TOP, _SHARE_TOP = len(CONCURRENCIES) - 1, SHARES - 1
-_WEEK = 7
 
 
 def feature_names(config: AutoScalerConfig) -> tuple[str, ...]:
-    """What the numbers of the current observation are, in order."""
+    """Name the numbers of the current observation, in order."""
     names: tuple[str, ...] = METRICS
     if config.observe_pending:
         names += ("pending",)
@@ -59,10 +56,10 @@ def _scaled(value: float, largest: float) -> float:
 
 @kernel
 def observe_metrics(rows: np.ndarray, out: np.ndarray) -> None:
-    """The ten metrics by their ranges.
+    """Write the ten metrics by their ranges.
 
     Args:
-        rows: As measured, shape (B, 10), float64.
+        rows: Measurements in their units, shape (B, 10), float64.
         out: Written from the front, shape (B, M), float32.
     """
     for b in range(rows.shape[0]):
@@ -79,7 +76,7 @@ def observe_rest(
     p: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """What follows the metrics.
+    """Write what follows the metrics.
 
     Args:
         episodes: `EPISODE` records, shape (B,).
@@ -89,23 +86,22 @@ def observe_rest(
         p: One `PARAMETERS` record, shape (1,).
         out: Written after the metrics, shape (B, M), float32.
     """
-    pending, time = p[0].observe_pending, p[0].observe_time
     for b in range(out.shape[0]):
         cluster = clusters[b]
         at = NUM_METRICS
-        if pending:
+        if p[0].observe_pending:
             out[b, at] = _scaled(cluster.pending, _LARGEST[NUM_METRICS - 1])
             at += 1
         now = starts[episodes[b].trace_row] + episodes[b].step
-        if time:
+        if p[0].observe_time:
             at = _observe_phase(now, steps_per_day, out, b, at)
         if p[0].observe_week:
-            at = _observe_phase(now, _WEEK * steps_per_day, out, b, at)
+            at = _observe_phase(now, 7 * steps_per_day, out, b, at)
         if p[0].observe_configuration:
-            out[b, at] = _scaled(cluster.batch, _BATCH_TOP)
-            out[b, at + 1] = _scaled(cluster.timeout, _TIMEOUT_TOP)
-            out[b, at + 2] = _scaled(cluster.concurrency, _CONCURRENCY_TOP)
-            out[b, at + 3] = _scaled(cluster.share, _SHARE_TOP)
+            out[b, at] = _scaled(cluster.batch, len(BATCH_SIZES) - 1)
+            out[b, at + 1] = _scaled(cluster.timeout, len(TIMEOUTS_S) - 1)
+            out[b, at + 2] = _scaled(cluster.concurrency, len(CONCURRENCIES) - 1)
+            out[b, at + 3] = _scaled(cluster.share, SHARES - 1)
 
 
 @inlined
@@ -120,17 +116,16 @@ def _observe_phase(now: int, period: int, out: np.ndarray, b: int, at: int) -> i
 def remember(
     members: np.ndarray, episodes: np.ndarray, rows: np.ndarray, history: np.ndarray
 ) -> None:
-    """Put the newest metrics into each history, in place of the oldest.
+    """Replace the oldest metrics of each history by the newest; all of it at an episode's start.
 
     Args:
         members: Which environments, shape (M,), int64.
         episodes: `EPISODE` records, shape (B,).
-        rows: The metrics as observed, shape (B, 10 or more), float32.
+        rows: The metrics as observed, shape (B, 10), float32.
         history: Step t at row t % H, shape (B, H, 10), float32.
     """
     length = history.shape[1]
-    for m in range(members.shape[0]):
-        b = members[m]
+    for b in members:
         step = episodes[b].step
         first, last = (0, length) if step == 0 else (step % length, step % length + 1)
         for h in range(first, last):
@@ -140,17 +135,16 @@ def remember(
 
 @kernel
 def unroll(episodes: np.ndarray, history: np.ndarray, out: np.ndarray) -> None:
-    """Histories, oldest first.
+    """Write histories, oldest first.
 
     Args:
         episodes: `EPISODE` records, shape (B,).
-        history: As `remember` keeps it.
+        history: Histories as `remember` keeps them.
         out: Written, shape (B, H, 10), float32.
     """
     length = history.shape[1]
     for b in range(history.shape[0]):
         oldest = (episodes[b].step + 1) % length
         for h in range(length):
-            row = oldest + h if oldest + h < length else oldest + h - length
             for i in range(NUM_METRICS):
-                out[b, h, i] = history[b, row, i]
+                out[b, h, i] = history[b, (oldest + h) % length, i]

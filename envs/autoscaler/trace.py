@@ -1,8 +1,8 @@
-"""The outside world of an autoscaling episode: demand, drawn once; no action changes it.
+"""The trace of an episode: its demand, drawn once at reset; no action changes it.
 
-Members of a group share one trace (common random numbers), so their returns differ only by what
-they did. Noise, bursts and the start have a stream of random numbers each, so changing one leaves
-the others as they were.
+Members of a group share one trace (common random numbers), so their returns differ only by their
+actions. Noise, bursts and the start have random streams of their own, so that changing one leaves
+the others as they are.
 
 Shapes: R traces, T steps an episode; a trace has T + 1 demands, the first before any step.
 """
@@ -19,41 +19,37 @@ from grpo_gym.envs.kernels import kernel
 from grpo_gym.envs.randomness import stream_key, uniform
 from grpo_gym.settings.config import ConfigError
 
-TRACE_PARAMETERS = np.dtype(
-    [
-        ("base_demand", "f8"),
-        ("daily_amplitude", "f8"),
-        ("half_daily_amplitude", "f8"),
-        ("weekend_factor", "f8"),
-        ("noise_correlation", "f8"),
-        ("noise", "f8"),
-        ("bursts", "f8"),
-        ("burst_size", "f8", (2,)),
-        ("burst_rise_minutes", "f8", (2,)),
-        ("burst_hold_minutes", "f8", (2,)),
-        ("burst_decay_minutes", "f8", (2,)),
-        ("random_start", "?"),
-        ("steps_per_day", "i8"),
-    ]
+_RATES = (
+    "base_demand",
+    "daily_amplitude",
+    "half_daily_amplitude",
+    "weekend_factor",
+    "noise_correlation",
+    "noise",
+    "bursts",
 )
-"""What the drawing kernels read; one record, made from an `AutoScalerConfig`."""
+_LIMITS = ("burst_size", "burst_rise_minutes", "burst_hold_minutes", "burst_decay_minutes")
+TRACE_PARAMETERS = np.dtype(
+    [(name, "f8") for name in _RATES]
+    + [(name, "f8", (2,)) for name in _LIMITS]
+    + [("random_start", "?"), ("steps_per_day", "i8")]
+)
+"""What the drawing kernels read: fields and properties of an `AutoScalerConfig`."""
 
 _NOISE, _BURSTS, _START = range(1, 4)
 _WEEK, _WORKDAYS = 7, 5
 _OVER = 1e-4
-"""Share of its height at which a burst is over."""
+"""Share of its peak below which a burst is over."""
 
 
 def trace_parameters(config: AutoScalerConfig) -> np.ndarray:
-    """What the drawing kernels read, one `TRACE_PARAMETERS` record, shape (1,)."""
-    parameters = np.zeros(1, TRACE_PARAMETERS)
-    for name in TRACE_PARAMETERS.names or ():
-        parameters[name] = getattr(config, name)
-    return parameters
+    """Return the settings as one `TRACE_PARAMETERS` record, shape (1,)."""
+    values = tuple(getattr(config, name) for name in TRACE_PARAMETERS.names or ())
+    return np.array([values], TRACE_PARAMETERS)
 
 
 def read_demand(config: AutoScalerConfig) -> np.ndarray:
-    """The recorded demand of `demand_csv`, requests/s, shape (rows,); empty without a file.
+    """Read the demand recorded in `demand_csv`, requests/s, shape (rows,); empty without a file.
 
     Raises:
         ConfigError: If the file cannot be read, a line is no demand, or it is too short.
@@ -68,8 +64,15 @@ def read_demand(config: AutoScalerConfig) -> np.ndarray:
         raise ConfigError(
             f"demand_csv must be a readable CSV file, got {path!r}: {error}"
         ) from None
-    has_header = bool(rows) and _number(rows[0][1][0]) is None
-    values = [_demand(path, number, row) for number, row in rows[has_header:]]
+    if rows and math.isnan(_demand(rows[0][1][:1])):
+        del rows[0]  # a header
+    values = [_demand(row) for _, row in rows]
+    for (number, row), value in zip(rows, values, strict=True):
+        if not 0.0 <= value < math.inf:
+            raise ConfigError(
+                f"demand_csv must have one number >= 0 (requests/s) a line, got {','.join(row)!r} "
+                f"in line {number} of {path!r}"
+            )
     needed = config.episode_steps + 1
     if len(values) < needed:
         raise ConfigError(
@@ -79,21 +82,13 @@ def read_demand(config: AutoScalerConfig) -> np.ndarray:
     return np.array(values)
 
 
-def _demand(path: str, number: int, row: list[str]) -> float:
-    value = _number(row[0]) if len(row) == 1 else None
-    if value is None or not 0.0 <= value < math.inf:
-        raise ConfigError(
-            f"demand_csv must have one number >= 0 (requests/s) a line, got {','.join(row)!r} in "
-            f"line {number} of {path!r}"
-        )
-    return value
-
-
-def _number(text: str) -> float | None:
+def _demand(row: list[str]) -> float:
+    """The one number of a row; NaN if it is none."""
     try:
+        (text,) = row
         return float(text)
     except ValueError:
-        return None
+        return math.nan
 
 
 @kernel
@@ -109,34 +104,32 @@ def draw_traces(
 
     Args:
         seeds: One seed per drawn trace, shape (M,), uint64.
-        rows: Where each goes, shape (M,), int64.
+        rows: Their rows, shape (M,), int64.
         parameters: One `TRACE_PARAMETERS` record, shape (1,).
-        recorded: Demand to begin anywhere in, requests/s, shape (rows,); empty: the daily swing.
+        recorded: Demand in which traces start anywhere, requests/s, shape (rows,); empty: the
+            daily swing.
         demand: Written, requests/s, shape (R, T + 1), float32.
         starts: Written, steps from midnight of the first day to each start, shape (R,), int64.
     """
     p = parameters[0]
     for m in range(seeds.shape[0]):
         row = rows[m]
-        first = uniform(stream_key(seeds[m], _START), 0)  # in (0, 1]: 1 - it is in [0, 1)
+        coin = 1.0 - uniform(stream_key(seeds[m], _START), 0)  # in [0, 1)
+        starts[row] = 0
         if recorded.shape[0]:
-            choices = recorded.shape[0] - demand.shape[1] + 1
-            starts[row] = int((1.0 - first) * choices)
+            starts[row] = int(coin * (recorded.shape[0] - demand.shape[1] + 1))
         elif p.random_start:
             days = 1 if p.weekend_factor == 1.0 else _WEEK
-            starts[row] = int((1.0 - first) * days * p.steps_per_day)
-        else:
-            starts[row] = 0
+            starts[row] = int(coin * days * p.steps_per_day)
         _draw_factors(seeds[m], p, demand, row)
         for t in range(demand.shape[1]):
             at = starts[row] + t
-            base = recorded[at] if recorded.shape[0] else usual_demand(at, p)
-            demand[row, t] *= base
+            demand[row, t] *= recorded[at] if recorded.shape[0] else usual_demand(at, p)
 
 
 @kernel
 def usual_demand(step: int, p: Any) -> float:
-    """Demand without noise and bursts, requests/s, so many steps after the first midnight."""
+    """Compute demand without noise and bursts, requests/s, `step` steps after midnight of day 1."""
     angle = 2.0 * math.pi * (step % p.steps_per_day) / p.steps_per_day
     swing = -p.daily_amplitude * math.cos(angle) + p.half_daily_amplitude * math.sin(2.0 * angle)
     day = step // p.steps_per_day % _WEEK
@@ -145,9 +138,8 @@ def usual_demand(step: int, p: Any) -> float:
 
 @kernel
 def _draw_factors(seed: np.uint64, p: Any, demand: np.ndarray, row: int) -> None:
-    """Noise and bursts as a factor on demand."""
-    for t in range(demand.shape[1]):
-        demand[row, t] = 1.0
+    """Write noise and bursts as a factor on demand."""
+    demand[row, :] = 1.0
     _add_bursts(seed, p, demand, row)
     if p.noise == 0.0:
         return
@@ -160,7 +152,7 @@ def _draw_factors(seed: np.uint64, p: Any, demand: np.ndarray, row: int) -> None
 
 @kernel
 def _add_bursts(seed: np.uint64, p: Any, demand: np.ndarray, row: int) -> None:
-    """A Poisson process of bursts, each of which rises, holds, and decays."""
+    """Add a Poisson process of bursts, each of which rises, holds and decays."""
     if p.bursts == 0.0:
         return
     key = stream_key(seed, _BURSTS)
@@ -184,7 +176,7 @@ def _add_bursts(seed: np.uint64, p: Any, demand: np.ndarray, row: int) -> None:
 
 @kernel
 def _height(since: float, rise: float, hold: float, decay: float) -> float:
-    """A burst some steps after its beginning, as a share of its height."""
+    """Height of a burst `since` steps after its beginning, as a share of its peak."""
     if since < rise:
         return since / rise
     if since <= rise + hold:
@@ -199,6 +191,6 @@ def _between(limits: np.ndarray, coin: float) -> float:
 
 @kernel
 def _normal(key: np.uint64, index: int) -> float:
-    """Standard normal number `index` of a stream (Box and Muller 1958)."""
+    """Draw standard normal number `index` of a stream (Box and Muller 1958)."""
     radius = math.sqrt(-2.0 * math.log(uniform(key, 2 * index)))
     return radius * math.cos(2.0 * math.pi * uniform(key, 2 * index + 1))
