@@ -20,9 +20,10 @@ _LAZY = {
     "GRPOConfig": "grpo_gym.trainers.config",
     "OnlineGRPO": "grpo_gym.trainers.online",
     "evaluate_policy": "grpo_gym.evaluation.episodes",
+    "register_policy": "grpo_gym.policies.registry",
 }
 
-__all__ = ["GRPO", "GRPOConfig", "OnlineGRPO", "__version__", "evaluate_policy"]
+__all__ = ["GRPO", "GRPOConfig", "OnlineGRPO", "__version__", "evaluate_policy", "register_policy"]
 
 register_environments()
 

@@ -3,8 +3,10 @@
 Shapes: B observations, D features, A choices.
 """
 
+import contextlib
 import itertools
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -60,11 +62,18 @@ class PolicyModel(Evaluable):
         Raises:
             ConfigError: If a name is unknown or the environment cannot be used.
         """
+        if isinstance(env, str) and ":" in env:
+            # A user's module may register policies beside its environments; if it is missing,
+            # making the environment says so.
+            with contextlib.suppress(ImportError):
+                import_module(env.partition(":")[0])
+        self.policy_source = find_policy(policy)
+        self.policy_kwargs = dict(policy_kwargs or {})
+        self.config = merge_policy_kwargs(self.policy_source, config, self.policy_kwargs)
         self.env_source = env
         self.env_kwargs = dict(env_kwargs or {})
         self.training_env_kwargs = dict(training_env_kwargs or {})
-        # Making one environment tells the spaces, and refuses bad arguments before any work. It
-        # comes first because a user's module may register its policies beside its environment.
+        # Making one environment tells the spaces, and refuses bad arguments before any work.
         self.observation_space, self.action_space = _spaces(env, self.env_kwargs)
         if self.training_env_kwargs:
             training = _spaces(env, {**self.env_kwargs, **self.training_env_kwargs})
@@ -73,9 +82,6 @@ class PolicyModel(Evaluable):
                     "training_env_kwargs must not change the spaces, got "
                     f"{training[0]} and {training[1]}: put what changes them into env_kwargs"
                 )
-        self.policy_source = find_policy(policy)
-        self.policy_kwargs = dict(policy_kwargs or {})
-        self.config = merge_policy_kwargs(self.policy_source, config, self.policy_kwargs)
         # The last bits of orthogonal weights depend on the number of threads.
         torch.set_num_threads(self.config.torch_threads)
         with torch.random.fork_rng(devices=[]):

@@ -8,7 +8,7 @@ import numpy as np
 
 from grpo_gym.policies.custom import qualified_name
 from grpo_gym.policies.metrics_normaliser import MetricsNormaliser
-from grpo_gym.policies.registry import PolicySource, find_policy, policy_names
+from grpo_gym.policies.registry import PolicySource, find_policy, is_built_in, policy_names
 from grpo_gym.rollouts.batches import EnvSource
 from grpo_gym.settings.config import ConfigError, from_mapping, to_mapping
 from grpo_gym.storage import checkpoint
@@ -111,13 +111,14 @@ def _policy_source(
         raise CheckpointError(
             f"{path} was trained with the policy {payload['policy_class']}: pass it as policy="
         )
-    if chosen not in policy_names() and isinstance(chosen, str):
+    if isinstance(chosen, str) and chosen not in policy_names():
         raise CheckpointError(
             f"{path} was trained with the policy {name!r}, which is not registered: import the "
             "module that calls register_policy first, or pass the network as policy="
         )
-    if name is not None and isinstance(chosen, str) and chosen != name:
-        raise CheckpointError(f"{path} was trained with the policy {name!r}, not {chosen!r}")
+    trained = payload["policy_class"] if name is None else repr(name)
+    if isinstance(chosen, str) and chosen != name and (name is not None or is_built_in(chosen)):
+        raise CheckpointError(f"{path} was trained with the policy {trained}, not {chosen!r}")
     return chosen
 
 

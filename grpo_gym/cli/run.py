@@ -73,7 +73,9 @@ class Run:
         """
         settings = self.settings
         if self.latest.is_file():
-            return GRPO.load(self.latest, settings.env, env_kwargs=settings.env_kwargs)
+            return GRPO.load(
+                self.latest, settings.env, env_kwargs=settings.env_kwargs, policy=settings.policy
+            )
         return new_model(settings)
 
     @property

@@ -60,7 +60,7 @@ class BoardOptions(PolicyOptions):
 
     channels: Count = 32
     """Channels of each hidden layer of `board`."""
-    blocks: Count = 2
+    blocks: Annotated[int, Range(0)] = 2
     """Residual blocks of `board`, each with two 3 x 3 convolutions."""
 
 

@@ -47,6 +47,11 @@ def policy_names() -> list[str]:
     return [*_BUILT_IN, *_REGISTERED]
 
 
+def is_built_in(policy: PolicySource) -> bool:
+    """Whether a policy is one of ours, with options in `NetworkConfig`."""
+    return isinstance(policy, str) and policy in _BUILT_IN
+
+
 def register_policy(name: str, factory: NetworkFactory) -> None:
     """Make a network known by name, for YAML files, the command line and `GRPO(name, ...)`.
 
@@ -103,7 +108,7 @@ def merge_policy_kwargs(
     Raises:
         ConfigError: If the policy has no such option.
     """
-    if not isinstance(policy, str) or policy not in _BUILT_IN:
+    if not isinstance(policy, str) or not is_built_in(policy):
         return config
     known = [field.name for field in dataclasses.fields(_BUILT_IN[policy][1])]
     for name in policy_kwargs:

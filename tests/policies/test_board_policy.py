@@ -86,10 +86,10 @@ def test_one_image_needs_no_axis_of_its_own() -> None:
 
 BOX = spaces.Box(0.0, 1.0, (3, 4, 5), np.float32)
 REFUSED: list[tuple[gym.Space[Any], gym.Space[Any], str]] = [
-    (spaces.Box(0.0, 1.0, (20,)), spaces.Discrete(20), r"images, .*use the policy 'mlp'"),
-    (spaces.Box(0.0, 1.0, (2, 3, 4, 5)), spaces.Discrete(20), "must be a Box of images"),
-    (spaces.Discrete(20), spaces.Discrete(20), "must be a Box of images"),
-    (spaces.Dict({"board": BOX}), spaces.Discrete(20), "must be a Box of images"),
+    (spaces.Box(0.0, 1.0, (20,)), spaces.Discrete(20), r"channels, .*use the policy 'mlp'"),
+    (spaces.Box(0.0, 1.0, (2, 3, 4, 5)), spaces.Discrete(20), "must be a Box of channels"),
+    (spaces.Discrete(20), spaces.Discrete(20), "must be a Box of channels"),
+    (spaces.Dict({"board": BOX}), spaces.Discrete(20), "must be a Box of channels"),
     (BOX, spaces.Discrete(19), r"action space must be Discrete\(20\), .*got Discrete\(19\)"),
     (BOX, spaces.Discrete(60), r"action space must be Discrete\(20\)"),
     (BOX, spaces.MultiDiscrete([20]), r"action space must be Discrete\(20\)"),
@@ -106,9 +106,9 @@ def test_other_spaces_are_refused(
 
 
 def test_other_environments_and_names_are_refused() -> None:
-    with pytest.raises(ConfigError, match="must be a Box of images"):
+    with pytest.raises(ConfigError, match="must be a Box of channels"):
         GRPO("board", "LoadBalancer-v0")
-    with pytest.raises(ConfigError, match="must be a Box of images"):
+    with pytest.raises(ConfigError, match="must be a Box of channels"):
         GRPO("board", "Battleship-v0", env_kwargs={"observation": "flat"})
     with pytest.raises(ConfigError, match=r"'bord'.*Did you mean 'board'\?"):
         GRPO("bord", "Battleship-v0")

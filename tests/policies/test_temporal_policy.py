@@ -22,8 +22,8 @@ from grpo_gym.policies.history import (
     orthogonal_recurrence,
 )
 from grpo_gym.policies.normaliser import RunningNormaliser
-from grpo_gym.policies.options import GRUOptions, TemporalOptions
-from grpo_gym.policies.registry import policy_names
+from grpo_gym.policies.options import GRUOptions, NetworkConfig, TemporalOptions
+from grpo_gym.policies.registry import make_policy, policy_names
 from grpo_gym.policies.temporal import Attention, TemporalPolicy, TransformerLayer
 from grpo_gym.rollouts.spaces import flatten_one
 from grpo_gym.settings.config import ConfigError
@@ -191,10 +191,15 @@ TWO = spaces.Dict({"a": spaces.Box(-1.0, 1.0, (5, 3)), "b": spaces.Box(-1.0, 1.0
     "space", [spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(3), TWO, spaces.Box(0.0, 1.0, (1, 3))]
 )
 def test_no_history_is_refused(kind: str, space: gym.Space[Any]) -> None:
-    policy = {"gru": GRUPolicy, "temporal": TemporalPolicy}[kind]
+    def build(frame_history: int) -> HistoryPolicy:
+        options = NetworkConfig(frame_history=frame_history)
+        policy = make_policy(kind, space, spaces.Discrete(2), options, {})
+        assert isinstance(policy, HistoryPolicy)
+        return policy
+
     with pytest.raises(ConfigError, match=rf"exactly one history.*{kind}.*raise frame_history"):
-        policy(space, spaces.Discrete(2))
-    assert policy(space, spaces.Discrete(2), frame_history=2).layout.steps == 2
+        build(1)
+    assert build(2).layout.steps == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -209,7 +214,7 @@ def test_settings_that_do_not_fit_are_refused() -> None:
             make_config(None, **{name: 5})
     with pytest.raises(ConfigError, match="attention_heads must divide lstm_width 10, got 4"):
         make_config(lstm_width=10)
-    with pytest.raises(ConfigError, match="heads must divide the width 12, got 5"):
+    with pytest.raises(ConfigError, match="transformer_heads must divide lstm_width 12, got 5"):
         make("temporal", transformer_heads=5)
     for name, low in {"gru_width": 1, "lstm_layers": 1, "transformer_layers": 0}.items():
         with pytest.raises(ConfigError, match=f"{name} must be >= {low}"):
@@ -267,9 +272,8 @@ def test_it_starts_nearly_uniform(kind: str) -> None:
         }
     )
     torch.manual_seed(0)
-    policy = {"gru": GRUPolicy, "temporal": TemporalPolicy}[kind](
-        space, spaces.MultiDiscrete([7, 7, 11])
-    )
+    policy = make_policy(kind, space, spaces.MultiDiscrete([7, 7, 11]), NetworkConfig(), {})
+    assert isinstance(policy, HistoryPolicy)
     found = scores(policy, torch.rand(50, 610) * 2.0 - 1.0)
     assert found.shape == (50, 25)
     assert 0.0 < float(found.abs().max()) < 0.1

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from grpo_gym import GRPO
-from grpo_gym.policies.network import Policy
+from grpo_gym.policies.network import MLPPolicy
+from grpo_gym.policies.options import MLPOptions
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.collection import Branching, collect
 from grpo_gym.rollouts.groups import EnvGroups
@@ -40,11 +41,10 @@ def play(
 ) -> GroupedRollout:
     batch = make_batch(env, kwargs, groups * members)
     torch.manual_seed(1)
-    policy = Policy(
+    policy = MLPPolicy(
         batch.single_observation_space,
         batch.single_action_space,
-        hidden_sizes=(8,),
-        frame_history=frame_history,
+        MLPOptions(hidden_sizes=(8,), frame_history=frame_history),
     )
     head, numbers = policy.head, range(groups)
     noise = ActionNoise(head.noise_kind, 0, iteration, numbers, members, head.num_components)

@@ -113,13 +113,12 @@ COMBINATIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"refill_rounds": 2, "baseline": "batch"},
         {"baseline": "trajectory"},
-        'refill_rounds must be 0 with baseline "batch", got 2: it compares no groups',
+        'refill_rounds must be 0 with baseline "batch", got 2: no group would be replaced',
     ),
     (
         {"refill_rounds": 2, "drop_uniform_groups": False},
         {"drop_uniform_groups": True},
-        "refill_rounds must be 0 unless drop_uniform_groups is true, got 2: there would be "
-        "nothing to replace",
+        "refill_rounds must be 0 unless drop_uniform_groups is true, got 2: no group would be replaced",
     ),
     *[
         (
@@ -214,5 +213,5 @@ def test_arguments_for_training_only(tmp_path: Path) -> None:
     loaded = GRPO.load(tmp_path / "m.grpo")
     assert loaded.train_iteration().rollout["length_mean"] == 20.0
     assert loaded.evaluate(2).lengths.tolist() == [30, 30]
-    with pytest.raises(ConfigError, match="training_env_kwargs must leave the spaces as they are"):
+    with pytest.raises(ConfigError, match="training_env_kwargs must not change the spaces"):
         GRPO("linear", "LoadBalancer-v0", training_env_kwargs={"num_servers": 7})

@@ -349,12 +349,14 @@ def as_rollout() -> GroupedRollout:
     )
 
 
+def estimate(rollout: GroupedRollout, config: GRPOConfig) -> torch.Tensor:
+    return estimate_advantages(rollout, config, config.discount, rollout.observations).advantages
+
+
 def ours(config: GRPOConfig, table: Table) -> tuple[float, torch.Tensor]:
     """Loss and its gradient in the scores."""
     rollout, policy = as_rollout(), tabular(table)
-    advantages = estimate_advantages(
-        rollout, config, config.discount, rollout.observations
-    ).advantages
+    advantages = estimate(rollout, config)
     batch = training_batch(rollout, advantages, config)
     if config.update == "trust_region":
         config = replace(config, objective="unclipped")  # as the trust region does
@@ -397,9 +399,7 @@ def test_small_advantages_are_dropped_by_loop() -> None:
     rewards[:, 0] = 0.0
     rewards[0, 0] = torch.tensor([3.0, 2.0, 1.004], dtype=torch.float64)
     changed = replace(rollout, rewards=rewards)
-    advantages = estimate_advantages(
-        changed, config, config.discount, changed.observations
-    ).advantages
+    advantages = estimate(changed, config)
     batch = training_batch(changed, advantages, config)
     assert len(batch) == 3 + 2 + 8  # the member of one step is left out: -0.002
     assert float(batch.weights.sum()) == pytest.approx(1.0)

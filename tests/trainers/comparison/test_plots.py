@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from comparison_files import curve, run, task, write
+from comparison_files import curve, task, training, write
 
 pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
@@ -25,7 +25,8 @@ from grpo_gym.trainers.comparison.plots import (
     spread,
     vertical_limits,
 )
-from grpo_gym.trainers.comparison.task_results import TITLES, Run, read_task
+from grpo_gym.trainers.comparison.records import TrainingResult
+from grpo_gym.trainers.comparison.task_results import TITLES, read_task
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +34,8 @@ def fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 1_000)
 
 
-def runs_of(tmp_path: Path, *runs: dict[str, Any]) -> list[Run]:
-    return read_task(write(tmp_path / "runs.json", {"grpo": runs})).runs["grpo"]
+def runs_of(tmp_path: Path, *runs: dict[str, Any]) -> list[TrainingResult]:
+    return read_task(write(tmp_path / "runs.json", {"grpo": runs})).trainings["grpo"]
 
 
 def pixels(content: bytes) -> np.ndarray:
@@ -53,7 +54,7 @@ def test_every_algorithm_has_a_colour_of_its_own() -> None:
 
 
 def test_a_task_shows_its_algorithms(tmp_path: Path) -> None:
-    runs = {"grpo": [run(2.0), run(2.1)], "ppo": [run(1.0, steps_per_second=1.0)]}
+    runs = {"grpo": [training(2.0), training(2.1)], "ppo": [training(1.0, steps_per_second=1.0)]}
     picture = pixels(draw_task(read_task(write(tmp_path / "a.json", runs, {"random": 0.0})), 0.9))
     assert picture.shape[1] == 1600
     assert has_colour(picture, "grpo") and has_colour(picture, "ppo")
@@ -61,8 +62,8 @@ def test_a_task_shows_its_algorithms(tmp_path: Path) -> None:
 
 
 def test_an_overview_has_a_row_for_each_task(tmp_path: Path) -> None:
-    one = read_task(write(tmp_path / "a.json", {"grpo": [run(2.0), run(2.1)]}))
-    two = read_task(write(tmp_path / "b.json", {"ppo": [run(1e6)]}, head=task(preset="x")))
+    one = read_task(write(tmp_path / "a.json", {"grpo": [training(2.0), training(2.1)]}))
+    two = read_task(write(tmp_path / "b.json", {"ppo": [training(1e6)]}, head=task(preset="x")))
     single, double = pixels(draw_overview([one])), pixels(draw_overview([one, two]))
     assert double.shape[1] == 1600 and len(double) > len(single)
     assert has_colour(double, "ppo") and not has_colour(single, "ppo")
@@ -71,8 +72,8 @@ def test_an_overview_has_a_row_for_each_task(tmp_path: Path) -> None:
 def test_runs_with_other_steps_meet_on_common_points(tmp_path: Path) -> None:
     runs = runs_of(
         tmp_path,
-        run(0.0, curve=curve([0, 100, 200], [0.0, 10.0, 20.0], 10.0)),
-        run(0.0, curve=curve([0, 90, 210], [3.0, 12.0, 24.0], 10.0)),
+        training(0.0, curve=curve([0, 100, 200], [0.0, 10.0, 20.0], 10.0)),
+        training(0.0, curve=curve([0, 90, 210], [3.0, 12.0, 24.0], 10.0)),
     )
     grid = common_grid(runs, "steps", False)
     assert grid[0] == 0.0 and grid[-1] == 200.0
@@ -83,7 +84,9 @@ def test_runs_with_other_steps_meet_on_common_points(tmp_path: Path) -> None:
 
 
 def test_a_logarithmic_axis_begins_at_the_first_point_after_zero(tmp_path: Path) -> None:
-    runs = runs_of(tmp_path, run(1.0, steps_per_second=10.0), run(1.0, steps_per_second=8.0))
+    runs = runs_of(
+        tmp_path, training(1.0, steps_per_second=10.0), training(1.0, steps_per_second=8.0)
+    )
     grid = common_grid(runs, "cpu_seconds", True)
     assert grid[0] == pytest.approx(10.0) and grid[-1] == pytest.approx(100.0)
     np.testing.assert_allclose(np.diff(np.log(grid)), np.log(10.0) / 100)
@@ -93,7 +96,7 @@ def test_a_terrible_start_does_not_squeeze_the_rest(tmp_path: Path) -> None:
     returns = [-1e6, -1e5, *np.linspace(-10.0, -5.0, 9)]
     steps = list(range(0, 1100, 100))
     results = read_task(
-        write(tmp_path / "a.json", {"grpo": [run(-5.0, curve=curve(steps, returns, 1.0))]})
+        write(tmp_path / "a.json", {"grpo": [training(-5.0, curve=curve(steps, returns, 1.0))]})
     )
     low, high = vertical_limits(results, {"random": -2e5, "good": -4.0, "near": -11.0})
     assert (low, high) == pytest.approx((-11.0 - 0.35, -4.0 + 0.35))
@@ -103,7 +106,7 @@ def test_a_terrible_start_does_not_squeeze_the_rest(tmp_path: Path) -> None:
 
 def test_limits_of_returns_that_are_all_equal(tmp_path: Path) -> None:
     for value in (0.0, 7.0):
-        results = read_task(write(tmp_path / "a.json", {"grpo": [run(value, start=value)]}))
+        results = read_task(write(tmp_path / "a.json", {"grpo": [training(value, start=value)]}))
         low, high = vertical_limits(results, {})
         assert low < value < high
         draw_task(results, None)
@@ -113,7 +116,7 @@ def test_the_best_baselines_without_privileges_are_shown(tmp_path: Path) -> None
     means = {"random": 0.0, "oracle": 9.0, "peak_ewma": 5.0, "round_robin": 1.0}
     means |= {"least_connections": 4.0, "power_of_two": 3.0}
     head = task("LoadBalancer-v0")
-    results = read_task(write(tmp_path / "a.json", {"grpo": [run(1.0)]}, means, head))
+    results = read_task(write(tmp_path / "a.json", {"grpo": [training(1.0)]}, means, head))
     assert list(shown_baselines(results)) == [
         "peak_ewma",
         "least_connections",

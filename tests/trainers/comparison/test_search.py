@@ -1,15 +1,16 @@
 """The search for settings: what is proposed, what is given up, what is gone on with."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from grpo_gym.settings.config import ConfigError, replace
-from grpo_gym.trainers.comparison.search_spaces import SPACES, Between, Choice, search_space
 from grpo_gym.trainers.comparison.settings import (
     ALGORITHMS,
-    PeerSettings,
+    Contender,
+    SB3Settings,
     find_contender,
     keyword_arguments,
 )
@@ -19,61 +20,70 @@ pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
 
 import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from grpo_gym.trainers.comparison import search as module
+from grpo_gym.trainers.comparison.records import TrialBudget
 from grpo_gym.trainers.comparison.search import (
-    Budget,
-    apply,
     best_settings,
     open_study,
     propose,
-    try_out,
+    run_trial,
+    with_values,
+)
+from grpo_gym.trainers.comparison.search_spaces import (
+    SPACES,
+    first_parameters,
+    search_space,
+    values_of,
 )
 
-BUDGET = Budget(total_steps=2_000, evaluations=4, curve_episodes=2, final_episodes=3)
+BUDGET = TrialBudget(total_steps=2_000, evaluations=4, curve_episodes=2, final_episodes=3)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_first_trial_is_the_settings_there_are(tmp_path: Path, algorithm: str) -> None:
     contender = find_contender(algorithm, "CartPole-v1", {})
-    study = open_study(tmp_path / "study.db", contender, Budget(total_steps=1_000_000))
+    study = open_study(tmp_path / "study.db", contender, TrialBudget(total_steps=1_000_000))
     number, first = propose(study, contender)
     assert number == 0
     kinds = set()
-    if isinstance(first, PeerSettings):
+    if isinstance(first, SB3Settings):
         assert keyword_arguments(first) == keyword_arguments(contender.settings)  # type: ignore[arg-type]
         first = replace(first, settings=contender.settings.settings)  # type: ignore[union-attr]
     assert first == contender.settings
     for _ in range(8):
         _, other = propose(study, contender)
         kinds.add(str(other))
-        if isinstance(other, PeerSettings):
+        if isinstance(other, SB3Settings):
             keyword_arguments(other)  # minibatches divide
     assert len(kinds) == 8
 
 
 def test_values_fit_each_other() -> None:
-    settings = PeerSettings(env="CartPole-v1")
+    settings = SB3Settings(env="CartPole-v1")
     values = {"num_envs": 128, "settings.n_steps": 1024, "settings.batch_size": 2048}
-    found = apply(settings, values, total_steps=100_000)
-    assert isinstance(found, PeerSettings)
+    found = with_values(settings, values, total_steps=100_000)
+    assert isinstance(found, SB3Settings)
     assert found.settings == {"n_steps": 128, "batch_size": 2048}
     assert 4 * found.num_envs * found.settings["n_steps"] <= 100_000
     keyword_arguments(found)
-    found = apply(settings, {**values, "settings.n_steps": 16}, total_steps=100_000)
+    found = with_values(settings, {**values, "settings.n_steps": 16}, total_steps=100_000)
     assert found.settings == {"n_steps": 16, "batch_size": 2048}  # type: ignore[union-attr]
 
 
-def test_spaces_hold_what_is_shipped(tmp_path: Path) -> None:
-    study = optuna.create_study()
-    trial = study.ask()
-    assert Choice((1, 2)).suggest(trial, "a", 3) in (1, 2, 3)
-    assert trial.distributions["a"].choices == ("1", "2", "3")
-    assert 0.5 <= Between(1.0, 2.0).suggest(trial, "b", 0.5) <= 2.0
-    assert trial.distributions["b"].low == 0.5
-    sizes = Choice(([64, 64],))
-    assert sizes.value(sizes.as_parameter([32, 16])) == [32, 16]
-    assert sizes.value(sizes.as_parameter(False)) is False
+def test_spaces_include_the_contenders_own_values() -> None:
+    keywords = {"learning_rate": 0.5, "gamma": 0.123}
+    settings = SB3Settings(env="CartPole-v1", hidden_sizes=(32, 16), settings=keywords)
+    contender = Contender(algorithm="ppo", settings=settings, tuned=False)
+    space = search_space(contender)
+    assert space["settings.learning_rate"] == FloatDistribution(1e-4, 0.5, log=True)
+    assert isinstance(space["hidden_sizes"], CategoricalDistribution)
+    assert space["hidden_sizes"].choices == ("[64, 64]", "[128, 128]", "[256, 256]", "[32, 16]")
+    own = first_parameters(contender)
+    assert (own["settings.gamma"], own["hidden_sizes"]) == ("0.123", "[32, 16]")
+    values = values_of(own)
+    assert (values["hidden_sizes"], values["normalise_rewards"]) == ([32, 16], False)
 
 
 def test_a_board_is_searched_without_what_only_layers_have() -> None:
@@ -87,30 +97,31 @@ def test_the_training_is_given_up_below_the_median(
     """Runs whose returns are known: trial n has 10 n at every point, then one has 0."""
     value = {"now": 0.0}
 
-    def known(_: Any, seed: int, plan: Any, judge: Any) -> dict[str, Any]:
+    def known(_: Any, seed: int, plan: Any, judge: Any) -> SimpleNamespace:
         assert seed == 100 and plan.evaluation_seed == 8_000_000
         for part in range(1, 5):
             if judge is not None:
-                judge({"steps": part * 500, "mean_return": value["now"]})
-        return {"steps": steps["now"], "final": {"mean_return": value["now"]}}
+                judge(SimpleNamespace(steps=part * 500, mean_return=value["now"]))
+        final = SimpleNamespace(mean_return=value["now"])
+        return SimpleNamespace(steps=steps["now"], final=final)
 
     steps = {"now": 2_000}
-    monkeypatch.setattr(module, "run", known)
+    monkeypatch.setattr(module, "train_and_evaluate", known)
     path, contender = tmp_path / "study.db", find_contender("ppo", "CartPole-v1", {})
     study = open_study(path, contender, BUDGET)
     for number in range(7):
         value["now"] = 10.0 * number
         trial, settings = propose(study, contender)
-        study.tell(trial, try_out(path, trial, contender, settings, BUDGET))
+        study.tell(trial, run_trial(path, trial, contender, settings, BUDGET))
     value["now"] = 0.0
     trial, settings = propose(study, contender)
     with pytest.raises(optuna.TrialPruned, match="below the median after 1,000 steps"):
-        try_out(path, trial, contender, settings, BUDGET)
+        run_trial(path, trial, contender, settings, BUDGET)
     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     value["now"], steps["now"] = 100.0, 2_501
     trial, settings = propose(study, contender)
     with pytest.raises(optuna.TrialPruned, match="trained for 2,501 steps"):
-        try_out(path, trial, contender, settings, BUDGET)
+        run_trial(path, trial, contender, settings, BUDGET)
     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     assert study.best_value == 60.0
     best = best_settings(study, contender)
@@ -138,7 +149,7 @@ def test_another_budget_or_start_is_refused(tmp_path: Path) -> None:
         open_study(path, find_contender("trpo", "CartPole-v1", {}), BUDGET)
     other = replace(contender.settings, num_envs=16)
     with pytest.raises(ConfigError, match=r"settings.num_envs was 8 there and is 16"):
-        open_study(path, type(contender)(algorithm="ppo", settings=other, tuned=False), BUDGET)
+        open_study(path, Contender(algorithm="ppo", settings=other, tuned=False), BUDGET)
     (tmp_path / "no.db").write_text("something else")
-    with pytest.raises(ConfigError, match=r"must be a study .* got .*not a database"):
+    with pytest.raises(ConfigError, match=r"must be a writable study .* got .*not a database"):
         open_study(tmp_path / "no.db", contender, BUDGET)

@@ -8,16 +8,16 @@ import pytest
 
 from grpo_gym.settings.config import ConfigError, from_mapping, load_yaml, replace, save_yaml
 from grpo_gym.storage.checkpoint import weights_sha256
-from grpo_gym.trainers.comparison.runs import new_training
 from grpo_gym.trainers.comparison.settings import (
-    PEERS,
-    PeerSettings,
+    SB3_CLASSES,
+    SB3Settings,
     check_algorithm,
     describe,
     find_contender,
     keyword_arguments,
     require,
 )
+from grpo_gym.trainers.comparison.training import new_training
 from grpo_gym.trainers.settings import TrainSettings, default_config
 
 pytest.importorskip("stable_baselines3")
@@ -25,7 +25,7 @@ pytest.importorskip("sb3_contrib")
 
 SHIPPED = sorted(
     (algorithm, Path(str(entry)))
-    for algorithm in PEERS
+    for algorithm in SB3_CLASSES
     if (files("grpo_gym.configs") / "comparison" / algorithm).is_dir()
     for entry in (files("grpo_gym.configs") / "comparison" / algorithm).iterdir()
 )
@@ -38,7 +38,7 @@ def test_shipped_files_are_found_by_what_they_are_for(algorithm: str, path: Path
     values = load_yaml(path)
     preset = {name: v for name, v in values.get("env_kwargs", {}).items() if name == "preset"}
     found = find_contender(algorithm, values["env"], preset)
-    assert isinstance(found.settings, PeerSettings)
+    assert isinstance(found.settings, SB3Settings)
     assert found.settings.env_kwargs == values.get("env_kwargs", {})
     assert found.tuned == values.get("tuned", False)
     keywords = keyword_arguments(found.settings)
@@ -54,12 +54,12 @@ def test_two_iterations(algorithm: str, path: Path) -> None:
     if values["env"].startswith("LunarLander"):
         pytest.importorskip("Box2D", reason='needs pip install "gymnasium[box2d]"')
     few = {**values["settings"], "n_steps": 8, "batch_size": 8, "n_epochs": 1}
-    shipped = from_mapping(PeerSettings, values, str(path))
+    shipped = from_mapping(SB3Settings, values, str(path))
     training = new_training(replace(shipped, num_envs=2, settings=few), seed=0)
-    before = weights_sha256(training.weights().state_dict())
+    before = weights_sha256(training.network.state_dict())
     training.learn(32, lambda steps: None)
     assert training.num_steps == 32
-    assert weights_sha256(training.weights().state_dict()) != before
+    assert weights_sha256(training.network.state_dict()) != before
 
 
 def test_another_preset_has_nothing_of_the_file_for_its_environment() -> None:
@@ -91,7 +91,7 @@ def default(**env_kwargs: str) -> TrainSettings:
 
 def test_without_a_file_there_are_defaults() -> None:
     found = find_contender("ppo", "MountainCar-v0", {})
-    assert isinstance(found.settings, PeerSettings) and not found.tuned
+    assert isinstance(found.settings, SB3Settings) and not found.tuned
     assert found.settings.num_envs * keyword_arguments(found.settings)["n_steps"] == 2048
     assert keyword_arguments(find_contender("a2c", "Acrobot-v1", {}).settings)["n_steps"] == 5  # type: ignore[arg-type]
 
@@ -125,14 +125,14 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 )
 def test_keyword_arguments_that_cannot_be(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        keyword_arguments(PeerSettings(env="CartPole-v1", settings=settings))
+        keyword_arguments(SB3Settings(env="CartPole-v1", settings=settings))
 
 
 def test_what_cannot_be_is_refused_when_made() -> None:
     with pytest.raises(ConfigError, match="the comparison sets it"):
-        PeerSettings(env="CartPole-v1", settings={"seed": 3})
+        SB3Settings(env="CartPole-v1", settings={"seed": 3})
     with pytest.raises(ConfigError, match='policy must be "mlp"'):
-        PeerSettings(env="Battleship-v0", algorithm="recurrent_ppo", policy="board")
+        SB3Settings(env="Battleship-v0", algorithm="recurrent_ppo", policy="board")
     with pytest.raises(ConfigError, match="Did you mean 'trpo'"):
         check_algorithm("trop")
     with pytest.raises(ConfigError, match=r'pip install "grpo-gym\[compare\]"'):
@@ -140,7 +140,7 @@ def test_what_cannot_be_is_refused_when_made() -> None:
 
 
 def test_all_that_decides_a_training_is_told() -> None:
-    settings = PeerSettings(env="CartPole-v1", settings={"n_steps": 64})
+    settings = SB3Settings(env="CartPole-v1", settings={"n_steps": 64})
     told = describe(settings)
     assert told["settings"]["n_steps"] == 64 and told["settings"]["n_epochs"] == 10
     assert not {"tuned", "env", "channels", "lstm_width"} & set(told)

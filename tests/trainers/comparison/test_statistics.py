@@ -19,7 +19,7 @@ from grpo_gym.trainers.comparison.statistics import (
     interquartile_mean,
     median_time,
     probability_of_improvement,
-    speed_ratio,
+    time_ratio,
 )
 
 GENERATOR = np.random.default_rng(5)
@@ -88,7 +88,7 @@ def test_a_single_run_has_no_interval() -> None:
         difference_of_iqms(one, two),
         probability_of_improvement((two, one)),
         median_time(one),
-        speed_ratio(one, two),
+        time_ratio(one, two),
     ):
         assert not estimate.has_interval
         assert not math.isnan(estimate.value)
@@ -162,14 +162,14 @@ def test_runs_that_never_get_there_count_as_infinitely_slow() -> None:
     assert rarely.value == NEVER and rarely.low < NEVER
 
 
-def test_speed_ratios() -> None:
+def test_time_ratios() -> None:
     fast, slow = np.array([2.0, 2.0, 2.0]), np.array([20.0, 20.0, 20.0])
-    ratio = speed_ratio(fast, slow)
+    ratio = time_ratio(fast, slow)
     assert (ratio.value, ratio.low, ratio.high) == (10.0, 10.0, 10.0)
     never = np.full(3, NEVER)
-    assert speed_ratio(fast, never).value == NEVER
-    assert speed_ratio(never, fast).value == 0.0
-    unknown = speed_ratio(never, never)
+    assert time_ratio(fast, never).value == NEVER
+    assert time_ratio(never, fast).value == 0.0
+    unknown = time_ratio(never, never)
     assert math.isnan(unknown.value) and (unknown.low, unknown.high) == (0.0, NEVER)
-    partly = speed_ratio(fast, np.array([20.0, 30.0, NEVER]))
+    partly = time_ratio(fast, np.array([20.0, 30.0, NEVER]))
     assert partly.value == 15.0 and partly.low == 10.0 and partly.high == NEVER

@@ -415,7 +415,7 @@ def test_parameters_without_influence_stay() -> None:
 # Real policies
 
 
-def make_policy(space: spaces.Space[Any], seed: int) -> Policy:
+def make_policy(space: spaces.Space[Any], seed: int) -> MLPPolicy:
     torch.manual_seed(seed)
     observation = spaces.Box(-1.0, 1.0, (3,), np.float32)
     policy = MLPPolicy(

@@ -169,7 +169,7 @@ def test_equal_returns_teach_nothing_whatever_is_subtracted(baseline: Any, scale
     model = GRPO("mlp", Nothing, learned_baseline=True, baseline=baseline, scale=scale, **SMALL)
     model.train_iteration()
     for _ in range(3):
-        rollout, estimate = model._collect()
+        _, estimate = model._collect()
         advantages = estimate.advantages
         if baseline == "none":  # what is left is rounding, and no deviation makes it large
             assert float(advantages.abs().max()) < 1e-6

@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grpo_gym.settings.config import ConfigError, replace
+from grpo_gym.settings.config import ConfigError, from_mapping, replace, to_mapping
 from grpo_gym.trainers.comparison.curves import Curve
-from grpo_gym.trainers.comparison.runs import Plan, open_results, play_baseline, run
-from grpo_gym.trainers.comparison.settings import Contender, PeerSettings, find_contender
+from grpo_gym.trainers.comparison.measurements import (
+    open_results,
+    play_baseline,
+    train_and_evaluate,
+)
+from grpo_gym.trainers.comparison.records import Plan, TrainingResult
+from grpo_gym.trainers.comparison.settings import Contender, SB3Settings, describe, find_contender
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
@@ -34,7 +39,7 @@ def contender(algorithm: str) -> Contender:
         return Contender(
             algorithm="grpo", settings=replace(found.settings, grpo=small), tuned=False
         )
-    settings = PeerSettings(
+    settings = SB3Settings(
         env="LoadBalancer-v0",
         algorithm=algorithm,  # type: ignore[arg-type]
         env_kwargs=ENV_KWARGS,
@@ -50,19 +55,22 @@ def contender(algorithm: str) -> Contender:
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_evaluation_does_not_disturb_training(algorithm: str, deterministic: bool) -> None:
     plan = replace(PLAN, deterministic=deterministic)
-    often = run(contender(algorithm), 3, plan)
-    once = run(contender(algorithm), 3, replace(plan, evaluations=1, curve_episodes=1))
-    assert often["weights_sha256"] == once["weights_sha256"]
-    assert often["final"] == once["final"]
-    assert (len(often["curve"]), len(once["curve"])) == (5, 2)
-    other = run(contender(algorithm), 4, plan)
-    assert other["weights_sha256"] != often["weights_sha256"]
+    often = train_and_evaluate(contender(algorithm), 3, plan)
+    once = train_and_evaluate(
+        contender(algorithm), 3, replace(plan, evaluations=1, curve_episodes=1)
+    )
+    assert often.weights_sha256 == once.weights_sha256
+    assert often.final == once.final
+    assert (len(often.curve), len(once.curve)) == (5, 2)
+    other = train_and_evaluate(contender(algorithm), 4, plan)
+    assert other.weights_sha256 != often.weights_sha256
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "trpo"])
 def test_what_is_kept_of_a_run(algorithm: str) -> None:
-    found = run(contender(algorithm), 0, PLAN)
-    assert json.loads(json.dumps(found)) == found
+    result = train_and_evaluate(contender(algorithm), 0, PLAN)
+    found = json.loads(json.dumps(to_mapping(result)))
+    assert from_mapping(TrainingResult, found, "result") == result
     assert set(found) == {
         *("settings", "tuned", "parameters", "policy_parameters", "peak_memory_mb", "steps"),
         *("cpu_seconds", "wall_seconds", "weights_sha256", "curve", "final"),
@@ -77,12 +85,13 @@ def test_what_is_kept_of_a_run(algorithm: str) -> None:
     assert "response_time_ms" in found["final"]["metrics"]
 
 
-def test_an_untrained_policy_and_its_curve_are_told_apart_by_their_episodes() -> None:
-    """The first point is of before training, and other episodes than the last are played."""
-    found = run(contender("grpo"), 0, replace(PLAN, curve_episodes=5))
-    assert found["curve"][-1]["mean_return"] != found["final"]["mean_return"]
-    again = run(contender("grpo"), 0, replace(PLAN, total_steps=128, curve_episodes=5))
-    assert again["curve"][0]["mean_return"] == found["curve"][0]["mean_return"]
+def test_the_curve_starts_untrained_and_plays_other_episodes_than_the_end() -> None:
+    found = train_and_evaluate(contender("grpo"), 0, replace(PLAN, curve_episodes=5))
+    assert found.curve[-1].mean_return != found.final.mean_return
+    again = train_and_evaluate(
+        contender("grpo"), 0, replace(PLAN, total_steps=128, curve_episodes=5)
+    )
+    assert again.curve[0].mean_return == found.curve[0].mean_return
 
 
 def test_a_baseline_plays_the_final_episodes() -> None:
@@ -107,9 +116,9 @@ def test_points_lie_evenly_and_take_no_time() -> None:
         curve.record(steps)
     curve.record(105)
     curve.record(105, at_end=True)
-    assert [point["steps"] for point in curve.points] == [0, 28, 56, 77, 105]
+    assert [point.steps for point in curve.points] == [0, 28, 56, 77, 105]
     assert told == curve.points[1:]
-    assert curve.points[-1]["wall_seconds"] < 0.2  # of 1.0 in all
+    assert curve.points[-1].wall_seconds < 0.2  # of 1.0 in all
     assert np.random.random() == wanted
 
 
@@ -127,8 +136,6 @@ def stored(tmp_path: Path, **task: Any) -> Path:
         "deterministic": True,
         **task,
     }
-    from grpo_gym.trainers.comparison.settings import describe
-
     run_of_seed = {"settings": describe(ppo.settings)}
     path.write_text(json.dumps({"task": values, "ppo/seed 0": run_of_seed}))
     return path

@@ -8,18 +8,19 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from grpo_gym.policies.board import BoardPolicy
+from grpo_gym.policies.options import BoardOptions
 from grpo_gym.rollouts.spaces import flatten_batch
 from grpo_gym.settings.config import ConfigError
-from grpo_gym.trainers.comparison.settings import PeerSettings
+from grpo_gym.trainers.comparison.settings import SB3Settings
 from probe_envs import BestAction, Context, Patience
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
 
-from grpo_gym.trainers.comparison.ours import OurTraining
-from grpo_gym.trainers.comparison.peers import PeerTraining, unflatten_batch
-from grpo_gym.trainers.comparison.runs import new_training
+from grpo_gym.trainers.comparison.sb3_training import SB3Training, unflatten_batch
 from grpo_gym.trainers.comparison.settings import find_contender
+from grpo_gym.trainers.comparison.training import GRPOTraining, new_training
 
 SMALL: dict[str, Any] = {"num_envs": 4, "settings": {"n_steps": 8, "batch_size": 16, "n_epochs": 1}}
 
@@ -60,8 +61,8 @@ def test_observations_come_back_from_features(space: gym.Space[Any]) -> None:
 
 
 def test_the_action_function_is_predict_on_normalised_observations() -> None:
-    training = PeerTraining(
-        PeerSettings(
+    training = SB3Training(
+        SB3Settings(
             env="CartPole-v1", normalise_observations=True, normalise_rewards=True, **SMALL
         ),
         seed=0,
@@ -79,8 +80,8 @@ def test_the_action_function_is_predict_on_normalised_observations() -> None:
 
 
 def test_the_action_function_remembers_as_predict_does() -> None:
-    training = PeerTraining(
-        PeerSettings(env="CartPole-v1", algorithm="recurrent_ppo", lstm_width=8, **SMALL), seed=0
+    training = SB3Training(
+        SB3Settings(env="CartPole-v1", algorithm="recurrent_ppo", lstm_width=8, **SMALL), seed=0
     )
     rows = np.random.default_rng(0).normal(0.0, 3.0, (20, 3, 4)).astype(np.float32)
     starts = np.random.default_rng(1).random((20, 3)) < 0.3
@@ -95,8 +96,8 @@ def test_the_action_function_remembers_as_predict_does() -> None:
 
 
 def test_only_legal_actions_are_played() -> None:
-    training = PeerTraining(
-        PeerSettings(
+    training = SB3Training(
+        SB3Settings(
             env="Battleship-v0",
             env_kwargs={"preset": "uniform-5x5"},
             algorithm="maskable_ppo",
@@ -115,7 +116,7 @@ def test_only_legal_actions_are_played() -> None:
 
 
 def test_discrete_observations_are_seen_as_they_are() -> None:
-    training = PeerTraining(PeerSettings(env="Patience-v0", **SMALL), seed=0)
+    training = SB3Training(SB3Settings(env="Patience-v0", **SMALL), seed=0)
     training.learn(64, lambda steps: None)
     seen = np.random.default_rng(0).integers(0, 4, 300)
     rows = np.eye(4, dtype=np.float32)[seen]
@@ -131,7 +132,10 @@ def test_discrete_observations_are_seen_as_they_are() -> None:
     ("settings", "message"),
     [
         ({"env": "CartPole-v1", "algorithm": "maskable_ppo"}, "no info"),
-        ({"env": "Pendulum-v1", "algorithm": "maskable_ppo"}, "must be ppo for actions Box"),
+        (
+            {"env": "Pendulum-v1", "algorithm": "maskable_ppo"},
+            "must be ppo.*actions are Box",
+        ),
         ({"env": "Parts-v0"}, "must not be a Dict for ppo.*FlattenObservation"),
         ({"env": "Shifted-v0"}, "actions must count from 0"),
         ({"env": "Digit-v0"}, "observations must count from 0"),
@@ -139,7 +143,7 @@ def test_discrete_observations_are_seen_as_they_are() -> None:
             {"env": "Patience-v0", "normalise_observations": True},
             "must be false with observations",
         ),
-        ({"env": "CartPole-v1", "policy": "board"}, "Box of images"),
+        ({"env": "CartPole-v1", "policy": "board"}, "Box of channels"),
         (
             {"env": "Battleship-v0", "training_env_kwargs": {"preset": "uniform-5x5"}},
             "leave the spaces",
@@ -148,18 +152,18 @@ def test_discrete_observations_are_seen_as_they_are() -> None:
 )
 def test_what_cannot_be_played_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        PeerTraining(PeerSettings(**{**SMALL, **settings}), seed=0)
+        SB3Training(SB3Settings(**{**SMALL, **settings}), seed=0)
 
 
 def test_learning_rate_and_discount_move_to_their_ends() -> None:
-    settings = PeerSettings(
+    settings = SB3Settings(
         env="CartPole-v1",
         learning_rate_schedule="linear",
         final_learning_rate=0.1,
         final_discount=1.0,
         **{**SMALL, "settings": {**SMALL["settings"], "gamma": 0.9, "learning_rate": 0.01}},
     )
-    training = PeerTraining(settings, seed=0)
+    training = SB3Training(settings, seed=0)
     seen: list[tuple[int, float]] = []
     training.learn(128, lambda steps: seen.append((steps, training.model.gamma)))
     assert [steps for steps, _ in seen] == [0, 32, 64, 96]
@@ -169,10 +173,10 @@ def test_learning_rate_and_discount_move_to_their_ends() -> None:
 
 
 def test_equal_layers_have_equal_parameters() -> None:
-    settings = PeerSettings(env="CartPole-v1", hidden_sizes=(64, 64), **SMALL)
-    theirs = PeerTraining(settings, seed=0)
+    settings = SB3Settings(env="CartPole-v1", hidden_sizes=(64, 64), **SMALL)
+    theirs = SB3Training(settings, seed=0)
     ours = new_training(find_contender("grpo", "CartPole-v1", {}).settings, seed=0)
-    assert isinstance(ours, OurTraining)
+    assert isinstance(ours, GRPOTraining)
     actor = (4 * 64 + 64) + (64 * 64 + 64) + (64 * 2 + 2)
     critic = (4 * 64 + 64) + (64 * 64 + 64) + (64 + 1)
     assert theirs.policy_parameters == ours.policy_parameters == ours.parameters == actor
@@ -184,8 +188,8 @@ def test_the_board_policy_is_ours(algorithm: Any) -> None:
     settings = {name: v for name, v in SMALL["settings"].items() if name == "n_steps"}
     if algorithm != "a2c":
         settings["batch_size"] = 16
-    theirs = PeerTraining(
-        PeerSettings(
+    theirs = SB3Training(
+        SB3Settings(
             env="Battleship-v0",
             env_kwargs={"preset": "uniform-5x5", "observation": "planes"},
             algorithm=algorithm,
@@ -197,11 +201,8 @@ def test_the_board_policy_is_ours(algorithm: Any) -> None:
         ),
         seed=0,
     )
-    from grpo_gym.policies.board import BoardPolicy
-
-    ours = BoardPolicy(
-        theirs.model.observation_space, theirs.model.action_space, channels=8, blocks=1
-    )
+    spaces_of = (theirs.model.observation_space, theirs.model.action_space)
+    ours = BoardPolicy(*spaces_of, BoardOptions(channels=8, blocks=1))
     # The last layer's bias is the same for all cells, so theirs goes without.
     assert theirs.policy_parameters == sum(p.numel() for p in ours.parameters()) - 1
     theirs.learn(64, lambda steps: None)
