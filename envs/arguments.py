@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from grpo_gym.settings.config import ConfigError, suggest
+from grpo_gym.settings import ConfigError, suggest
 
 
 def check_options(options: Mapping[str, Any], known: Collection[str]) -> None:

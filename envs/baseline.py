@@ -13,7 +13,7 @@ import numpy as np
 
 from grpo_gym.envs.randomness import episode_noise
 from grpo_gym.envs.seeding import fold_seed
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 
 class Baseline:

@@ -18,7 +18,7 @@ from grpo_gym.envs.arguments import check_count, check_options
 from grpo_gym.envs.batch_simulator import Infos, Observations
 from grpo_gym.envs.native_task import NativeTask, check_actions, observation_of
 from grpo_gym.envs.seeding import fold_seed, seed_list
-from grpo_gym.settings.config import ConfigError, suggest
+from grpo_gym.settings import ConfigError, suggest
 
 StepResult = tuple[Observations, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 

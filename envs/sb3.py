@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 
 def to_sb3(vec_env: VectorEnv[Any, Any, Any], infos: Literal["ends", "all"] = "ends") -> VecEnv:

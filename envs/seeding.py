@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 
 def fold_seed(seed: int) -> int:

@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 Potential = Callable[[Any, dict[str, Any]], Any]
 """From an observation and the infos that came with it, how good the state is: a number, or for

@@ -23,7 +23,7 @@ from grpo_gym.envs.autoscaler.baselines import make_baseline
 from grpo_gym.evaluation.episodes import Evaluation, evaluate
 from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.rollouts.batches import make_batch
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers import experiments
 from grpo_gym.trainers.experiments import EVALUATION_SEED
 from grpo_gym.trainers.presets import PRESETS

@@ -47,7 +47,7 @@ from grpo_gym.deployment import (
     MinimumReplicas,
     Transition,
 )
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers import experiments
 from grpo_gym.trainers.named_policies import find_checkpoint, load_model
 

@@ -15,7 +15,7 @@ It needs `pip install -e ".[compare]"`.
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +34,7 @@ from grpo_gym.envs.sb3 import to_sb3
 from grpo_gym.evaluation.episodes import evaluate
 from grpo_gym.rollouts.batches import make_batch, make_enumerated
 from grpo_gym.rollouts.env_batch import EnvBatch
-from grpo_gym.settings.config import from_mapping, load_yaml, replace
+from grpo_gym.settings import from_mapping, load_yaml
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.comparison.networks import MaskableBoardActorCritic, board_policy_kwargs
 from grpo_gym.trainers.grpo import IterationStats

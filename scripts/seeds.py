@@ -18,7 +18,7 @@ from typing import Any
 
 import tyro
 
-from grpo_gym.settings.config import parse_value
+from grpo_gym.settings import parse_value
 from grpo_gym.trainers import experiments
 from grpo_gym.trainers.named_policies import table_names
 from grpo_gym.trainers.settings import TrainSettings

@@ -8,7 +8,7 @@ and (2) learning curves over several seeds. An interrupted experiment resumes wh
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import tyro
 
 from grpo_gym import GRPO
 from grpo_gym.rollouts.rollout import GroupedRollout
-from grpo_gym.settings.config import replace
 from grpo_gym.trainers import experiments
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.grpo import IterationStats

@@ -10,7 +10,7 @@ resumes where it stopped.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,6 @@ from variants_protocol import EPISODES, EVALUATION_SEED, PARTS, SEEDS, Variant
 from variants_report import write_report
 
 from grpo_gym.rollouts.snapshot_check import SnapshotError
-from grpo_gym.settings.config import replace
 from grpo_gym.trainers import experiments
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from grpo_gym.settings.config import to_mapping
+from grpo_gym.settings import to_mapping
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.presets import PRESETS, make_config
 

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 from grpo_gym import GRPO
 from grpo_gym.envs.sb3 import to_sb3
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.reporting import scalars
 

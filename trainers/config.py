@@ -7,25 +7,32 @@ that it needs.
 """
 
 import json
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from grpo_gym.policies.options import NetworkConfig
-from grpo_gym.settings.config import ConfigError, Range, check_fields
+from grpo_gym.settings import (
+    ConfigError,
+    Count,
+    Fraction,
+    Integer,
+    Natural,
+    NonNegative,
+    Number,
+    Positive,
+    PositiveFraction,
+    checked_dataclass,
+)
 
-Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]
-NonNegative = Annotated[float, Range(0.0)]
-Count = Annotated[int, Range(1)]
-Discount = Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)]
 
-
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class CollectConfig:
     """How groups of trajectories are collected."""
 
     num_groups: Count = 8
     """Groups per iteration, G."""
-    group_size: Annotated[int, Range(2)] = 16
+    group_size: Annotated[Integer, Field(ge=2)] = 16
     """Members per group, K."""
     grouping: Literal["shared", "branch", "unrelated"] = "shared"
     """"shared": the members of a group start from one state and share one trace. "branch": the
@@ -34,7 +41,7 @@ class CollectConfig:
     branch_every: Count = 50
     """Steps between two branchings; 1 compares single actions in one state (a step group). Only
     used with grouping "branch", as are the next two."""
-    branch_lookahead: Annotated[int, Range(0)] = 0
+    branch_lookahead: Natural = 0
     """Extra steps that members take before the group branches. They count towards returns and
     environment steps, but nothing is learned from them."""
     branch_from: Literal["random", "first", "best"] = "random"
@@ -43,7 +50,7 @@ class CollectConfig:
     max_episode_steps: Count | None = None
     """Truncates training episodes after this many steps; None: no extra limit. Evaluation
     episodes are never shortened."""
-    refill_rounds: Annotated[int, Range(0)] = 0
+    refill_rounds: Natural = 0
     """Collect at most this many extra rounds to replace groups whose returns are all equal (DAPO,
     arXiv 2503.14476); their steps count."""
 
@@ -53,15 +60,15 @@ class CollectConfig:
         return self.num_groups * self.group_size
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class AdvantageConfig:
     """How returns become advantages."""
 
     returns: Literal["outcome", "reward_to_go"] = "reward_to_go"
     """The return of a step: that of its whole trajectory, or the reward from that step on."""
-    discount: Discount = 0.99
+    discount: PositiveFraction = 0.99
     """Discount factor of returns, per step."""
-    final_discount: Discount | None = None
+    final_discount: PositiveFraction | None = None
     """Discount factor at the end of training, reached linearly in environment steps; None:
     constant. A rising discount starts with short-term effects, whose returns are less noisy. Each
     call of `learn` starts at `discount` again; `anchor_discount` stays constant."""
@@ -76,7 +83,7 @@ class AdvantageConfig:
     `normalise_observations`; 0: only equal states share a bin."""
     anchor_weight: NonNegative = 0.0
     """Weight of the advantage among steps taken in the same state (GiGPO: 1)."""
-    anchor_discount: Discount = 0.95
+    anchor_discount: PositiveFraction = 0.95
     """Discount factor of that advantage's returns (GiGPO, arXiv 2505.10978: 0.95)."""
     learned_baseline: bool = False
     """Subtract a learned state value from each return first: what a critic would add, or with
@@ -112,7 +119,7 @@ class AdvantageConfig:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class UpdateConfig:
     """How the policy is improved."""
 
@@ -124,11 +131,11 @@ class UpdateConfig:
     ratio: Literal["step", "sequence", "sequence_mean"] = "step"
     """Importance ratio of each action, or of the whole trajectory (product or geometric mean);
     the latter two need minibatches of whole trajectories or groups."""
-    clip_low: Discount = 0.2
+    clip_low: PositiveFraction = 0.2
     """The ratio is clipped below 1 - clip_low; 1: not at all."""
     clip_high: Positive = 0.28
     """The ratio is clipped above 1 + clip_high (DAPO, arXiv 2503.14476: 0.28)."""
-    dual_clip: Annotated[float, Range(1.0, exclusive_minimum=True)] | None = None
+    dual_clip: Annotated[Number, Field(gt=1)] | None = None
     """For a negative advantage A the objective is at least dual_clip * A (arXiv 1912.09729: 3)."""
     loss_normalisation: Literal["per_step", "per_sequence", "per_group", "constant"] = "per_step"
     """What the sum over steps is divided by; see `learning.objectives.step_weights`."""
@@ -142,7 +149,7 @@ class UpdateConfig:
     kl_reference: Literal["initial", "collection", "moving_average", "refreshed"] = "initial"
     """The reference: the initial policy, the policy that collected, a moving average of weights,
     or a copy of the policy taken every `reference_every` iterations."""
-    reference_decay: Annotated[float, Range(0.0, 1.0, exclusive_maximum=True)] = 0.95
+    reference_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.95
     """Weight of the previous "moving_average" in each iteration."""
     reference_every: Count = 10
     """Iterations between two copies of a "refreshed" reference."""
@@ -153,7 +160,7 @@ class UpdateConfig:
     """AdamW step size."""
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate decays, by environment steps."""
-    final_learning_rate: Annotated[float, Range(0.0, 1.0)] = 0.05
+    final_learning_rate: Fraction = 0.05
     """Fraction of the learning rate that remains at the end of the schedule."""
     weight_decay: NonNegative = 0.0
     """AdamW's decoupled weight decay."""
@@ -225,17 +232,16 @@ class UpdateConfig:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class GRPOConfig(CollectConfig, AdvantageConfig, UpdateConfig, NetworkConfig):
     """Every setting of GRPO; see the sections for their fields."""
 
-    seed: Annotated[int, Range(0)] = 0
+    seed: Natural = 0
     """Determines everything random."""
     torch_threads: Count = 1
     """Threads of torch; small networks are slower with more."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         self.check_network()
         self.check_advantages()
         self.check_update()

@@ -12,7 +12,7 @@ experiment resumes where it stopped.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from grpo_gym.evaluation.episodes import Evaluation, evaluate
 from grpo_gym.rollouts.batches import make_batch
-from grpo_gym.settings.config import from_mapping, replace
+from grpo_gym.settings import from_mapping
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.grpo import GRPO, Callback
 from grpo_gym.trainers.named_policies import baseline_action_function

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -17,7 +18,7 @@ from grpo_gym.policies.registry import PolicySource
 from grpo_gym.rollouts.batches import EnvSource
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.rollouts.rollout import GroupedRollout, concatenate
-from grpo_gym.settings.config import ConfigError, replace
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers import persistence
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig

@@ -26,7 +26,7 @@ from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.frame_history import as_features, stack_frames
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.rollouts.spaces import flatten_batch, flatten_one, is_batch
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.storage import checkpoint
 from grpo_gym.trainers.config import GRPOConfig
 

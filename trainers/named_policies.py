@@ -13,7 +13,7 @@ from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.native_batch import NativeBatch
 from grpo_gym.rollouts.spaces import sample_batch
-from grpo_gym.settings.config import ConfigError, suggest
+from grpo_gym.settings import ConfigError, suggest
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
 

@@ -10,7 +10,7 @@ from grpo_gym.policies.custom import qualified_name
 from grpo_gym.policies.metrics_normaliser import MetricsNormaliser
 from grpo_gym.policies.registry import PolicySource, find_policy, is_built_in, policy_names
 from grpo_gym.rollouts.batches import EnvSource
-from grpo_gym.settings.config import ConfigError, from_mapping, to_mapping
+from grpo_gym.settings import ConfigError, from_mapping, to_mapping
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.config import GRPOConfig

@@ -6,7 +6,7 @@ default, which was chosen for small control problems.
 
 from typing import Any
 
-from grpo_gym.settings.config import ConfigError, from_mapping, suggest
+from grpo_gym.settings import ConfigError, from_mapping, suggest
 from grpo_gym.trainers.config import GRPOConfig
 
 _OUTCOME = {"returns": "outcome", "discount": 1.0, "baseline": "trajectory"}

@@ -1,21 +1,19 @@
 """What a training is made of: environment, policy, settings and number of steps."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib.resources import as_file, files
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from grpo_gym.settings.config import Range, check_fields, load_yaml
+from grpo_gym.settings import Count, Natural, checked_dataclass, load_yaml
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.online.config import OnlineConfig
 
 if TYPE_CHECKING:
     from grpo_gym.trainers.grpo import GRPO
 
-Count = Annotated[int, Range(1)]
 
-
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class TrainSettings:
     """What is trained, for how long, and how it is watched."""
 
@@ -34,13 +32,13 @@ class TrainSettings:
     """Options of the policy, such as hidden_sizes=[32,32]."""
     total_steps: Count = 1_000_000
     """Environment steps to train for, such as 1e6; rounded up to whole iterations."""
-    evaluations: Annotated[int, Range(0)] = 10
+    evaluations: Natural = 10
     """Evaluations during training, evenly spaced; the best policy is kept. 0: none."""
     evaluation_episodes: Count = 128
     """Episodes of each of them."""
     checkpoint_every: Count = 10
     """Iterations between checkpoints."""
-    final_episodes: Annotated[int, Range(0)] = 1000
+    final_episodes: Natural = 1000
     """Episodes of the closing comparison with the baselines. 0: no comparison."""
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     """Settings of GRPO."""
@@ -48,7 +46,6 @@ class TrainSettings:
     """Settings of online GRPO."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         # `import grpo_gym` has registered ours; the prefix would make another name of the same.
         object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
 

@@ -32,7 +32,7 @@ from grpo_gym.envs.autoscaler.records import (
 )
 from grpo_gym.envs.autoscaler.service import replica_capacity
 from grpo_gym.envs.kernels import inlined, kernel
-from grpo_gym.settings.config import ConfigError, suggest
+from grpo_gym.settings import ConfigError, suggest
 
 COMPONENTS = (len(SCALING), len(CONFIGURATION), SHARES)
 """Choices of each component."""

@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from typing_extensions import override
@@ -19,7 +19,7 @@ from typing_extensions import override
 from grpo_gym.envs.autoscaler.actions import COMPONENTS, EXACT
 from grpo_gym.envs.autoscaler.forecasting import Forecaster, HoltWinters, SeasonalNaive, Share
 from grpo_gym.envs.autoscaler.scaler import Scaler, State, Target
-from grpo_gym.settings.config import ConfigError, Range, suggest
+from grpo_gym.settings import ConfigError, Count, suggest
 
 
 class Random(Scaler):
@@ -42,7 +42,7 @@ class Static(Scaler):
     """Always the same number of replicas."""
 
     name = "static"
-    replicas: Annotated[int, Range(1)] = 50
+    replicas: Count = 50
 
     @override
     def wanted(self, state: State) -> tuple[np.ndarray, State]:
@@ -170,7 +170,7 @@ class SeasonalNaiveScaler(Predictive):
     @cached_property
     @override
     def forecaster(self) -> Forecaster:
-        return SeasonalNaive(self.simulator.config.steps_per_day)
+        return SeasonalNaive(period=self.simulator.config.steps_per_day)
 
 
 class HoltWintersScaler(Predictive):

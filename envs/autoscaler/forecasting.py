@@ -8,27 +8,21 @@ Shapes: B series, m phases, S steps ahead.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 from typing_extensions import override
 
-from grpo_gym.settings.config import Range, check_fields
+from grpo_gym.settings import Count, Fraction, checked_dataclass
 
-Share = Annotated[float, Range(0.0, 1.0)]
 State = tuple[np.ndarray, ...]
 
 
-@dataclass(frozen=True)
+@checked_dataclass
 class Forecaster(ABC):
     """Learns from one value of each series after another."""
 
-    period: Annotated[int, Range(1)]
+    period: Count
     """Steps of a season, m."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @abstractmethod
     def start(self, count: int) -> State:
@@ -60,7 +54,7 @@ class Forecaster(ABC):
         return np.take_along_axis(season, following, axis=1)
 
 
-@dataclass(frozen=True)
+@checked_dataclass
 class SeasonalNaive(Forecaster):
     """Forecasts the value of one season ago, or the last value where that is unknown.
 
@@ -87,7 +81,7 @@ class SeasonalNaive(Forecaster):
         return np.where(np.isnan(expected), last, expected)
 
 
-@dataclass(frozen=True)
+@checked_dataclass
 class HoltWinters(Forecaster):
     """Level, trend and additive season, each smoothed exponentially.
 
@@ -101,11 +95,11 @@ class HoltWinters(Forecaster):
     Management Science 6(3), 1960.
     """
 
-    level_weight: Share = 0.8
+    level_weight: Fraction = 0.8
     """Weight of the newest value in the level, alpha."""
-    trend_weight: Share = 0.4
+    trend_weight: Fraction = 0.4
     """Weight of the newest change of the level in the trend, beta."""
-    season_weight: Share = 0.3
+    season_weight: Fraction = 0.3
     """Weight of the newest value in the season, gamma."""
 
     @override

@@ -1,22 +1,32 @@
 """Settings of the autoscaler and their named presets."""
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from grpo_gym.envs.arguments import check_preset
 from grpo_gym.envs.autoscaler.records import BATCH_SIZES, CONCURRENCIES, TIMEOUTS_S
-from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping
+from grpo_gym.settings import (
+    ConfigError,
+    Count,
+    Fraction,
+    Integer,
+    Natural,
+    NonNegative,
+    Number,
+    Positive,
+    PositiveFraction,
+    checked_dataclass,
+    from_mapping,
+)
 
-Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]
-NonNegative = Annotated[float, Range(0.0)]
-Probability = Annotated[float, Range(0.0, 1.0)]
 Minutes = tuple[NonNegative, NonNegative]
 
 _USUAL_NOISE = 0.02
 _USUAL_BURSTS = 2.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class AutoScalerConfig:
     """One autoscaling task: demand, cluster, safety, and what is seen and rewarded."""
 
@@ -26,25 +36,25 @@ class AutoScalerConfig:
     to be, as horizontal autoscalers such as Kubernetes' say it. "target": how busy the replicas are
     to be, in per cent: the number that operators tune by hand, chosen anew in each step."""
 
-    episode_steps: Annotated[int, Range(1, 500_000)] = 1_440
+    episode_steps: Annotated[Integer, Field(ge=1, le=500_000)] = 1_440
     """Steps an episode (default: a day)."""
-    step_seconds: Annotated[float, Range(1.0, 86_400.0)] = 60.0
+    step_seconds: Annotated[Number, Field(ge=1, le=86_400)] = 60.0
     """Time between decisions."""
 
-    base_demand: Annotated[float, Range(0.0, 1e9, exclusive_minimum=True)] = 2_000.0
+    base_demand: Annotated[Number, Field(gt=0, le=1e9)] = 2_000.0
     """Mean demand of a weekday without bursts, requests/s."""
-    daily_amplitude: Annotated[float, Range(0.0, 1.0)] = 0.6
+    daily_amplitude: Fraction = 0.6
     """Swing over the day, lowest at midnight, as a share of the mean."""
-    half_daily_amplitude: Annotated[float, Range(0.0, 1.0)] = 0.15
+    half_daily_amplitude: Fraction = 0.15
     """Swing over half a day, as a share of the mean."""
     weekend_factor: Positive = 1.0
     """Demand on days six and seven over that of the others; other than 1, an episode begins on a
     day that is drawn if `random_start`, else on the first, and the time of week is observed."""
-    noise_correlation: Annotated[float, Range(0.0, 1.0, exclusive_maximum=True)] = 0.95
+    noise_correlation: Annotated[Number, Field(ge=0, lt=1)] = 0.95
     """Correlation of the logarithm of demand from step to step, beside the daily swing."""
-    noise_sigma: Annotated[float, Range(0.0, 1.0)] | None = None
+    noise_sigma: Fraction | None = None
     """Standard deviation of what each step adds to it; None: 0.02, or 0 with `demand_csv`."""
-    bursts_per_day: Annotated[float, Range(0.0, 1_440.0)] | None = None
+    bursts_per_day: Annotated[Number, Field(ge=0, le=1_440)] | None = None
     """Mean number of bursts a day, at random moments; None: 2, or 0 with `demand_csv`."""
     burst_size: tuple[NonNegative, NonNegative] = (0.3, 1.5)
     """What a burst adds to demand at its height, as a share of it: drawn between these."""
@@ -60,15 +70,15 @@ class AutoScalerConfig:
     """A file with one column, requests/s in each step, with or without a header, instead of the
     daily swing. An episode begins at a random row, whose number decides the time of day."""
 
-    min_replicas: Annotated[int, Range(1)] = 2
+    min_replicas: Count = 2
     """Fewest replicas."""
-    max_replicas: Annotated[int, Range(1, 1_000)] = 100
+    max_replicas: Annotated[Integer, Field(ge=1, le=1_000)] = 100
     """Most replicas, those that start up included."""
-    initial_replicas: Annotated[int, Range(1)] | None = None
+    initial_replicas: Count | None = None
     """Replicas at the start; None: as many as `initial_utilisation` needs."""
-    initial_utilisation: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] = 0.7
+    initial_utilisation: PositiveFraction = 0.7
     """Utilisation at the start, where the limits on replicas allow it."""
-    start_up_steps: Annotated[int, Range(0, 120)] = 2
+    start_up_steps: Annotated[Integer, Field(ge=0, le=120)] = 2
     """Steps in which a new replica is paid and does not serve yet."""
     dollars_per_replica_hour: NonNegative = 12.5
     """Price of a replica, $/h, also while it starts up."""
@@ -94,12 +104,12 @@ class AutoScalerConfig:
     """Cost of each pair of servers of a replica keeping consistent (Gunther's kappa)."""
     patience_s: Positive = 1.0
     """Longest backlog, in seconds of work: what is beyond is dropped. Longer waits are errors."""
-    max_utilisation: Annotated[float, Range(0.5, 1.0, exclusive_maximum=True)] = 0.99
+    max_utilisation: Annotated[Number, Field(ge=0.5, lt=1)] = 0.99
     """Latencies beyond this utilisation are those at it, with the backlog on top: a steady state
     of a queue that is full would never be reached."""
-    error_rate: Probability = 0.0002
+    error_rate: Fraction = 0.0002
     """Share of requests that fail whatever the load."""
-    retry_share: Probability = 0.0
+    retry_share: Fraction = 0.0
     """Share of the dropped requests that come again in the next step."""
     mbit_per_request: NonNegative = 0.25
     """Network traffic of a request, Mbit."""
@@ -112,14 +122,14 @@ class AutoScalerConfig:
 
     constraints: bool = True
     """Whether unsafe changes of the number of replicas are masked, and clipped if sent anyway."""
-    cooldown_steps: Annotated[int, Range(0)] = 5
+    cooldown_steps: Natural = 5
     """Steps from one change of the number of replicas to the next, with constraints."""
-    largest_change_share: Probability = 0.5
+    largest_change_share: Fraction = 0.5
     """Share of the replicas by which their number changes at most, with constraints ..."""
-    largest_change_replicas: Annotated[int, Range(1)] = 2
+    largest_change_replicas: Count = 2
     """... or this many, if that is more."""
 
-    history: Annotated[int, Range(0, 1_440)] = 0
+    history: Annotated[Integer, Field(ge=0, le=1_440)] = 0
     """Steps of metrics that are observed; 0: only the last, as a vector."""
     observe_pending: bool = True
     """Whether the number of replicas that start up is observed."""
@@ -143,7 +153,6 @@ class AutoScalerConfig:
     """What a request is worth that gets no answer in time."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         if self.daily_amplitude + self.half_daily_amplitude > 1.0:
             raise ConfigError(
                 "daily_amplitude + half_daily_amplitude must be <= 1, got "

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, get_origin, get_type_hints
 
 import numpy as np
+from pydantic import Field
 from typing_extensions import override
 
 from grpo_gym.envs.autoscaler.actions import ALL_TRAFFIC, EXACT, NO_CONFIGURATION, encode
@@ -14,8 +15,7 @@ from grpo_gym.envs.autoscaler.records import SCALING, TARGETS_PERCENT
 from grpo_gym.envs.autoscaler.service import replica_capacities
 from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator
 from grpo_gym.envs.baseline import Baseline
-from grpo_gym.settings.config import ConfigError, Range, suggest
-from grpo_gym.settings.fields import check_value
+from grpo_gym.settings import ConfigError, Number, check_value, suggest
 
 State = tuple[np.ndarray, ...]
 
@@ -23,7 +23,7 @@ _ABSOLUTE = ("replicas", "target")
 """Kinds of actions that set replicas directly."""
 
 
-Target = Annotated[float, Range(0.0, 100.0, exclusive_minimum=True)]
+Target = Annotated[Number, Field(gt=0, le=100)]
 """Use of the processors to aim at, %."""
 
 
@@ -50,7 +50,7 @@ class Scaler(Baseline):
         for name, value in settings.items():
             if name not in known:
                 raise ConfigError(f"{self.name} has no setting {name!r}.{suggest(name, known)}")
-            setattr(self, name, check_value(name, value, known[name], source=None))
+            setattr(self, name, check_value(name, value, known[name]))
         config = self.simulator.config
         self._kind = config.action
         if self._kind not in _ABSOLUTE:

@@ -17,7 +17,7 @@ import numpy as np
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
 from grpo_gym.envs.kernels import kernel
 from grpo_gym.envs.randomness import stream_key, uniform
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 _RATES = (
     "base_demand",

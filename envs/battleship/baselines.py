@@ -17,7 +17,7 @@ from grpo_gym.envs.battleship.posterior import Posterior
 from grpo_gym.envs.battleship.records import HIT, SUNK
 from grpo_gym.envs.battleship.sampling import sample_posterior
 from grpo_gym.envs.battleship.simulator import BattleshipSimulator
-from grpo_gym.settings.config import ConfigError, suggest
+from grpo_gym.settings import ConfigError, suggest
 
 State = tuple[np.ndarray, ...]
 

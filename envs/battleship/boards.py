@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from grpo_gym.envs.battleship.simulator import BattleshipSimulator
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 
 def chosen_layouts(

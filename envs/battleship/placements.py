@@ -15,7 +15,7 @@ import numpy as np
 from grpo_gym.envs.battleship.presets import BattleshipConfig
 from grpo_gym.envs.kernels import inlined, kernel
 from grpo_gym.envs.randomness import mix, stream_key
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 MAX_LAYOUTS = 2_000_000
 """The largest number of boards that are listed one by one."""

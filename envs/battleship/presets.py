@@ -1,20 +1,19 @@
 """Settings of the Battleship game, and the named boards."""
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from grpo_gym.envs.arguments import check_preset
-from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping
+from grpo_gym.settings import ConfigError, Integer, NonNegative, checked_dataclass, from_mapping
 
 MAX_SIDE = 16
-_LENGTH = Annotated[int, Range(1, MAX_SIDE)]
-_SIDE = Annotated[int, Range(1, MAX_SIDE)]
-_PENALTY = Annotated[float, Range(0.0)]
+_LENGTH = Annotated[Integer, Field(ge=1, le=MAX_SIDE)]
+_SIDE = Annotated[Integer, Field(ge=1, le=MAX_SIDE)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class BattleshipConfig:
     """Rules of the game, what is observed, and what is rewarded."""
 
@@ -37,17 +36,16 @@ class BattleshipConfig:
     reward: Literal["score", "shots", "hits"] = "score"
     """"score": at the end 1 - misses / (cells - ship cells + 1), as in microGRPO. "shots": -1 a
     shot. "hits": a hit is worth 1 / ship cells, a miss -1 / water cells; 1 a perfect game."""
-    hit_bonus: _PENALTY = 0.0
+    hit_bonus: NonNegative = 0.0
     """Added to the reward of each hit. Without discount everybody who wins gets the same in all, so
     the best play stays the best, but what comes after a shot depends less on what had been found
     before."""
     mask_repeats: bool = True
     """Whether `info["action_mask"]` forbids cells that were shot at before."""
-    repeat_penalty: _PENALTY = 1.0
+    repeat_penalty: NonNegative = 1.0
     """What a shot at a known cell costs on top; it changes nothing, and counts as a step."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         rows, columns = self.board_size
         if not self.fleet:
             raise ConfigError("fleet must have at least one ship, got none")

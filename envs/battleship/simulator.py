@@ -19,7 +19,7 @@ from grpo_gym.envs.battleship.observation import (
 from grpo_gym.envs.battleship.placements import draw_boards, find_placements, list_layouts
 from grpo_gym.envs.battleship.presets import BattleshipConfig
 from grpo_gym.envs.battleship.records import EPISODE, REWARDS, RULES, UNKNOWN
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 _UNLIMITED = np.iinfo(np.int64).max
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from grpo_gym.envs.baseline import Baseline
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
-from grpo_gym.settings.config import ConfigError, suggest
+from grpo_gym.settings import ConfigError, suggest
 
 
 class Router(Baseline):

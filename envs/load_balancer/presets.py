@@ -5,34 +5,38 @@ server of rate 1. Per-server settings are one number for all servers or one numb
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from grpo_gym.envs.arguments import check_count, check_preset
-from grpo_gym.settings.config import (
+from grpo_gym.settings import (
     ConfigError,
-    Range,
-    check_fields,
+    Count,
+    Fraction,
+    Integer,
+    NonNegative,
+    Number,
+    Positive,
+    PositiveFraction,
+    checked_dataclass,
     from_mapping,
     suggest,
     to_mapping,
 )
 
-Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]
-NonNegative = Annotated[float, Range(0.0)]
-Probability = Annotated[float, Range(0.0, 1.0)]
 FaultKind = Literal["degraded", "slow", "erroring", "down"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class LoadBalancerConfig:
     """One load-balancing task: servers, traffic, faults, and what is seen and rewarded."""
 
     service_rates: tuple[Positive, ...] = (1.0, 0.8, 0.5, 1.1)
     """Work each server does per unit of time; its length is the number of servers."""
-    episode_length: Annotated[int, Range(1)] = 400
+    episode_length: Count = 400
     """Requests an episode."""
     dynamics: Literal["queue", "decaying_load"] = "queue"
     """"queue": first come, first served, one worker a server. "decaying_load": no queues; the
@@ -40,13 +44,13 @@ class LoadBalancerConfig:
 
     arrival_process: Literal["poisson", "deterministic", "diurnal", "markov_modulated"] = "poisson"
     """How requests arrive. All have the same long-run rate, set by `utilisation`."""
-    utilisation: Annotated[float, Range(0.0, exclusive_minimum=True)] = 0.65
+    utilisation: Positive = 0.65
     """Offered work over the total service rate of healthy servers; 1 and above overloads."""
-    diurnal_amplitude: Annotated[float, Range(0.0, 1.0)] = 0.6
+    diurnal_amplitude: Fraction = 0.6
     """Swing of the diurnal rate around its mean, as a share of it."""
     diurnal_period_ms: Positive = 2_000.0
     """Length of a diurnal cycle; its phase is drawn at reset."""
-    burst_ratio: Annotated[float, Range(1.0)] = 4.0
+    burst_ratio: Annotated[Number, Field(ge=1)] = 4.0
     """Rate in a burst over the rate in calm, for Markov-modulated arrivals."""
     mean_calm_ms: Positive = 800.0
     """Mean time between bursts (exponential)."""
@@ -61,7 +65,7 @@ class LoadBalancerConfig:
     """Mean work of a request."""
     size_scv: NonNegative = 4.0
     """Squared coefficient of variation, for lognormal and hyperexponential (>= 1) sizes."""
-    size_shape: Annotated[float, Range(1.0, exclusive_minimum=True)] = 1.5
+    size_shape: Annotated[Number, Field(gt=1)] = 1.5
     """Tail index of Pareto sizes; the variance is infinite up to 2."""
     integer_times: bool = False
     """Round arrival gaps and sizes down to whole numbers, as Park does."""
@@ -70,11 +74,11 @@ class LoadBalancerConfig:
     """Latency that occupies no worker, such as the network's."""
     latency_per_request_ms: NonNegative | tuple[NonNegative, ...] = 0.0
     """Extra latency per request at the server, the new one included."""
-    error_rates: Probability | tuple[Probability, ...] = 0.0
+    error_rates: Fraction | tuple[Fraction, ...] = 0.0
     """Probability that a healthy server answers with an error."""
     error_per_request: NonNegative = 0.0
     """What each request at the server, the new one included, adds to that probability."""
-    load_decay: Annotated[float, Range(0.0, 1.0)] | tuple[Probability, ...] = 0.9
+    load_decay: Fraction | tuple[Fraction, ...] = 0.9
     """Share of active requests left after each step (rounded down), for "decaying_load"."""
 
     mean_time_to_failure_ms: Positive | None = None
@@ -85,12 +89,12 @@ class LoadBalancerConfig:
     """Weights of the kinds of random faults: "slow" multiplies service time by `slow_factor`,
     "erroring" sets the error probability to `fault_error_rate`, "degraded" does both, "down"
     refuses new requests and stops serving."""
-    fault_schedule: tuple[tuple[int, FaultKind, int, int], ...] = ()
+    fault_schedule: tuple[tuple[Integer, FaultKind, Integer, Integer], ...] = ()
     """Faults at fixed requests: (server, kind, first request, first request after it). A server
     that is named here has no random faults; what begins after an episode's end never happens."""
-    slow_factor: Annotated[float, Range(1.0)] = 9.0
+    slow_factor: Annotated[Number, Field(ge=1)] = 9.0
     """Service time in a slow or degraded fault over the healthy one (20 ms -> 180 ms)."""
-    fault_error_rate: Probability = 0.06
+    fault_error_rate: Fraction = 0.06
     """Error probability in an erroring or degraded fault."""
     recovery_ramp_ms: NonNegative = 0.0
     """Time over which the effects of a fault fade out linearly after it ended; a server that
@@ -98,7 +102,7 @@ class LoadBalancerConfig:
     down_response_ms: NonNegative = 1.0
     """Time until a server that is down refuses a request."""
 
-    metrics_weight: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] = 0.2
+    metrics_weight: PositiveFraction = 0.2
     """Weight of a new response in the moving averages of latency and errors."""
     staleness_ms: NonNegative = 0.0
     """Period at which each server's metrics are published, each at a phase of its own, with the
@@ -125,7 +129,6 @@ class LoadBalancerConfig:
     server in every step."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         servers = self.num_servers
         if servers < 1:
             raise ConfigError("service_rates must name at least one server, got none")

@@ -11,9 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +21,7 @@ from rich.table import Table
 
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import SOURCE, CommandLine
-from grpo_gym.settings.config import Range, check_fields, from_mapping
+from grpo_gym.settings import Count, checked_dataclass, from_mapping
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.online import OnlineGRPO
@@ -32,19 +30,16 @@ Work = Callable[[], int]
 """Does some work and returns its number of environment steps."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class BenchmarkOptions:
     """How thoroughly to measure."""
 
-    repetitions: Annotated[int, Range(1)] = 5
+    repetitions: Count = 5
     """Repetitions of each measurement."""
-    num_envs: Annotated[int, Range(1)] = 1024
+    num_envs: Count = 1024
     """Environments of the vectorised measurements."""
     json: str | None = None
     """Write the rates to this file."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 _LINE = CommandLine(

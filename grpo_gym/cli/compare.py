@@ -4,17 +4,26 @@ import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from os import cpu_count
 from pathlib import Path
 from typing import Annotated, Any
 
+from pydantic import Field
 from rich.console import Console
 
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import SOURCE, CommandLine, invocation
 from grpo_gym.cli.signals import Stopped, StopSignals
-from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping
+from grpo_gym.settings import (
+    ConfigError,
+    Count,
+    Integer,
+    Natural,
+    Number,
+    checked_dataclass,
+    from_mapping,
+)
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.comparison.runs import (
     Plan,
@@ -31,10 +40,8 @@ from grpo_gym.trainers.comparison.settings import (
 )
 from grpo_gym.trainers.named_policies import check_environment
 
-Count = Annotated[int, Range(1)]
 
-
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class CompareOptions:
     """What is compared, how thoroughly, and where it is kept."""
 
@@ -49,15 +56,15 @@ class CompareOptions:
     """Settings files instead of the shipped ones: ALGORITHM=FILE."""
     seeds: Count = 5
     """Trainings of each algorithm."""
-    first_seed: Annotated[int, Range(0)] = 0
+    first_seed: Natural = 0
     """Seed of the first of them; with another one a result file gets more trainings."""
     total_steps: Count = 1_000_000
     """Environment steps of each training."""
     evaluations: Count = 20
     """Points of each learning curve."""
-    curve_episodes: Annotated[int, Range(1, 1_000_000)] = 200
+    curve_episodes: Annotated[Integer, Field(ge=1, le=1_000_000)] = 200
     """Episodes of each point."""
-    final_episodes: Annotated[int, Range(1, 1_000_000)] = 1000
+    final_episodes: Annotated[Integer, Field(ge=1, le=1_000_000)] = 1000
     """Episodes that every trained policy and baseline plays in the end."""
     stochastic: bool = False
     """Evaluate samples of the policies instead of their most probable actions."""
@@ -68,13 +75,12 @@ class CompareOptions:
     comparisons/<env>[-<preset>].json. With --no-train several: one report over all of them."""
     report: str | None = None
     """Folder of the report; by default one beside the results, of the same name."""
-    threshold: float | None = None
+    threshold: Number | None = None
     """The return to which steps and seconds are counted; by default the report chooses it."""
     no_train: bool = False
     """Only report on the files of --out."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         names = tuple(name for word in self.algorithms for name in word.split(",") if name)
         object.__setattr__(self, "algorithms", names)
         object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))

@@ -3,9 +3,9 @@
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import Progress
@@ -21,7 +21,7 @@ from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch, make_enumerated
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.native_batch import EnumeratedBatch
-from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping, suggest
+from grpo_gym.settings import ConfigError, Count, Natural, checked_dataclass, from_mapping, suggest
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.named_policies import (
@@ -41,7 +41,7 @@ _MAX_WORLDS = 2048
 _LONG_EPISODE = 10_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class EvaluateOptions:
     """Who plays, where, and how often."""
 
@@ -51,11 +51,11 @@ class EvaluateOptions:
     """Id of the environment; by default the one the policy was trained in."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, one by one over those of training."""
-    episodes: Annotated[int, Range(1)] = 1000
+    episodes: Count = 1000
     """How many episodes to play."""
-    seed: Annotated[int, Range(0)] = 0
+    seed: Natural = 0
     """Seed of the first episode; episode i has seed + i."""
-    warmup: Annotated[int, Range(0)] = 0
+    warmup: Natural = 0
     """First steps of each episode that are left out of the metrics (not of the return)."""
     stochastic: bool = False
     """Sample a trained policy's actions instead of taking the most probable."""
@@ -70,7 +70,6 @@ class EvaluateOptions:
     """Baselines that the figure shows beside the policy."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         if self.env is not None:
             object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
         if self.plot_beside and self.plot is None:

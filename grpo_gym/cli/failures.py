@@ -12,7 +12,7 @@ from rich.console import Console
 
 from grpo_gym.cli.signals import Stopped
 from grpo_gym.rollouts.groups import GroupError
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.storage.checkpoint import CheckpointError
 
 Main = Callable[[Sequence[str] | None], int]

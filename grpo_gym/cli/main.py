@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import grpo_gym
-from grpo_gym.settings.config import suggest
+from grpo_gym.settings import suggest
 
 COMMANDS = {
     "train": "train a policy in any Gymnasium environment",

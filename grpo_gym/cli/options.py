@@ -1,29 +1,33 @@
 """Options of a command line, made from config classes.
 
-A field of a config class is an option: its name, its type and the docstring under it. tyro splits
-the words and shows the help; every value stays text until `config` checks it, so that any mistake
-is told in one line, and an option that was not given is absent instead of a default.
+Each field of a config class is an option with its name, type and docstring. tyro splits the words
+and shows the help; values stay text until `from_mapping` checks them, so that every mistake is
+reported in one line and an option that was not given is absent instead of a default.
 """
 
 import ast
 import inspect
+import re
 import sys
 import textwrap
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from grpo_gym.settings.config import ConfigError, parse_value, suggest
+from grpo_gym.settings import ConfigError, nearest, parse_value
 
 SOURCE = "command line"
-"""What errors call the place that options come from."""
-_METAVARS = {int: "INT", float: "FLOAT", str: "TEXT"}
+"""What errors call the source of options."""
+
+_REGISTRY = ConstructorRegistry()
+"""How the help shows types that tyro shows otherwise."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Given:
     """What a command line says.
 
     Attributes:
-        values: Text, lists of text, or flags, by group and field, of the options that are there.
+        values: Text, lists of text, or flags, by group and field, of the options that are given.
         help: Whether help was asked for.
     """
 
@@ -39,7 +43,7 @@ class Given:
     help: bool = False
 
     def names(self) -> list[str]:
-        """The options that are there, as they are written."""
+        """The given options as they are written."""
         return [as_option(name) for group in self.values.values() for name in group]
 
 
@@ -59,13 +63,20 @@ class CommandLine:
         self.groups = dict(groups)
 
     def parse(self, arguments: Sequence[str]) -> Given:
-        """Read the words of a command line; whether values make sense is not checked yet.
+        """Read the words of a command line without checking values.
 
         Raises:
-            ConfigError: If an option is unknown, comes twice, or has not the values it takes.
+            ConfigError: If an option is unknown, is given twice, or lacks its value.
         """
+        as_text = {
+            title: {
+                name: bool if _is_flag(kind) else tuple[str, ...]
+                for name, kind in _field_types(config).items()
+            }
+            for title, config in self.groups.items()
+        }
         parsed, unknown = tyro.cli(
-            self._target({}), args=list(arguments), add_help=False, return_unknown_args=True
+            _options(as_text), args=list(arguments), add_help=False, return_unknown_args=True
         )
         help_asked = "-h" in unknown or "--help" in unknown
         self._refuse_unknown([word for word in unknown if word not in ("-h", "--help")])
@@ -80,7 +91,7 @@ class CommandLine:
         return Given(values, help_asked)
 
     def show_help(self, defaults: Mapping[str, Any]) -> None:
-        """Print the options and leave.
+        """Print the options, one section for each config class and its base classes, and exit.
 
         Args:
             defaults: Configs by title, whose values are shown as defaults.
@@ -88,29 +99,36 @@ class CommandLine:
         Raises:
             SystemExit: Always, with status 0.
         """
+        sections: dict[str, dict[str, Any]] = {}
+        docs, values = {}, {}
+        for title, config in self.groups.items():
+            for section, owner, names in _sections(title, config):
+                kinds, texts = _field_types(config), field_docs(owner)
+                sections[section] = {
+                    name: Annotated[
+                        bool if _is_flag(kinds[name]) else kinds[name],
+                        tyro.conf.arg(help=texts[name]),
+                    ]
+                    for name in names
+                }
+                docs[section] = (owner.__doc__ or "").partition("\n")[0]
+                values[section] = {name: getattr(defaults[title], name) for name in names}
         tyro.cli(
-            self._target(defaults),
+            _options(sections, docs),
             args=["--help"],
             prog=invocation(self.command),
             description=self.description,
+            default=values,
+            registry=_REGISTRY,
         )
-
-    def _target(self, defaults: Mapping[str, Any]) -> Any:
-        """The type that tyro fills: for each group, a mapping of the options that are there."""
-        groups = {
-            title: Annotated[_group(config, defaults.get(title)), tyro.conf.OmitArgPrefixes]
-            for title, config in self.groups.items()
-        }
-        return TypedDict("Options", groups)  # type: ignore[operator]
 
     def _refuse_unknown(self, words: Sequence[str]) -> None:
         for word in words:
             if not word.startswith("-"):
                 raise ConfigError(f"{word!r} belongs to no option: see --help")
             known = [as_option(name) for c in self.groups.values() for name in _field_types(c)]
-            hint = suggest(word.partition("=")[0].replace("_", "-"), known)
-            hint = hint.replace("'", "") if "Did you mean" in hint else " See --help."
-            raise ConfigError(f"{word} is not an option of {self.command}.{hint}")
+            hint = nearest(word.partition("=")[0].replace("_", "-"), known).replace("'", "")
+            raise ConfigError(f"{word} is not an option of {self.command}.{hint or ' See --help.'}")
 
 
 def as_option(name: str) -> str:
@@ -142,11 +160,10 @@ def parse_pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def field_docs(config: type) -> dict[str, str]:
-    """The docstring under each field of a config class, on one line."""
+    """The docstring under each field that a config class defines itself, on one line."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
-    assert isinstance(definition, ast.ClassDef)
     docs = {}
-    for field, text in pairwise(definition.body):
+    for field, text in pairwise(typing.cast(ast.ClassDef, definition).body):
         match field, text:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
                 value=ast.Constant(value=str(doc))
@@ -155,23 +172,38 @@ def field_docs(config: type) -> dict[str, str]:
     return docs
 
 
-def _group(config: type, default: Any) -> Any:
-    """The fields of a config as options that may be absent; all values are words, or flags."""
-    docs = field_docs(config)
-    options = {
-        name: Annotated[
-            bool if _is_flag(kind) else tuple[str, ...],
-            tyro.conf.arg(
-                help=docs.get(name, ""),
-                metavar=None if _is_flag(kind) else _metavar(kind),
-                help_behavior_hint=_hint(getattr(default, name, None)),
-            ),
-        ]
-        for name, kind in _field_types(config).items()
-    }
-    group = TypedDict("Group", options, total=False)  # type: ignore[misc]
-    group.__doc__ = (config.__doc__ or "").partition("\n")[0]
-    return group
+@_REGISTRY.primitive_rule
+def _shown_as_pairs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    if typing.get_origin(info.type) is not dict:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=VALUE ...",
+        instance_from_str=lambda pairs: parse_pairs(pairs, SOURCE),
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda pairs: [f"{name}={value}" for name, value in pairs.items()],
+    )
+
+
+def _options(groups: Mapping[str, Mapping[str, Any]], docs: Mapping[str, str] | None = None) -> Any:
+    """The type that tyro fills: for each group, a mapping of the options that are given."""
+    types = {title: TypedDict(title, dict(kinds), total=False) for title, kinds in groups.items()}  # type: ignore[misc]
+    for title, doc in (docs or {}).items():
+        types[title].__doc__ = doc
+    return TypedDict(  # type: ignore[operator]
+        "Options",
+        {title: Annotated[kind, tyro.conf.OmitArgPrefixes] for title, kind in types.items()},
+    )
+
+
+def _sections(title: str, config: type) -> Iterator[tuple[str, type, list[str]]]:
+    """A config class and its base classes: a title, the class, and the fields it adds."""
+    left = _field_types(config)
+    for owner in config.__mro__:
+        names = [name for name in inspect.get_annotations(owner) if left.pop(name, None)]
+        if names:
+            own = re.sub(r"(Config|Options|Settings)$", "", owner.__name__).lower()
+            yield title if owner is config else own, owner, names
 
 
 def _field_types(config: type) -> dict[str, Any]:
@@ -180,36 +212,8 @@ def _field_types(config: type) -> dict[str, Any]:
 
 
 def _is_flag(kind: Any) -> bool:
-    """Whether a field is true or false; None is what it is without the flag."""
+    """Whether a field is true or false; without the flag it may also be None."""
     return kind is bool or set(typing.get_args(kind)) == {bool, types.NoneType}
-
-
-def _metavar(kind: Any) -> str:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return "{" + ",".join(map(str, arguments)) + "}"
-    if origin is dict:
-        return "NAME=VALUE ..."
-    if origin is tuple and arguments[-1] is ...:
-        return f"{_metavar(arguments[0])} ..."
-    if origin is tuple:
-        return " ".join(map(_metavar, arguments))
-    if origin in (typing.Union, types.UnionType):
-        return "|".join(_metavar(arm) for arm in arguments if arm is not types.NoneType)
-    return _METAVARS[kind]
-
-
-def _hint(default: Any) -> str:
-    """How the help shows a default."""
-    if default is None or default == {} or default == ():
-        return ""
-    if isinstance(default, bool):
-        return f"(default: {'yes' if default else 'no'})"
-    if isinstance(default, Mapping):
-        return f"(default: {' '.join(f'{name}={value}' for name, value in default.items())})"
-    values = default if isinstance(default, tuple) else (default,)
-    shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
-    return f"(default: {' '.join(shown)})"
 
 
 def _value(name: str, words: tuple[str, ...] | bool, kind: Any) -> Any:
@@ -224,7 +228,9 @@ def _value(name: str, words: tuple[str, ...] | bool, kind: Any) -> Any:
     if len(words) != 1:
         found = "none" if not words else " ".join(words)
         raise ConfigError(f"{as_option(name)} must be followed by one value, got {found}")
-    return words[0]
+    (word,) = words
+    may_be_none = types.NoneType in typing.get_args(kind) and str not in typing.get_args(kind)
+    return None if word == "None" and may_be_none else word
 
 
 def _refuse_repeated(arguments: Sequence[str]) -> None:

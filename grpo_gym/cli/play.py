@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +19,7 @@ from grpo_gym.envs.battleship.env import BattleshipEnv
 from grpo_gym.envs.battleship.posterior import Posterior
 from grpo_gym.envs.battleship.rendering import heat
 from grpo_gym.envs.battleship.terminal import show
-from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping
+from grpo_gym.settings import ConfigError, Natural, checked_dataclass, from_mapping
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.named_policies import baseline_names, find_checkpoint, load_model
 
@@ -27,7 +27,7 @@ Advice = Callable[[BattleshipEnv, np.ndarray], tuple[np.ndarray, int]]
 """From a game and its observation: a value of each cell, shape (A,), and the cell to shoot at."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class PlayOptions:
     """The game, the adviser, and who shoots."""
 
@@ -37,7 +37,7 @@ class PlayOptions:
     """Arguments of the environment; with a trained policy, over those of training."""
     policy: str = "probability_density"
     """Who advises: a baseline's name, a checkpoint file, or a run's folder."""
-    seed: Annotated[int, Range(0)] = 0
+    seed: Natural = 0
     """Seed of the board."""
     auto: bool = False
     """Let the adviser play."""
@@ -51,7 +51,6 @@ class PlayOptions:
         return "placements that fit, %" if is_baseline else "next shot, %"
 
     def __post_init__(self) -> None:
-        check_fields(self)
         object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
         if self.env != "Battleship-v0":
             raise ConfigError(f"env must be 'Battleship-v0' to be played, got {self.env!r}")

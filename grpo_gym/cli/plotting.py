@@ -11,7 +11,7 @@ from grpo_gym.cli.failures import check_writable
 from grpo_gym.evaluation.episodes import ActionFunction
 from grpo_gym.registration import DESCRIPTORS, descriptor_of
 from grpo_gym.rollouts.env_batch import EnvBatch
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 FORMATS = ("png", "pdf", "svg")
 

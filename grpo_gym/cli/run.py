@@ -8,7 +8,7 @@ the best policy of the evaluations.
 from datetime import datetime
 from pathlib import Path
 
-from grpo_gym.settings.config import ConfigError, from_mapping, load_yaml, save_yaml
+from grpo_gym.settings import ConfigError, from_mapping, load_yaml, save_yaml
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.settings import TrainSettings, new_model
 

@@ -1,15 +1,14 @@
 """Settings of a training run: options over a preset over a configuration file over defaults."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any
+from dataclasses import field, fields
+from typing import Any
 
 from grpo_gym.cli.options import SOURCE, CommandLine, Given, as_option
 from grpo_gym.registration import descriptor_of
-from grpo_gym.settings.config import (
+from grpo_gym.settings import (
     ConfigError,
-    Range,
-    check_fields,
+    checked_dataclass,
     from_mapping,
     load_yaml,
     suggest,
@@ -19,8 +18,6 @@ from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.presets import PRESETS
 from grpo_gym.trainers.settings import TrainSettings, default_config
-
-Count = Annotated[int, Range(1)]
 
 _OF_GRPO = (
     "preset",
@@ -33,7 +30,7 @@ _OF_GRPO = (
 """Options that only GRPO has, beside those of `GRPOConfig`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class RunOptions:
     """Where settings come from and where results go."""
 
@@ -54,7 +51,6 @@ class RunOptions:
     """Show no progress."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         if self.preset is not None and self.preset not in PRESETS:
             hint = suggest(self.preset, PRESETS)
             raise ConfigError(f"preset must be a known name, got {self.preset!r}.{hint}")

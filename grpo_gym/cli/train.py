@@ -16,7 +16,7 @@ from grpo_gym.cli.options import invocation
 from grpo_gym.cli.run import Run
 from grpo_gym.cli.settings import RunOptions, parse_train
 from grpo_gym.cli.signals import Stopped, StopSignals
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.iteration import Callback
 from grpo_gym.trainers.named_policies import check_environment

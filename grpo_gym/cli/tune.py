@@ -4,26 +4,19 @@ import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields, replace
 from os import cpu_count
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
+from pydantic import Field
 from rich.console import Console
 
 from grpo_gym.cli.compare import task_name
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import SOURCE, CommandLine, invocation
 from grpo_gym.cli.signals import Stopped, StopSignals
-from grpo_gym.settings.config import (
-    Range,
-    check_fields,
-    from_mapping,
-    replace,
-    to_mapping,
-)
-from grpo_gym.settings.yaml_files import Dumper
+from grpo_gym.settings import Count, Integer, checked_dataclass, from_mapping, to_mapping, to_yaml
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.comparison.runs import new_training
 from grpo_gym.trainers.comparison.settings import (
@@ -37,11 +30,10 @@ from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.named_policies import check_environment
 from grpo_gym.trainers.settings import TrainSettings
 
-Count = Annotated[int, Range(1)]
-Episodes = Annotated[int, Range(1, 1_000_000)]
+Episodes = Annotated[Integer, Field(ge=1, le=1_000_000)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class TuneOptions:
     """What is searched, for how long, and where it is kept."""
 
@@ -74,7 +66,6 @@ class TuneOptions:
     """File for the best settings; by default that of the study with .yaml."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
 
     @property
@@ -188,7 +179,7 @@ def _as_yaml(settings: Settings, total_steps: int) -> str:
         values["total_steps"] = total_steps
         grpo = replace(settings.grpo, seed=GRPOConfig.seed)
         values["grpo"] = _changed(grpo, GRPOConfig())
-    text: str = yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+    text: str = to_yaml(values)
     return text
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from grpo_gym.deployment.records import describe
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 
 @dataclass(frozen=True)

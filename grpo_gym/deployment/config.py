@@ -1,16 +1,25 @@
 """Settings of the guard. Imports no torch."""
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from grpo_gym.settings.config import ConfigError, Range, check_fields
+from pydantic import Field
+
+from grpo_gym.settings import (
+    ConfigError,
+    Count,
+    Natural,
+    NonNegative,
+    Number,
+    Positive,
+    PositiveFraction,
+    checked_dataclass,
+)
 
 Mode = Literal["shadow", "gradual", "full"]
-Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]
-Percentage = Annotated[float, Range(0.0, 100.0, exclusive_minimum=True)]
+Percentage = Annotated[Number, Field(gt=0, le=100)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class GuardConfig:
     """When a policy may act, when it gets more of the traffic, and when it loses all of it.
 
@@ -34,46 +43,45 @@ class GuardConfig:
     resume_after_hours: Positive | None = None
     """Clean hours in shadow after which a policy that was rolled back may start again; None:
     only when an operator says so."""
-    violation_limit_percentage: Annotated[float, Range(0.0, 100.0, exclusive_maximum=True)] = 10.0
+    violation_limit_percentage: Annotated[Number, Field(ge=0, lt=100)] = 10.0
     """Largest share of violating actions in the window, in %; beyond it, shadow."""
-    window: Annotated[int, Range(1)] = 100
+    window: Count = 100
     """Last actions of the policy, executed or not, whose violations are counted. The limit is a
     number of actions, so that a policy whose first actions are bad need not fill the window."""
-    history_size: Annotated[int, Range(1)] = 1000
+    history_size: Count = 1000
     """Last decisions, and last transitions, that are kept."""
     outcome_test: bool = True
     """Whether outcomes are compared. Then no step-up comes before a block with outcomes."""
-    false_alarm_rate: Annotated[float, Range(0.0, 1.0, True, True)] = 0.01
+    false_alarm_rate: Annotated[Number, Field(gt=0, lt=1)] = 0.01
     """Largest probability that a policy which is no worse is ever rolled back for its outcomes,
     from one start of `gradual` or `full` to the return to shadow, however long that takes."""
-    tolerance: Annotated[float, Range(0.0)] = 0.0
+    tolerance: NonNegative = 0.0
     """How much worse than the fallback's a policy's outcomes may be, in their own unit."""
-    holdout_percentage: Annotated[float, Range(0.0, 50.0)] = 5.0
+    holdout_percentage: Annotated[Number, Field(ge=0, le=50)] = 5.0
     """Share of the blocks, in %, that the fallback keeps even in `full`: nothing else shows that
     a policy has become worse. 0: none, and outcomes are not compared in `full`."""
-    block_steps: Annotated[int, Range(1)] = 15
+    block_steps: Count = 15
     """Decisions in a row by one arm: long enough for actions to show in the outcomes."""
-    warmup_steps: Annotated[int, Range(0)] = 3
+    warmup_steps: Natural = 3
     """First decisions of a block whose outcomes still belong to the arm before, and are ignored."""
-    outcome_minimum: float | None = None
+    outcome_minimum: Number | None = None
     """Worst outcome of a block; lower ones are clipped. None: no bound."""
-    outcome_maximum: float | None = None
+    outcome_maximum: Number | None = None
     """Best outcome of a block; higher ones are clipped. None: no bound."""
     clip_deviations: Positive | None = 4.0
     """Outcomes further from their recent level than so many of their recent mean deviations are
     clipped. None: only the bounds clip, and the means themselves are compared, more slowly."""
-    level_weight: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] = 0.2
+    level_weight: PositiveFraction = 0.2
     """Weight of the last block in that level and that deviation."""
-    restart_blocks: Annotated[int, Range(1)] = 100
+    restart_blocks: Count = 100
     """Blocks after which the test also starts anew, to notice a policy that was good for long."""
-    save_every: Annotated[int, Range(1)] = 1
+    save_every: Count = 1
     """Calls of `act` and `report` between two savings of the state; transitions are saved at
     once. 1: a restart loses nothing."""
-    seed: Annotated[int, Range(0)] = 0
+    seed: Natural = 0
     """Decides which blocks the policy gets; give each guard of a fleet its own."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         if self.warmup_steps >= self.block_steps:
             raise ConfigError(
                 f"warmup_steps must be < block_steps, got {self.warmup_steps} of "

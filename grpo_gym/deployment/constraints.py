@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from grpo_gym.deployment.records import Context, Violation, describe
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 SCALING_ALTERNATIVES = (0, 1, -1)
 """Changes of replicas to try in place of one that is not allowed: maintain, one more, one less."""

@@ -27,8 +27,7 @@ from grpo_gym.deployment.records import (
 from grpo_gym.deployment.rollout import Rollout
 from grpo_gym.deployment.shield import Alternatives, Shield
 from grpo_gym.deployment.state_file import State, StateFile
-from grpo_gym.settings.config import ConfigError
-from grpo_gym.settings.fields import check_value
+from grpo_gym.settings import ConfigError, Integer, check_value
 
 
 class Guard:
@@ -147,7 +146,7 @@ class Guard:
         Raises:
             ConfigError: If there is no such mode.
         """
-        check_value("mode", mode, Mode, None)
+        check_value("mode", mode, Mode)
         with self._lock:
             if mode == self.mode:
                 return
@@ -163,7 +162,7 @@ class Guard:
             ConfigError: If it is not > 0 and <= 100.
             GuardError: If the mode is not gradual.
         """
-        checked = check_value("percentage", percentage, Percentage, None)
+        checked = check_value("percentage", percentage, Percentage)
         with self._lock:
             if self.mode != "gradual":
                 raise GuardError(
@@ -315,7 +314,7 @@ class Guard:
         }
 
     def _restore(self, state: State) -> None:
-        self._decisions = check_value("decisions", state["decisions"], int, None)
+        self._decisions = check_value("decisions", state["decisions"], Integer)
         self._rollout.restore(state["rollout"])
         self._experiment.restore(state["experiment"])
         self._history.extend(decision_from(each) for each in state["history"])

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from grpo_gym.deployment.config import GuardConfig, Mode
 from grpo_gym.deployment.records import GuardError, Transition
-from grpo_gym.settings.fields import check_value
+from grpo_gym.settings import check_value
 
 
 class Rollout:
@@ -146,7 +146,7 @@ class Rollout:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
-        self.mode = check_value("mode", state["mode"], Mode, None)
+        self.mode = check_value("mode", state["mode"], Mode)
         self.percentage = state["percentage"]
         self.violated.extend(state["violated"])
         self.clean_s = state["clean_s"]

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from grpo_gym.deployment.config import GuardConfig
 from grpo_gym.deployment.records import GuardError, describe
-from grpo_gym.settings.config import to_mapping
+from grpo_gym.settings import to_mapping
 from grpo_gym.storage.files import write_atomic
 
 FORMAT_VERSION = 1

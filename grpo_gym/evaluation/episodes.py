@@ -17,7 +17,7 @@ import numpy as np
 from grpo_gym.evaluation.statistics import Summary, summarise
 from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 
 class ActionFunction(Protocol):

@@ -16,7 +16,7 @@ from typing_extensions import override
 from grpo_gym.policies.network import Policy, orthogonal
 from grpo_gym.policies.options import BoardOptions
 from grpo_gym.policies.symmetries import board_symmetries
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 
 class BoardPolicy(Policy):

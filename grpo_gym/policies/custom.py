@@ -12,7 +12,7 @@ from torch import nn
 
 from grpo_gym.policies.network import Policy, feedforward
 from grpo_gym.policies.options import PolicyOptions
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 
 class CustomPolicy(Policy):

@@ -22,7 +22,7 @@ from grpo_gym.policies.network import Policy
 from grpo_gym.policies.normaliser import RunningNormaliser
 from grpo_gym.policies.options import PolicyOptions
 from grpo_gym.rollouts.spaces import flat_size
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 Recurrence = TypeVar("Recurrence", nn.LSTM, nn.GRU)
 

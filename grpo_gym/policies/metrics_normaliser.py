@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 _DEVIATIONS = 3.0
 # Smaller than this share of the mean, what looks like a spread is rounding.

@@ -3,16 +3,14 @@
 `trainers.config.GRPOConfig` inherits from all of them, so their fields have flat names there.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from grpo_gym.settings.config import ConfigError, Range, check_fields
+from grpo_gym.settings import ConfigError, Count, Natural, Number, checked_dataclass
 
-Count = Annotated[int, Range(1)]
 Activation = Literal["tanh", "relu", "silu"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class PolicyOptions:
     """What every policy has: how it sees observations, and how it explores with Box actions."""
 
@@ -21,13 +19,12 @@ class PolicyOptions:
     normalise_observations: bool | None = None
     """Normalise observations by their running mean and standard deviation; None: every policy
     except `board` does."""
-    initial_log_std: float = -0.5
+    initial_log_std: Number = -0.5
     """Initial log standard deviation of Box actions, in units of half the action range."""
-    log_std_bounds: tuple[float, float] = (-3.0, 0.5)
+    log_std_bounds: tuple[Number, Number] = (-3.0, 0.5)
     """Bounds of the log standard deviation, which no critic keeps from diverging."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         self.check_network()
 
     def check_network(self) -> None:
@@ -44,7 +41,7 @@ class PolicyOptions:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class MLPOptions(PolicyOptions):
     """Options of the policy `mlp`."""
 
@@ -54,17 +51,17 @@ class MLPOptions(PolicyOptions):
     """Activation function of `mlp`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class BoardOptions(PolicyOptions):
     """Options of the policy `board`."""
 
     channels: Count = 32
     """Channels of each hidden layer of `board`."""
-    blocks: Annotated[int, Range(0)] = 2
+    blocks: Natural = 2
     """Residual blocks of `board`, each with two 3 x 3 convolutions."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class GRUOptions(PolicyOptions):
     """Options of the policy `gru`."""
 
@@ -74,7 +71,7 @@ class GRUOptions(PolicyOptions):
     """Width of each layer between the recurrence and the outputs."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class TemporalOptions(PolicyOptions):
     """Options of the policy `temporal`."""
 
@@ -84,7 +81,7 @@ class TemporalOptions(PolicyOptions):
     """Layers of the recurrence of `temporal`."""
     attention_heads: Count = 4
     """Heads of the attention over the recurrence's outputs; must divide `lstm_width`."""
-    transformer_layers: Annotated[int, Range(0)] = 1
+    transformer_layers: Natural = 1
     """Layers of the transformer encoder of `temporal`; 0: none. The published design has 4."""
     transformer_heads: Count = 8
     """Heads of each transformer layer; must divide `lstm_width`."""
@@ -106,7 +103,7 @@ class TemporalOptions(PolicyOptions):
                 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class NetworkConfig(MLPOptions, GRUOptions, BoardOptions, TemporalOptions):
     """The options of all built-in policies, and what training does with symmetric ones."""
 

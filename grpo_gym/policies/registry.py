@@ -5,6 +5,7 @@ Shapes: N rows, D features of a flattened observation.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from grpo_gym.policies.options import (
     TemporalOptions,
 )
 from grpo_gym.policies.temporal import TemporalPolicy
-from grpo_gym.settings.config import ConfigError, replace, suggest
+from grpo_gym.settings import ConfigError, suggest
 
 NetworkFactory = Callable[..., nn.Module]
 """`(observation_space, action_space, **policy_kwargs) -> nn.Module`; see `register_policy`."""

@@ -16,7 +16,7 @@ from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.loop_batch import LoopBatch
 from grpo_gym.rollouts.native_batch import EnumeratedBatch, NativeBatch, not_enumerable
 from grpo_gym.rollouts.spaces import flat_size, validate_action_space
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 EnvSource = str | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
 """A registered id, a made environment (copies are made from its spec), or a factory."""

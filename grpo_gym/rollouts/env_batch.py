@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 ENDLESS = 50_000
 """Steps after which an episode without a time limit is considered endless."""

@@ -10,7 +10,7 @@ from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch
 from grpo_gym.rollouts.loop_batch import LoopBatch
 from grpo_gym.rollouts.snapshots import layers
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 
 class GroupError(RuntimeError):

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch, env_name
 from grpo_gym.rollouts.spaces import flatten_batch
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 
 class NativeBatch(EnvBatch):

@@ -8,7 +8,7 @@ import numpy as np
 
 from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch
 from grpo_gym.rollouts.spaces import sample_batch
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 _WARM_UPS = (3, 3, 3, 2, 1, 0)
 """Steps before the snapshot, by attempt: fewer for episodes that end earlier."""

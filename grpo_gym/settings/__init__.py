@@ -1,1 +1,37 @@
-"""Settings: frozen dataclasses with constraints, YAML files, errors."""
+"""Settings: checked dataclasses, YAML files, errors."""
+
+from grpo_gym.settings.config import check_value, checked_dataclass, from_mapping, to_mapping
+from grpo_gym.settings.errors import ConfigError, nearest, suggest
+from grpo_gym.settings.fields import (
+    Count,
+    Fraction,
+    Integer,
+    Natural,
+    NonNegative,
+    Number,
+    Positive,
+    PositiveFraction,
+)
+from grpo_gym.settings.yaml_files import load_yaml, parse_value, save_yaml, to_yaml
+
+__all__ = [
+    "ConfigError",
+    "Count",
+    "Fraction",
+    "Integer",
+    "Natural",
+    "NonNegative",
+    "Number",
+    "Positive",
+    "PositiveFraction",
+    "check_value",
+    "checked_dataclass",
+    "from_mapping",
+    "load_yaml",
+    "nearest",
+    "parse_value",
+    "save_yaml",
+    "suggest",
+    "to_mapping",
+    "to_yaml",
+]

@@ -1,49 +1,18 @@
-"""YAML with plain types only, and the numbers and booleans of YAML 1.2."""
+"""YAML files of settings: plain types only, with the numbers and booleans of YAML 1.2.
 
+`3e-4` is a number; `on`, `12:30` and `2024-01-01` are strings; a key may occur once.
+"""
+
+import os
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from grpo_gym.settings.config import to_mapping
 from grpo_gym.settings.errors import ConfigError
-
-
-class Loader(yaml.SafeLoader):
-    """YAML's plain types only, with the numbers and booleans of YAML 1.2."""
-
-    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
-    yaml_constructors = {  # noqa: RUF012
-        tag: constructor
-        for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
-        if tag is None or tag.endswith((":null", ":bool", ":int", ":float", ":str", ":seq", ":map"))
-    }
-
-    def compose_mapping_node(self, anchor: Any) -> Any:
-        """Refuse a key that comes twice in one mapping."""
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if (key.tag, str(key.value)) in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{key.value!r} is said twice: keep one", problem_mark=key.start_mark
-                )
-            seen.add((key.tag, str(key.value)))
-        return node
-
-
-class Dumper(yaml.SafeDumper):
-    """Quotes what `Loader`, or any other YAML reader, would not take for the same string."""
-
-    def represent_text(self, value: str) -> yaml.Node:
-        """Text, in double quotes where it has line breaks or control characters."""
-        # Only double quotes keep line breaks and control characters as they are.
-        style = None if value.isprintable() else '"'
-        return self.represent_scalar("tag:yaml.org,2002:str", value, style)
-
-    def represent_flow_list(self, value: list[Any]) -> yaml.Node:
-        """A list in one line."""
-        return self.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
-
+from grpo_gym.storage.files import write_atomic
 
 _FLOAT = re.compile(
     r"""(?: [-+]? (?: (?: [0-9][0-9_]*\.[0-9_]* | \.[0-9][0-9_]* ) (?:[eE][-+]?[0-9]+)?
@@ -52,26 +21,116 @@ _FLOAT = re.compile(
         | \.(?:nan|NaN|NAN) )\Z""",
     re.VERBOSE,
 )
-for _tag, _pattern in {
+_PLAIN = {
     "null": re.compile(r"(?:~|null|Null|NULL|)\Z"),
     "bool": re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"),
     "int": re.compile(r"[-+]?(?:0|[1-9][0-9_]*)\Z"),
     "float": _FLOAT,
-}.items():
-    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, None)
-Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, None)
-Dumper.add_representer(str, Dumper.represent_text)
-Dumper.add_representer(list, Dumper.represent_flow_list)
+}
+"""Which unquoted text is not a string, by tag."""
 
 
-def parse_yaml(text: str | bytes, source: str) -> Any:
-    """Read YAML; errors name the source and the place in it.
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
+    yaml_constructors = {  # noqa: RUF012
+        tag: constructor
+        for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in {*_PLAIN, "str", "seq", "map"}
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if (key.tag, str(key.value)) in seen:
+                problem = f"{key.value!r} occurs twice: keep one"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add((key.tag, str(key.value)))
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `_Loader`, or any other YAML reader, would take for something else."""
+
+
+def _represent_text(dumper: _Dumper, value: str) -> yaml.Node:
+    # Only double quotes keep line breaks and control characters.
+    style = None if value.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style)
+
+
+def _represent_list(dumper: _Dumper, value: list[Any]) -> yaml.Node:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+
+
+for _tag, _pattern in _PLAIN.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, None)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, None)
+_Dumper.add_representer(str, _represent_text)
+_Dumper.add_representer(list, _represent_list)
+
+
+def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping.
 
     Raises:
-        ConfigError: If it is not YAML or says a key twice.
+        ConfigError: If the file is missing, is not YAML (with the line), has a key twice, or is
+            not a mapping.
     """
     try:
-        return yaml.load(text, Loader=Loader)
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}: check the path") from error
+    values = _parse(text, str(path))
+    if not isinstance(values, dict):
+        found = "an empty file" if values is None else repr(values)
+        raise ConfigError(f"{path} must be a mapping of settings (name: value), got {found}")
+    return values
+
+
+def save_yaml(config: Any, path: str | os.PathLike[str]) -> None:
+    """Write a config or a mapping as YAML, atomically, so that `load_yaml` reads the same values.
+
+    Args:
+        config: A config, or a mapping of plain values.
+        path: The file; parent folders are created.
+
+    Raises:
+        ConfigError: If a value cannot be said in YAML or the file cannot be written.
+    """
+    try:
+        write_atomic(path, to_yaml(config).encode())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot write {path}: {error}") from error
+
+
+def to_yaml(config: Any) -> str:
+    """Return a config or a mapping of plain values as YAML.
+
+    Raises:
+        ConfigError: If a value cannot be written in YAML.
+    """
+    text: str = yaml.dump(
+        to_mapping(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
+    return text
+
+
+def parse_value(text: str) -> Any:
+    """Read the VALUE of NAME=VALUE: a number, true, null, a string, [a, list] or {a: mapping}.
+
+    Raises:
+        ConfigError: If the text is broken YAML, such as a list that is not closed.
+    """
+    value = _parse(text, f"value {text!r}")
+    # To YAML, empty text and a colour such as #ff0000 are comments.
+    is_comment = value is None and text.strip() not in {"~", "null", "Null", "NULL"}
+    return text if is_comment else value
+
+
+def _parse(text: str | bytes, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown line"

@@ -10,7 +10,7 @@ import pytest
 from grpo_gym.cli import settings as settings_module
 from grpo_gym.cli.options import CommandLine, field_docs
 from grpo_gym.cli.settings import RunOptions, parse_train
-from grpo_gym.settings.config import load_yaml
+from grpo_gym.settings import load_yaml
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.presets import PRESETS
 from grpo_gym.trainers.settings import TrainSettings

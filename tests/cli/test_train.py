@@ -26,7 +26,7 @@ from grpo_gym.cli import run as run_module
 from grpo_gym.cli.main import main as grpo_gym_main
 from grpo_gym.cli.run import Run
 from grpo_gym.cli.train import main
-from grpo_gym.settings.config import load_yaml
+from grpo_gym.settings import load_yaml
 from grpo_gym.storage import checkpoint
 from grpo_gym.trainers.named_policies import baseline_names
 from grpo_gym.trainers.settings import TrainSettings

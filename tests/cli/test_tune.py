@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from grpo_gym.cli.tune import main
-from grpo_gym.settings.config import from_mapping, load_yaml
+from grpo_gym.settings import from_mapping, load_yaml
 from grpo_gym.trainers.comparison.settings import PeerSettings, find_contender
 from grpo_gym.trainers.settings import TrainSettings
 

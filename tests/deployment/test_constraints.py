@@ -18,7 +18,7 @@ from grpo_gym.deployment import (
     MinimumReplicas,
     Violation,
 )
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from guard_bench import bench
 
 NOW = Context(now_s=1000.0, history=(), history_is_complete=True)

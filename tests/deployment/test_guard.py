@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from grpo_gym.deployment import Decision, Guard, GuardConfig, GuardError, Violation
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from guard_bench import FALLBACK, HOUR, POLICY, bench
 
 SHADOW, FULL = ("shadow", 0.0), ("full", 100.0)
@@ -393,7 +393,7 @@ def test_invalid_modes_are_refused(mode: Any) -> None:
     assert (world.guard.mode, world.guard.transitions) == ("shadow", ())
 
 
-@pytest.mark.parametrize("percentage", [0, -1, 100.1, math.nan, math.inf, "50", None, True, [50]])
+@pytest.mark.parametrize("percentage", [0, -1, 100.1, math.nan, math.inf, None, True, [50]])
 def test_invalid_percentages_are_refused(percentage: Any) -> None:
     world = bench(mode="gradual")
     with pytest.raises(ConfigError, match="percentage must be "):
@@ -423,13 +423,13 @@ def test_a_percentage_is_only_for_gradual(mode: Any) -> None:
             {"outcome_minimum": 0, "outcome_maximum": 1, "tolerance": 1},
             "tolerance must be < outcome_maximum - outcome_minimum",
         ),
-        ({"false_alarm_rate": 0}, "false_alarm_rate must be > 0 and < 1"),
-        ({"false_alarm_rate": 1}, "false_alarm_rate must be > 0 and < 1"),
-        ({"holdout_percentage": 51}, "holdout_percentage must be >= 0 and <= 50"),
-        ({"violation_limit_percentage": 100}, "violation_limit_percentage must be >= 0 and < 100"),
+        ({"false_alarm_rate": 0}, "false_alarm_rate must be > 0"),
+        ({"false_alarm_rate": 1}, "false_alarm_rate must be < 1"),
+        ({"holdout_percentage": 51}, "holdout_percentage must be <= 50"),
+        ({"violation_limit_percentage": 100}, "violation_limit_percentage must be < 100"),
         ({"clean_hours": 0}, "clean_hours must be > 0"),
         ({"resume_after_hours": 0}, "resume_after_hours must be > 0"),
-        ({"step_percentage": 0}, "step_percentage must be > 0 and <= 100"),
+        ({"step_percentage": 0}, "step_percentage must be > 0"),
         ({"window": 0}, "window must be >= 1"),
         ({"block_steps": 0}, "block_steps must be >= 1"),
         ({"tolerance": -1}, "tolerance must be >= 0"),

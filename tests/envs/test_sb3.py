@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 pytest.importorskip("stable_baselines3")
 

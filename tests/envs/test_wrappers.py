@@ -17,7 +17,7 @@ from grpo_gym.envs.wrappers import (
     ShapeReward,
     ShapeRewardVector,
 )
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 STATES, ACTIONS, GOAL = 6, 3, 5
 _RNG = np.random.default_rng(2)

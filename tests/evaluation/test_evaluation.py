@@ -7,7 +7,7 @@ import pytest
 from grpo_gym import GRPO, evaluate_policy
 from grpo_gym.evaluation.episodes import evaluate
 from grpo_gym.rollouts.batches import make_batch
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from probe_envs import Context, Countdown, OneStep
 
 

@@ -16,7 +16,7 @@ from grpo_gym.policies.board import BoardPolicy
 from grpo_gym.policies.network import Policy
 from grpo_gym.policies.options import BoardOptions, PolicyOptions
 from grpo_gym.policies.symmetries import board_symmetries
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.learning.batch import training_batch, transformed
 

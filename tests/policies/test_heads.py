@@ -8,7 +8,7 @@ from gymnasium import spaces
 
 from grpo_gym.policies.distributions import Categorical, Gaussian
 from grpo_gym.policies.heads import CategoricalHead, GaussianHead, make_head
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 BOUNDS = (-3.0, 0.5)
 

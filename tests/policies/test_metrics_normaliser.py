@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from grpo_gym import GRPO
 from grpo_gym.policies.metrics_normaliser import MetricsNormaliser, NormaliseMetrics
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 RANGES = {"cpu_percent": (0.0, 100.0), "latency_ms": (10.0, 1010.0), "balance": (-4.0, -2.0)}
 

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from grpo_gym import GRPO
 from grpo_gym.policies.network import MLPPolicy, Policy
 from grpo_gym.policies.options import MLPOptions
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.learning.batch import training_batch
 from probe_envs import BestAction, Context, ManyChoices, Recall, Search, Target
 

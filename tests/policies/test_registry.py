@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from grpo_gym import GRPO, register_policy
 from grpo_gym.policies.registry import make_policy, policy_names
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.storage.checkpoint import CheckpointError
 from probe_envs import BestAction, Recall
 

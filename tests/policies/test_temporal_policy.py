@@ -26,7 +26,7 @@ from grpo_gym.policies.options import GRUOptions, NetworkConfig, TemporalOptions
 from grpo_gym.policies.registry import make_policy, policy_names
 from grpo_gym.policies.temporal import Attention, TemporalPolicy, TransformerLayer
 from grpo_gym.rollouts.spaces import flatten_one
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.learning.batch import training_batch
 from grpo_gym.trainers.learning.trust_region import fisher_product
 from grpo_gym.trainers.presets import make_config

@@ -13,7 +13,7 @@ from grpo_gym.envs.load_balancer.vector_env import LoadBalancerVectorEnv
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.loop_batch import LoopBatch
 from grpo_gym.rollouts.native_batch import NativeBatch
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from probe_envs import BestAction, Context, Temptation
 
 # Making

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
 from grpo_gym.rollouts.spaces import flat_size, flatten_batch, flatten_one, is_batch
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 NESTED = spaces.Dict(
     {

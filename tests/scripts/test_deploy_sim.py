@@ -12,7 +12,7 @@ import pytest
 from grpo_gym import GRPO
 from grpo_gym.deployment import Transition
 from grpo_gym.envs.autoscaler.records import METRICS, SCALING
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 SHORT = {"days": 0.25, "shadow_hours": 1.0, "trouble_hour": 3.0, "restart_hour": 2.5}

@@ -1,6 +1,7 @@
 """Every shipped configuration loads, names what exists, and trains."""
 
 import re
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from grpo_gym import GRPO
 from grpo_gym.envs.autoscaler import presets as autoscaler
 from grpo_gym.envs.battleship import presets as battleship
 from grpo_gym.envs.load_balancer import presets as load_balancer
-from grpo_gym.settings.config import from_mapping, replace
+from grpo_gym.settings import from_mapping
 from grpo_gym.trainers.settings import TrainSettings, default_config
 
 NAMES = sorted(

@@ -17,7 +17,7 @@ from grpo_gym import GRPO
 from grpo_gym.policies.network import Policy
 from grpo_gym.policies.options import PolicyOptions
 from grpo_gym.rollouts.rollout import Episodes, GroupedRollout
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.learning.batch import training_batch
 from grpo_gym.trainers.learning.estimate import estimate_advantages

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from grpo_gym import GRPO
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers import grpo
 from grpo_gym.trainers.grpo import IterationStats
 from grpo_gym.trainers.learning.estimate import estimate_advantages

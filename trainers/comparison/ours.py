@@ -1,12 +1,12 @@
 """Training GRPO as the comparison trains every algorithm."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from torch import nn
 
 from grpo_gym.evaluation.episodes import ActionFunction
-from grpo_gym.settings.config import replace
 from grpo_gym.trainers.grpo import GRPO, IterationStats
 from grpo_gym.trainers.settings import TrainSettings, new_model
 

@@ -18,7 +18,7 @@ from grpo_gym.envs.sb3 import to_sb3
 from grpo_gym.evaluation.episodes import ActionFunction
 from grpo_gym.policies.board import BoardPolicy
 from grpo_gym.rollouts.batches import NativeBatch, make_batch
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.comparison.networks import (
     BoardActorCritic,
     MaskableBoardActorCritic,

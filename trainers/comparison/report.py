@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from grpo_gym.settings.config import ConfigError
-from grpo_gym.settings.yaml_files import Dumper
+from grpo_gym.settings import ConfigError, to_yaml
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.comparison import plots, statistics
 from grpo_gym.trainers.comparison.figures_in_words import (
@@ -291,7 +289,7 @@ def _settings(name: str, runs: Sequence[Run]) -> str:
     """All settings of an algorithm, folded away."""
     # The seed is all that differs from run to run.
     settings = {key: value for key, value in runs[0].settings.items() if key != "seed"}
-    text = yaml.dump(settings, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+    text = to_yaml(settings)
     tuned = "tuned" if runs[0].tuned else "not tuned"
     return (
         f"<details><summary>Settings of {title(name)} ({tuned})</summary>\n\n"

@@ -7,17 +7,18 @@ import platform
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from grpo_gym.evaluation.episodes import Evaluation, evaluate
 from grpo_gym.rollouts.batches import make_batch
-from grpo_gym.settings.config import ConfigError, Range, check_fields, to_mapping
+from grpo_gym.settings import ConfigError, Count, Integer, Natural, checked_dataclass, to_mapping
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.comparison.curves import Curve, Point
@@ -25,8 +26,7 @@ from grpo_gym.trainers.comparison.ours import OurTraining, Training
 from grpo_gym.trainers.comparison.settings import Contender, PeerSettings, Settings, describe
 from grpo_gym.trainers.named_policies import baseline_action_function, table_names
 
-Count = Annotated[int, Range(1)]
-Episodes = Annotated[int, Range(1, 1_000_000)]
+Episodes = Annotated[Integer, Field(ge=1, le=1_000_000)]
 
 EVALUATION_SEED = 5_000_000
 """Seed of the first episode after training."""
@@ -36,7 +36,7 @@ _MAX_ENVS = 128
 _PACKAGES = ("grpo_gym", "torch", "gymnasium", "stable_baselines3", "sb3_contrib", "numpy")
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class Plan:
     """What all trainings of a comparison have in common."""
 
@@ -54,11 +54,10 @@ class Plan:
     """Episodes after training, others than those of the curve."""
     deterministic: bool = True
     """Whether policies play their most probable actions, or samples, when they are evaluated."""
-    evaluation_seed: Annotated[int, Range(0)] = EVALUATION_SEED
+    evaluation_seed: Natural = EVALUATION_SEED
     """Seed of the first episode after training; the curve's begin a million further."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
 
 

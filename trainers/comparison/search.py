@@ -16,16 +16,15 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import optuna
 import sqlalchemy.exc
 from optuna.trial import Trial, TrialState
 
-from grpo_gym.settings.config import ConfigError, Range, check_fields, from_mapping, to_mapping
+from grpo_gym.settings import ConfigError, Count, checked_dataclass, from_mapping, to_mapping
 from grpo_gym.storage.processes import stop_at_once
 from grpo_gym.trainers.comparison.curves import Point
 from grpo_gym.trainers.comparison.runs import Plan, refuse_difference, run
@@ -39,8 +38,6 @@ from grpo_gym.trainers.comparison.settings import (
 )
 from grpo_gym.trainers.settings import TrainSettings
 
-Count = Annotated[int, Range(1)]
-
 FIRST_SEED = 100
 """Seed of the first training; a comparison's begin at 0."""
 EVALUATION_SEED = 8_000_000
@@ -53,7 +50,7 @@ _LONGEST = 1.25
 """Iterations are whole: a trial that trained longer than this share of its steps does not count."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class Budget:
     """What every trial may cost, and how it is judged."""
 
@@ -67,9 +64,6 @@ class Budget:
     """Episodes after training; their mean return is a trial's value."""
     seeds_per_trial: Count = 1
     """Trainings of each trial; its value is their mean."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def plan(self, settings: Settings) -> Plan:
         """The plan of its trainings."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from grpo_gym.settings.config import parse_value
+from grpo_gym.settings import parse_value
 from grpo_gym.trainers.comparison.settings import Contender
 
 if TYPE_CHECKING:

@@ -2,23 +2,26 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.resources import as_file, files
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
-from grpo_gym.settings.config import (
+from pydantic import Field
+
+from grpo_gym.settings import (
     ConfigError,
-    Range,
-    check_fields,
+    Count,
+    Fraction,
+    PositiveFraction,
+    check_value,
+    checked_dataclass,
     from_mapping,
     load_yaml,
-    replace,
     suggest,
     to_mapping,
 )
-from grpo_gym.settings.fields import check_value
 from grpo_gym.trainers.settings import TrainSettings, default_config
 
 PEERS = {
@@ -31,8 +34,6 @@ PEERS = {
 """Algorithms that GRPO is compared with: their package and class."""
 ALGORITHMS = ("grpo", *PEERS)
 
-Count = Annotated[int, Range(1)]
-Share = Annotated[float, Range(0.0, 1.0)]
 PeerName = Literal["ppo", "a2c", "trpo", "maskable_ppo", "recurrent_ppo"]
 
 _OURS_TO_SET = (
@@ -50,23 +51,23 @@ _OURS_TO_SET = (
 )
 """Keyword arguments of the classes that the comparison gives itself."""
 _RANGES = {
-    "learning_rate": Range(0.0, exclusive_minimum=True),
-    "n_steps": Range(1),
-    "batch_size": Range(2),
-    "n_epochs": Range(1),
-    "gamma": Range(0.0, 1.0, exclusive_minimum=True),
-    "gae_lambda": Range(0.0, 1.0),
-    "clip_range": Range(0.0, exclusive_minimum=True),
-    "clip_range_vf": Range(0.0, exclusive_minimum=True),
-    "ent_coef": Range(0.0),
-    "vf_coef": Range(0.0),
-    "max_grad_norm": Range(0.0, exclusive_minimum=True),
-    "target_kl": Range(0.0, exclusive_minimum=True),
+    "learning_rate": Field(gt=0),
+    "n_steps": Field(ge=1),
+    "batch_size": Field(ge=2),
+    "n_epochs": Field(ge=1),
+    "gamma": Field(gt=0, le=1),
+    "gae_lambda": Field(ge=0, le=1),
+    "clip_range": Field(gt=0),
+    "clip_range_vf": Field(gt=0),
+    "ent_coef": Field(ge=0),
+    "vf_coef": Field(ge=0),
+    "max_grad_norm": Field(gt=0),
+    "target_kl": Field(gt=0),
 }
 """What those of Stable-Baselines3 must be where it does not say so itself."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class PeerSettings:
     """What an algorithm of Stable-Baselines3 trains with."""
 
@@ -101,15 +102,14 @@ class PeerSettings:
     """Width of the recurrences of recurrent_ppo (256: sb3-contrib's own)."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """How the learning rate falls, by environment steps."""
-    final_learning_rate: Share = 0.0
-    """Share of the learning rate that is left at the end of the linear schedule."""
-    final_discount: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] | None = None
+    final_learning_rate: Fraction = 0.0
+    """Fraction of the learning rate that is left at the end of the linear schedule."""
+    final_discount: PositiveFraction | None = None
     """Where `gamma` moves to, evenly by environment steps; None: it stays."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the algorithm's class; its defaults where there are none."""
 
     def __post_init__(self) -> None:
-        check_fields(self)
         object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
         if self.policy == "board" and self.algorithm == "recurrent_ppo":
             raise ConfigError(
@@ -299,7 +299,7 @@ def _checked(name: str, value: Any, default: Any) -> Any:
     kind: Any = float if default is None or name == "target_kl" else type(default)
     annotation: Any = Annotated[kind, _RANGES[name]] if name in _RANGES else kind
     optional = annotation | None if default is None else annotation
-    return check_value(f"settings[{name!r}]", value, optional, source=None)
+    return check_value(f"settings[{name!r}]", value, optional)
 
 
 def _unused_fields(settings: PeerSettings) -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 OURS = "grpo"
 """The algorithm that all others are compared with."""

@@ -1,14 +1,13 @@
 """Settings of online GRPO. Imports no torch."""
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from grpo_gym.settings.config import Range, check_fields
+from pydantic import Field
 
-Positive = Annotated[float, Range(0.0, exclusive_minimum=True)]
+from grpo_gym.settings import Integer, Natural, Positive, PositiveFraction, checked_dataclass
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class OnlineConfig:
     """How a linear softmax policy learns from single decisions. The defaults fit all presets."""
 
@@ -16,9 +15,9 @@ class OnlineConfig:
     """Change of the weights per unit of gradient. Found on seeds 0 to 7 with the two limits
     below: it fits `flaky`, whose rewards are near 1, and `tiny-grpo`, where they are 20 to
     300 ms."""
-    group_size: Annotated[int, Range(2, 8)] = 2
+    group_size: Annotated[Integer, Field(ge=2, le=8)] = 2
     """Distinct actions per decision, K, one of them executed (2: tiny-grpo)."""
-    exploration: Annotated[float, Range(0.0, 1.0, exclusive_minimum=True)] = 0.1
+    exploration: PositiveFraction = 0.1
     """Weight of the uniform distribution in the distribution that actions are drawn from
     (0.1: tiny-grpo)."""
     weight_limit: Positive | None = 6.0
@@ -32,11 +31,8 @@ class OnlineConfig:
     estimates: Literal["observed", "privileged"] = "observed"
     """Rewards of actions not executed: estimated from what a balancer can observe, or the
     simulator's truth."""
-    seed: Annotated[int, Range(0)] = 0
+    seed: Natural = 0
     """Seed of everything random."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 TINY_GRPO = OnlineConfig(

@@ -11,7 +11,7 @@ import numpy as np
 
 from grpo_gym.envs.randomness import stream_key
 from grpo_gym.rollouts.randomness import Stream, derive_seed
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.online import kernels
 from grpo_gym.trainers.online.config import OnlineConfig
 

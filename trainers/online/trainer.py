@@ -8,7 +8,7 @@ Shapes: B observations, A actions, F weights, D observed numbers, T decisions.
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -22,7 +22,7 @@ from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
 from grpo_gym.envs.load_balancer.spaces import action_space, observation_space
 from grpo_gym.evaluation.episodes import ActionFunction, Evaluable
 from grpo_gym.rollouts.randomness import Stream, derive_seed
-from grpo_gym.settings.config import ConfigError, from_mapping, replace, to_mapping
+from grpo_gym.settings import ConfigError, from_mapping, to_mapping
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.online.config import OnlineConfig

@@ -19,7 +19,7 @@ from grpo_gym.envs.autoscaler.actions import (
 )
 from grpo_gym.envs.autoscaler.env import AutoScalerEnv
 from grpo_gym.envs.autoscaler.vector_env import AutoScalerVectorEnv
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 COUNTS = {"scaling": 7, "scaling_config": 49, "flat": 539}
 NEUTRAL = (NO_CHANGE, NO_CONFIGURATION, ALL_TRAFFIC)

@@ -13,7 +13,7 @@ from grpo_gym.envs.autoscaler.baselines import BASELINES, Hpa, Scaler, make_base
 from grpo_gym.envs.autoscaler.env import AutoScalerEnv
 from grpo_gym.envs.autoscaler.forecasting import HoltWinters, SeasonalNaive
 from grpo_gym.envs.autoscaler.vector_env import AutoScalerVectorEnv
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.named_policies import baseline_names, is_deterministic, privileged_names
 
 KINDS = ("scaling", "scaling_config", "flat", "multi", "replicas", "target")
@@ -269,7 +269,7 @@ def test_clairvoyant_covers_the_cool_down() -> None:
 
 
 def test_forecasts_of_a_line_are_exact() -> None:
-    forecaster = HoltWinters(1_000, level_weight=0.6, trend_weight=1.0)
+    forecaster = HoltWinters(period=1_000, level_weight=0.6, trend_weight=1.0)
     state = forecaster.start(2)
     slopes, intercepts = np.array([3.0, -2.0]), np.array([10.0, 500.0])
     for t in range(60):
@@ -282,7 +282,7 @@ def test_forecasts_of_a_season_are_exact_from_the_second_one_on() -> None:
     rng = np.random.default_rng(1)
     season = rng.uniform(0.0, 100.0, (3, 7))
     begin = np.array([0, 2, 6])
-    for forecaster in (HoltWinters(7), SeasonalNaive(7)):
+    for forecaster in (HoltWinters(period=7), SeasonalNaive(period=7)):
         state = forecaster.start(3)
         for t in range(30):
             phases = (begin + t) % 7
@@ -296,7 +296,7 @@ def test_forecasts_of_a_season_are_exact_from_the_second_one_on() -> None:
 def test_holt_winters_is_its_recurrence() -> None:
     m, alpha, beta, gamma = 5, 0.7, 0.3, 0.4
     values = np.random.default_rng(2).normal(100.0, 20.0, 23).tolist()
-    forecaster = HoltWinters(m, alpha, beta, gamma)
+    forecaster = HoltWinters(period=m, level_weight=alpha, trend_weight=beta, season_weight=gamma)
     state = forecaster.start(1)
     level, trend, season = values[0], 0.0, [0.0] * m
     for t, value in enumerate(values):
@@ -315,7 +315,7 @@ def test_holt_winters_is_its_recurrence() -> None:
 
 
 def test_seasonal_naive_repeats_the_last_value_until_it_knows_better() -> None:
-    forecaster = SeasonalNaive(4)
+    forecaster = SeasonalNaive(period=4)
     state = forecaster.start(1)
     for t, value in enumerate([5.0, 6.0, 9.0]):
         state = forecaster.observe(state, np.array([value]), np.array([t]))

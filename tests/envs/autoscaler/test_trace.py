@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from grpo_gym.envs.autoscaler.env import AutoScalerEnv
 from grpo_gym.envs.autoscaler.presets import PRESETS
 from grpo_gym.envs.autoscaler.vector_env import AutoScalerVectorEnv
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 CALM: dict[str, Any] = {"noise_sigma": 0.0, "bursts_per_day": 0.0}
 

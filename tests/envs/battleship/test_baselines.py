@@ -16,7 +16,7 @@ from grpo_gym.envs.battleship.env import BattleshipEnv
 from grpo_gym.envs.battleship.posterior import Posterior
 from grpo_gym.envs.battleship.sampling import sample_posterior
 from grpo_gym.envs.battleship.vector_env import BattleshipVectorEnv
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 SMALL: dict[str, dict[str, Any]] = {
     "announced": {"board_size": (3, 4), "fleet": (3, 2)},

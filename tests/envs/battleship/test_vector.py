@@ -10,7 +10,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 import grpo_gym  # noqa: F401, registers the environments
 from grpo_gym.envs.battleship.env import BattleshipEnv
 from grpo_gym.envs.battleship.vector_env import BattleshipVectorEnv
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "microgrpo": {"preset": "microgrpo-5x5"},

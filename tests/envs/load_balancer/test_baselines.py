@@ -10,7 +10,7 @@ from scipy import stats
 from grpo_gym.envs.load_balancer.baselines import BASELINES, make_baseline
 from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
 from grpo_gym.envs.load_balancer.vector_env import LoadBalancerVectorEnv
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 
 FAULTY: dict[str, Any] = {
     "mean_time_to_failure_ms": 200.0,

@@ -2,13 +2,14 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from grpo_gym.settings.config import ConfigError, from_mapping, replace, to_mapping
+from grpo_gym.settings import ConfigError, from_mapping, to_mapping
 from grpo_gym.trainers.comparison.curves import Curve
 from grpo_gym.trainers.comparison.measurements import (
     open_results,

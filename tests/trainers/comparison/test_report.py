@@ -12,7 +12,7 @@ from comparison_files import task, training, write
 pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.comparison import statistics
 from grpo_gym.trainers.comparison.report import write_report
 from grpo_gym.trainers.comparison.task_results import read_task
@@ -209,8 +209,8 @@ def damaged(change: Any) -> str:
         (damaged(lambda v: v[RUN].pop("curve")), "grpo/seed 0: curve is required"),
         (damaged(lambda v: v[RUN].update(curve=[])), "at least 2 points"),
         (
-            damaged(lambda v: v[RUN].update(tuned=1)),
-            "tuned must be true or false, got 1",
+            damaged(lambda v: v[RUN].update(tuned=2)),
+            "tuned must be true or false, got 2",
         ),
         (
             damaged(lambda v: v[RUN].update(steps=True)),

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from grpo_gym.policies.board import BoardPolicy
 from grpo_gym.policies.options import BoardOptions
 from grpo_gym.rollouts.spaces import flatten_batch
-from grpo_gym.settings.config import ConfigError
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.comparison.settings import SB3Settings
 from probe_envs import BestAction, Context, Patience
 

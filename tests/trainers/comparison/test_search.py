@@ -1,12 +1,13 @@
 """The search for settings: what is proposed, what is given up, what is gone on with."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from grpo_gym.settings.config import ConfigError, replace
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.comparison.settings import (
     ALGORITHMS,
     Contender,

@@ -1,12 +1,13 @@
 """Settings of the algorithms that GRPO is compared with: found, checked, told."""
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from grpo_gym.settings.config import ConfigError, from_mapping, load_yaml, replace, save_yaml
+from grpo_gym.settings import ConfigError, from_mapping, load_yaml, save_yaml
 from grpo_gym.storage.checkpoint import weights_sha256
 from grpo_gym.trainers.comparison.settings import (
     SB3_CLASSES,
@@ -117,9 +118,9 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ({"n_stepz": 8}, r"not an argument of PPO. Did you mean 'n_steps'"),
         ({"n_steps": "many"}, "must be an integer"),
         ({"n_steps": 0}, "must be >= 1, got 0"),
-        ({"gamma": 1.5}, "must be > 0 and <= 1"),
+        ({"gamma": 1.5}, "must be <= 1"),
         ({"target_kl": -0.1}, "must be > 0"),
-        ({"normalize_advantage": 1}, "must be true or false"),
+        ({"normalize_advantage": 2}, "must be true or false"),
         ({"n_steps": 100, "batch_size": 96}, "must divide num_envs [*] n_steps = 1600, got 96"),
     ],
 )
