@@ -1,4 +1,4 @@
-"""A trained policy in front of real traffic: the guard that lets it act, step by step, or not."""
+"""Deploy a trained policy to real traffic, behind a guard that decides when it may act."""
 
 from grpo_gym.deployment.config import GuardConfig
 from grpo_gym.deployment.constraints import (

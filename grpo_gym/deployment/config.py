@@ -21,65 +21,65 @@ Percentage = Annotated[Number, Field(gt=0, le=100)]
 
 @checked_dataclass
 class GuardConfig:
-    """When a policy may act, when it gets more of the traffic, and when it loses all of it.
+    """When a policy may act, when its share of the traffic grows, and when it is rolled back.
 
-    The figures of the rollout (10 % of 100, 10 % an hour, 1000 actions) are the published
-    description's; those of the outcome test were chosen by simulation (docs/deployment.md).
+    The defaults of the rollout (10 % of 100, 10 % an hour, 1000 actions) follow its published
+    description; those of the outcome test were chosen by simulation (docs/deployment.md).
     """
 
     mode: Mode = "shadow"
-    """Where a guard without saved state starts. "shadow": the policy's action is recorded, the
-    fallback's is taken; "gradual": the policy acts in a share of the blocks; "full": in all but
+    """Initial mode of a guard without saved state. "shadow": the policy's action is recorded, the
+    fallback's executed; "gradual": the policy acts in a share of the blocks; "full": in all but
     the holdout."""
     start_percentage: Percentage = 10.0
     """Share of the blocks, in %, when `gradual` begins."""
     step_percentage: Percentage = 10.0
-    """What a clean period adds to it, in percentage points; at 100 the mode becomes `full`."""
+    """Percentage points that each clean period adds; at 100 the mode becomes `full`."""
     clean_hours: Positive = 1.0
     """Hours without a violation before a step-up."""
     largest_gap_minutes: Positive = 10.0
-    """Minutes that may count as clean between two decisions. What lies beyond was not watched:
-    a stopped service or a jump of the clock promotes nobody."""
+    """Longest gap between two decisions that counts as clean, so that a stopped service or a jump
+    of the clock promotes nothing."""
     resume_after_hours: Positive | None = None
-    """Clean hours in shadow after which a policy that was rolled back may start again; None:
-    only when an operator says so."""
+    """Clean hours in shadow after which a policy that was rolled back may start again; None: only
+    an operator restarts it."""
     violation_limit_percentage: Annotated[Number, Field(ge=0, lt=100)] = 10.0
-    """Largest share of violating actions in the window, in %; beyond it, shadow."""
+    """Largest share of violating actions in the window, in %; above it, shadow."""
     window: Count = 100
     """Last actions of the policy, executed or not, whose violations are counted. The limit is a
-    number of actions, so that a policy whose first actions are bad need not fill the window."""
+    number of actions, so a policy whose first actions are bad need not fill the window."""
     history_size: Count = 1000
-    """Last decisions, and last transitions, that are kept."""
+    """Number of decisions, and of transitions, to keep."""
     outcome_test: bool = True
-    """Whether outcomes are compared. Then no step-up comes before a block with outcomes."""
+    """Whether to compare outcomes. A step-up then needs a block with outcomes."""
     false_alarm_rate: Annotated[Number, Field(gt=0, lt=1)] = 0.01
     """Largest probability that a policy which is no worse is ever rolled back for its outcomes,
-    from one start of `gradual` or `full` to the return to shadow, however long that takes."""
+    between leaving shadow and returning to it, however long that takes."""
     tolerance: NonNegative = 0.0
-    """How much worse than the fallback's a policy's outcomes may be, in their own unit."""
+    """How much worse than the fallback's the policy's outcomes may be, in their unit."""
     holdout_percentage: Annotated[Number, Field(ge=0, le=50)] = 5.0
-    """Share of the blocks, in %, that the fallback keeps even in `full`: nothing else shows that
-    a policy has become worse. 0: none, and outcomes are not compared in `full`."""
+    """Share of the blocks, in %, that the fallback keeps in `full`, to detect a policy that becomes
+    worse. 0: none, and outcomes are not compared in `full`."""
     block_steps: Count = 15
-    """Decisions in a row by one arm: long enough for actions to show in the outcomes."""
+    """Consecutive decisions by one arm: long enough for actions to affect the outcomes."""
     warmup_steps: Natural = 3
-    """First decisions of a block whose outcomes still belong to the arm before, and are ignored."""
+    """First decisions of a block, whose outcomes are ignored: the previous arm caused them."""
     outcome_minimum: Number | None = None
     """Worst outcome of a block; lower ones are clipped. None: no bound."""
     outcome_maximum: Number | None = None
     """Best outcome of a block; higher ones are clipped. None: no bound."""
     clip_deviations: Positive | None = 4.0
-    """Outcomes further from their recent level than so many of their recent mean deviations are
-    clipped. None: only the bounds clip, and the means themselves are compared, more slowly."""
+    """Outcomes are clipped at this many recent mean deviations from their recent level. None: only
+    the bounds clip, so the means themselves are compared, more slowly."""
     level_weight: PositiveFraction = 0.2
-    """Weight of the last block in that level and that deviation."""
+    """Weight of the latest block in that level and deviation."""
     restart_blocks: Count = 100
-    """Blocks after which the test also starts anew, to notice a policy that was good for long."""
+    """Blocks between restarts of the test, which detect a policy that turns bad after long."""
     save_every: Count = 1
-    """Calls of `act` and `report` between two savings of the state; transitions are saved at
-    once. 1: a restart loses nothing."""
+    """Calls of `act` and `report` between saves of the state; transitions are saved immediately.
+    1: a restart loses nothing."""
     seed: Natural = 0
-    """Decides which blocks the policy gets; give each guard of a fleet its own."""
+    """Determines which blocks the policy gets; give each guard of a fleet its own seed."""
 
     def __post_init__(self) -> None:
         if self.warmup_steps >= self.block_steps:
@@ -113,23 +113,8 @@ class GuardConfig:
             )
 
     @property
-    def largest_gap_s(self) -> float:
-        """`largest_gap_minutes` in seconds."""
-        return 60.0 * self.largest_gap_minutes
-
-    @property
-    def clean_s(self) -> float:
-        """`clean_hours` in seconds."""
-        return 3600.0 * self.clean_hours
-
-    @property
-    def resume_after_s(self) -> float | None:
-        """`resume_after_hours` in seconds."""
-        return None if self.resume_after_hours is None else 3600.0 * self.resume_after_hours
-
-    @property
     def most_violations(self) -> float:
-        """How many violations the window may hold."""
+        """Largest number of violations that the window may hold."""
         return self.violation_limit_percentage * self.window / 100.0
 
     def policy_share(self, mode: Mode, percentage: float) -> float:

@@ -1,8 +1,8 @@
-"""What every action of a policy must satisfy, and ready-made rules for changing replicas.
+"""Constraints on the policy's actions, and ready-made rules for scaling replicas.
 
-An action is a number of replicas to add or remove unless `change` says how to read it, and the
-present number is `observation["replicas"]` unless `replicas` says where to find it. A number
-that is missing or not finite raises, and what raises is violated: a broken sensor stops a policy.
+An action is a number of replicas to add or remove unless `change` converts it, and the present
+number is `observation["replicas"]` unless `replicas` reads it. A number that is missing or not
+finite raises, which counts as a violation: a broken sensor stops a policy.
 """
 
 import math
@@ -14,7 +14,7 @@ from grpo_gym.deployment.records import Context, Violation, describe
 from grpo_gym.settings import ConfigError
 
 SCALING_ALTERNATIVES = (0, 1, -1)
-"""Changes of replicas to try in place of one that is not allowed: maintain, one more, one less."""
+"""Changes of replicas to try instead of a forbidden one: maintain, one more, one less."""
 
 
 class Constraint(Protocol):
@@ -22,86 +22,87 @@ class Constraint(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in records; each of a guard's constraints has its own."""
+        """Name in records, unique among a guard's constraints."""
 
     def __call__(self, observation: Any, action: Any, context: Context) -> bool:
-        """Whether the action is allowed. Raising counts as a violation, and is recorded."""
-
-
-def _change(action: Any) -> float:
-    return float(action)
-
-
-def _replicas(observation: Any) -> float:
-    return float(observation["replicas"])
+        """Whether the action is allowed. An exception counts as a violation and is recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaximumChange:
-    """At most a share of the replicas at once, or a few of them, whichever is more."""
+class _ScalingRule:
+    change: Callable[[Any], float] = float
+    """Number of replicas that an action adds."""
+
+    def _change(self, action: Any) -> float:
+        return _finite("change", self.change(action))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReplicaRule(_ScalingRule):
+    replicas: Callable[[Any], float] = lambda observation: float(observation["replicas"])
+    """Present number of replicas in an observation."""
+
+    def _present(self, observation: Any) -> float:
+        return _finite("replicas", self.replicas(observation))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaximumChange(_ReplicaRule):
+    """Change at most a share of the replicas at once, or `at_least` replicas if that is more."""
 
     share: float = 0.5
-    """Of the present replicas, >= 0."""
+    """Share of the present replicas, >= 0."""
     at_least: float = 2.0
     """Replicas that may always be added or removed, >= 0."""
-    change: Callable[[Any], float] = _change
-    """Replicas that an action adds."""
-    replicas: Callable[[Any], float] = _replicas
-    """Present replicas by the observation."""
     name: str = "maximum_change"
-    """In records."""
+    """Name in records."""
 
     def __post_init__(self) -> None:
         _check_not_negative("share", self.share)
         _check_not_negative("at_least", self.at_least)
 
     def __call__(self, observation: Any, action: Any, context: Context) -> bool:
-        """See `Constraint`."""
-        change = _finite("change", self.change(action))
-        present = _finite("replicas", self.replicas(observation))
+        """Whether the change is small enough."""
+        change, present = self._change(action), self._present(observation)
         return abs(change) <= max(self.share * present, self.at_least)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinimumReplicas:
-    """Never fewer replicas than these; where there are fewer already, only more."""
+class MinimumReplicas(_ReplicaRule):
+    """Never go below a number of replicas; if there are fewer already, only add."""
 
     minimum: float = 2.0
     """Replicas, >= 0."""
-    change: Callable[[Any], float] = _change
-    """Replicas that an action adds."""
-    replicas: Callable[[Any], float] = _replicas
-    """Present replicas by the observation."""
     name: str = "minimum_replicas"
-    """In records."""
+    """Name in records."""
 
     def __post_init__(self) -> None:
         _check_not_negative("minimum", self.minimum)
 
     def __call__(self, observation: Any, action: Any, context: Context) -> bool:
-        """See `Constraint`."""
-        change = _finite("change", self.change(action))
-        present = _finite("replicas", self.replicas(observation))
+        """Whether enough replicas remain."""
+        change, present = self._change(action), self._present(observation)
         return present + change >= self.minimum or change > 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cooldown:
-    """At most one change within some time, whoever made it."""
+class Cooldown(_ScalingRule):
+    """At most one change within a time, including changes by the fallback.
+
+    `change` also reads the history's actions, whose arrays are lists.
+    """
 
     seconds: float = 300.0
     """From one change to the next, >= 0."""
-    change: Callable[[Any], float] = _change
-    """Replicas that an action adds; also read from the history, where arrays are lists."""
     name: str = "cooldown"
-    """In records."""
+    """Name in records."""
 
     def __post_init__(self) -> None:
         _check_not_negative("seconds", self.seconds)
 
     def __call__(self, observation: Any, action: Any, context: Context) -> bool:
-        """See `Constraint`."""
-        if _finite("change", self.change(action)) == 0.0:
+        """Whether the last change is long enough ago."""
+        if self._change(action) == 0.0:
             return True
         for past in reversed(context.history):
             if context.now_s - past.time_s >= self.seconds:
@@ -116,16 +117,16 @@ class Cooldown:
 def violations_of(
     constraints: tuple[Constraint, ...], observation: Any, action: Any, context: Context
 ) -> tuple[Violation, ...]:
-    """The constraints that do not allow an action, or fail, or do not say True or False."""
+    """Violations: constraints that forbid an action, raise, or return no bool."""
     found = (_violation(each, observation, action, context) for each in constraints)
     return tuple(violation for violation in found if violation is not None)
 
 
 def check_constraints(constraints: tuple[Constraint, ...]) -> None:
-    """Refuse constraints that could not be called or told apart.
+    """Check that constraints can be called and told apart.
 
     Raises:
-        ConfigError: If one is not callable, or has no name or another's, or that of a policy.
+        ConfigError: If one is not callable, or its name is missing, reserved or not unique.
     """
     names = ["policy", "alternatives"]
     for constraint in constraints:
@@ -147,7 +148,7 @@ def _violation(
         allowed = constraint(observation, action, context)
         if allowed not in (True, False):
             raise TypeError(f"it must return True or False, got {allowed!r}")
-    # Whatever a rule dies of, the action was not found to be safe.
+    # A user's rule may raise anything; the action was then not shown to be safe.
     except Exception as error:
         return Violation(constraint.name, describe(error))
     return None if allowed else Violation(constraint.name, "not allowed")

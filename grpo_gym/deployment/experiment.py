@@ -1,4 +1,4 @@
-"""Which arm acts: blocks of decisions given to one arm at random, and their outcomes compared."""
+"""Blocks of decisions, randomly assigned to the two arms, whose outcomes are compared."""
 
 import math
 from collections.abc import Mapping
@@ -16,14 +16,13 @@ _ARMS: tuple[Arm, Arm] = ("policy", "fallback")
 
 @dataclass
 class Block:
-    """Some decisions in a row by one arm."""
+    """Consecutive decisions by one arm."""
 
     number: int
-    """Counts from 0."""
+    """Counted from 0."""
     share: float
-    """Probability with which it might have been the policy's."""
+    """Probability that the block is the policy's."""
     arm: Arm
-    """Whose it is."""
     steps: int = 0
     """Decisions so far."""
     outcomes: int = 0
@@ -33,16 +32,16 @@ class Block:
 
 
 class Experiment:
-    """Blocks, the arms they are given to, and the test that compares these.
+    """Blocks, their arms, and the test that compares the arms.
 
     Attributes:
-        block: The present block, which may be over; None before the first or after `abort`.
-        next_number: Of the next block.
+        block: The current block, which may be complete; None before the first or after `abort`.
+        next_number: Number of the next block.
         measured: Blocks with outcomes, ever.
         late: Outcomes that came after their block, ever.
-        level: Where outcomes lie, by all blocks.
-        test: Of the present rollout.
-        counts: Blocks with outcomes of each arm in the present rollout.
+        level: Recent level of the outcomes of all blocks.
+        test: Test of the current rollout.
+        counts: Blocks with outcomes of each arm in the current rollout.
         totals: Sums of their outcomes.
     """
 
@@ -62,7 +61,7 @@ class Experiment:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new rollout: a new test, in a new block."""
+        """Begin a new rollout, with a new test and a new block."""
         config = self._config
         self.abort()
         self.test = OutcomeTest(config.false_alarm_rate, config.tolerance, config.restart_blocks)
@@ -70,11 +69,11 @@ class Experiment:
         self.totals = dict.fromkeys(_ARMS, 0.0)
 
     def abort(self) -> None:
-        """Leave the present block before its end, and its outcomes uncounted."""
+        """Drop the current block and its outcomes."""
         self.block = None
 
     def close_finished_block(self) -> bool:
-        """Count the present block if it is over; whether that raises the alarm."""
+        """Count the current block if it is complete; return whether the test raises the alarm."""
         block = self.block
         if block is None or block.steps < self._config.block_steps:
             return False
@@ -85,7 +84,7 @@ class Experiment:
         return self._config.outcome_test and self.test.has_alarmed
 
     def open_block(self, share: float) -> Block:
-        """The present block, or a new one that is the policy's with this probability."""
+        """The current block, or a new one that is the policy's with this probability."""
         if self.block is None:
             if self._config.outcome_test:
                 share = cautious_share(share, self.test.evidence)
@@ -96,7 +95,7 @@ class Experiment:
         return self.block
 
     def report(self, outcome: float, decision: Decision) -> None:
-        """Add the outcome of a decision to its block; after its end it is only counted as late."""
+        """Add a decision's outcome to its block; if that has ended, count it as late."""
         block = self.block
         if block is None or block.number != decision.block:
             self.late += 1
@@ -105,7 +104,7 @@ class Experiment:
             block.total += outcome if math.isfinite(outcome) else -math.inf
 
     def alarm_reason(self) -> str:
-        """In words why the outcomes are a reason to roll back."""
+        """Reason of a rollback for outcomes."""
         arms = " and ".join(
             f"{self.mean(arm):.4g} in {self.counts[arm]} {arm} blocks"
             for arm in _ARMS
@@ -116,13 +115,14 @@ class Experiment:
         )
 
     def mean(self, arm: Arm) -> float | None:
-        """Mean outcome of an arm's blocks in the present rollout; None without any."""
+        """Mean outcome of an arm's blocks in the current rollout; None without blocks."""
         return self.totals[arm] / self.counts[arm] if self.counts[arm] else None
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs, in JSON's types."""
+        """What `restore` needs, in JSON types."""
+        block = self.block
         return {
-            "block": None if self.block is None else _finite_block(self.block),
+            "block": block and {**asdict(block), "total": _as_json(block.total)},
             "next_number": self.next_number,
             "measured": self.measured,
             "late": self.late,
@@ -133,7 +133,7 @@ class Experiment:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         block = state["block"]
         self.block = None if block is None else Block(**{**block, "total": float(block["total"])})
         self.next_number, self.measured = state["next_number"], state["measured"]
@@ -153,15 +153,11 @@ class Experiment:
 
 
 def _uniform(seed: int, number: int) -> float:
-    """A uniform number in [0, 1) that depends on nothing else: there is no generator to save."""
+    """A uniform number in [0, 1) as a pure function, so that no generator needs saving."""
     state = np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)
     return float(int(state[0]) >> 11) / 2.0**53
 
 
-def _finite_block(block: Block) -> dict[str, Any]:
-    return {**asdict(block), "total": _as_json(block.total)}
-
-
 def _as_json(number: float) -> float | str:
-    """JSON has no -inf."""
+    """The number, or text where JSON has no number."""
     return number if math.isfinite(number) else repr(number)

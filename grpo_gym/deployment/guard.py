@@ -1,7 +1,4 @@
-"""A guard in front of a policy: it decides, action by action, whether the policy may act.
-
-See docs/deployment.md for how it is used and what it promises.
-"""
+"""The guard: decides for every action whether the policy may act. See docs/deployment.md."""
 
 import math
 import os
@@ -33,7 +30,7 @@ from grpo_gym.settings import ConfigError, Integer, check_value
 class Guard:
     """A policy and the fallback that it is to replace, behind one `act`.
 
-    Methods may be called from any thread; they take turns. One guard owns its state file.
+    All methods are thread-safe: a lock serialises them. Each guard owns its state file.
 
     Attributes:
         config: Its settings.
@@ -50,22 +47,22 @@ class Guard:
         clock: Callable[[], float] = time.time,
         state_path: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Start, or go on from the saved state.
+        """Start, or continue from the saved state.
 
         Args:
             policy: A callable observation -> action, or a model with `predict`.
-            fallback: The same: what has acted until now, and is trusted without constraints.
-            config: Settings; None: all defaults.
-            constraints: What every action of the policy must satisfy.
-            alternatives: Actions to try in order where the policy's is not allowed in its own
-                block, before the fallback's; or (observation, policy's action) -> such actions.
-                `SCALING_ALTERNATIVES` for changes of replicas.
-            clock: Seconds; must go on over restarts.
-            state_path: Where the state is kept; None: nowhere. What is there is gone on from.
+            fallback: Likewise: today's controller, which is trusted without constraints.
+            config: Settings; None: the defaults.
+            constraints: Constraints on every action of the policy.
+            alternatives: Actions to try in order when the policy's is forbidden in its own block,
+                before the fallback's; or (observation, policy's action) -> such actions.
+                `SCALING_ALTERNATIVES` is for changes of replicas.
+            clock: Returns seconds; must continue across restarts.
+            state_path: File of the state; None: it is not saved.
 
         Raises:
             ConfigError: If an argument cannot be used.
-            GuardStateError: If there is a state that cannot be read, or of another config.
+            GuardStateError: If a saved state cannot be read or has another config.
             GuardError: If the state cannot be saved.
         """
         self.config = GuardConfig() if config is None else config
@@ -82,16 +79,16 @@ class Guard:
             self.save()
 
     def act(self, observation: Any) -> Decision:
-        """Decide what to do now.
+        """Decide on the next action.
 
         Args:
-            observation: Handed to policy, fallback and constraints as it is.
+            observation: Passed unchanged to policy, fallback and constraints.
 
         Returns:
             The decision; execute its `action`.
 
         Raises:
-            GuardError: If the fallback is needed and fails: nothing is known to be safe.
+            GuardError: If the fallback is needed and fails, so that no action is known to be safe.
         """
         with self._lock:
             try:
@@ -101,18 +98,18 @@ class Guard:
                 self._history.append(plain_decision(decision))
                 self._decisions += 1
             finally:
-                # Also where no action was safe: a rollback must not be forgotten.
+                # Also when the fallback failed, as a rollback may have happened.
                 self._save_if_due()
             return decision
 
     def report(self, outcome: float, decision: Decision | None = None) -> None:
-        """Say how a decision turned out; higher is better.
+        """Report the outcome of a decision; higher is better.
 
-        What comes after the decision's block has ended is too late and ignored.
+        Outcomes that come after the decision's block has ended are ignored.
 
         Args:
-            outcome: Any unit. What is not finite makes its block as bad as can be.
-            decision: Which; None: the last one.
+            outcome: In any unit. One that is not finite gives its block the worst outcome.
+            decision: The decision; None: the last one.
 
         Raises:
             ConfigError: If the outcome is not a number.
@@ -127,24 +124,24 @@ class Guard:
             self._experiment.report(value, decision)
             self._save_if_due()
 
-    # What an operator may do
+    # Commands of an operator
 
     def promote(self, reason: str = "promoted") -> None:
-        """Go up by one step: from shadow to gradual, to a higher percentage, at 100 to full.
+        """Go up one step: from shadow to gradual, to a higher percentage, at 100 to full.
 
         Raises:
             GuardError: If the mode is full, or the window holds too many violations.
         """
         with self._lock:
             self._pass_time()
-            self._promote("operator", reason)
+            self._change(*self._rollout.next_step(), "operator", reason)
             self._save_if_due()
 
     def set_mode(self, mode: Mode, reason: str = "set_mode") -> None:
-        """Change the mode at once, whatever speaks against it; past violations are forgotten.
+        """Change the mode unconditionally, and forget past violations.
 
         Raises:
-            ConfigError: If there is no such mode.
+            ConfigError: If the mode is unknown.
         """
         check_value("mode", mode, Mode)
         with self._lock:
@@ -156,7 +153,7 @@ class Guard:
             self._save_if_due()
 
     def set_percentage(self, percentage: float, reason: str = "set_percentage") -> None:
-        """Change at once the share of the blocks, in %, that the policy gets in gradual.
+        """Change the policy's share of the blocks in gradual, in %.
 
         Raises:
             ConfigError: If it is not > 0 and <= 100.
@@ -188,16 +185,16 @@ class Guard:
             if self._file.error is not None:
                 raise GuardError(f"cannot save the state to {path}: {self._file.error}")
 
-    # What can be seen
+    # State
 
     @property
     def mode(self) -> Mode:
-        """Now."""
+        """Current mode."""
         return self._rollout.mode
 
     @property
     def percentage(self) -> float:
-        """Now; 0 in shadow, 100 in full."""
+        """Current percentage; 0 in shadow, 100 in full."""
         return self._rollout.percentage
 
     @property
@@ -213,7 +210,7 @@ class Guard:
             return tuple(self._rollout.transitions)
 
     def status(self) -> GuardStatus:
-        """How things stand."""
+        """Mode, counts and evidence."""
         with self._lock:
             experiment = self._experiment
             return GuardStatus(
@@ -232,16 +229,16 @@ class Guard:
                 save_error=self._file.error,
             )
 
-    # A decision
+    # Decisions
 
     def _decide(self, observation: Any, now_s: float) -> Decision:
         context = Context(now_s, tuple(self._history), self._decisions == len(self._history))
-        situation = self._shield.look(observation, context)
+        situation = self._shield.assess(observation, context)
         self._rollout.observe(bool(situation.violations))
         if self.mode != "shadow" and self._rollout.has_too_many_violations:
-            self._roll_back(self._rollout.violation_reason())
+            self._change("shadow", None, "guard", self._rollout.violation_reason())
         block = self._experiment.open_block(self._rollout.share)
-        choice = self._shield.choose(situation, block.arm)
+        selection = self._shield.select(situation, block.arm)
         block.steps += 1
         return Decision(
             number=self._decisions,
@@ -249,12 +246,12 @@ class Guard:
             mode=self.mode,
             percentage=self.percentage,
             arm=block.arm,
-            source=choice.source,
-            action=choice.action,
-            policy_action=situation.wanted.action,
-            fallback_action=situation.usual.action,
-            fallback_error=situation.usual.error,
-            violations=choice.violations,
+            source=selection.source,
+            action=selection.action,
+            policy_action=situation.policy.action,
+            fallback_action=situation.fallback.action,
+            fallback_error=situation.fallback.error,
+            violations=selection.violations,
             block=block.number,
             block_step=block.steps - 1,
         )
@@ -262,11 +259,12 @@ class Guard:
     # Changes of mode
 
     def _review(self) -> None:
-        """Roll back or promote for what is known by now."""
+        """Roll back or promote by the outcomes and the clean time so far."""
         if self._experiment.close_finished_block() and self.mode != "shadow":
-            self._roll_back(self._experiment.alarm_reason())
+            self._change("shadow", None, "guard", self._experiment.alarm_reason())
         if self._waiting_for() == "nothing":
-            self._promote("guard", f"{self._rollout.clean_s / 3600.0:.2f} clean hours")
+            reason = f"{self._rollout.clean_s / 3600.0:.2f} clean hours"
+            self._change(*self._rollout.next_step(), "guard", reason)
 
     def _pass_time(self) -> float:
         now_s = float(self._clock())
@@ -278,13 +276,6 @@ class Guard:
     def _waiting_for(self) -> str:
         return self._rollout.waiting_for(self._experiment.measured, self._file.error)
 
-    def _promote(self, by: Literal["guard", "operator"], reason: str) -> None:
-        mode, percentage = self._rollout.next_step()
-        self._change(mode, percentage, by, reason)
-
-    def _roll_back(self, reason: str) -> None:
-        self._change("shadow", None, "guard", reason)
-
     def _change(
         self,
         mode: Mode,
@@ -294,13 +285,13 @@ class Guard:
     ) -> None:
         if self.mode == "shadow":
             self._experiment.restart()
-        # A step-up by the guard waits for the block's end: that keeps every block in the test.
+        # The guard's own step-ups wait for the block's end, so that the test gets every block.
         elif mode == "shadow" or by == "operator":
             self._experiment.abort()
         self._rollout.change(mode, percentage, by, reason, self._experiment.measured)
         self._file.save_soon()
 
-    # The state
+    # Saving
 
     def _save_if_due(self) -> None:
         self._file.save_if_due(self._state)

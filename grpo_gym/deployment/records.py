@@ -1,4 +1,4 @@
-"""What the guard hands out and keeps: decisions, violations, transitions, its status."""
+"""Records of the guard: decisions, violations, transitions, status."""
 
 import math
 import numbers
@@ -14,53 +14,53 @@ _LONGEST_REASON = 300
 
 
 class GuardError(RuntimeError):
-    """Something that the guard cannot do in its present state; the message says what can be."""
+    """An operation that the guard's present state does not allow; the message has a remedy."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """Why a policy's action was not fit to be taken."""
+    """Why the policy's action was rejected."""
 
     constraint: str
     """Name of the constraint; "policy" if the policy itself failed."""
     reason: str
-    """What was wrong; for an error its type and text."""
+    """What was wrong; for an exception its type and text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """One action and how it came about.
+    """One action, and how it was chosen.
 
-    In the guard's history, actions are as JSON has them: arrays are lists, and what JSON cannot
-    say is text.
+    In the guard's history, actions are JSON values: arrays become lists, and values that JSON
+    cannot represent become text.
     """
 
     number: int
-    """Counts from 0."""
+    """Counted from 0."""
     time_s: float
     """When, by the guard's clock."""
     mode: Mode
-    """In which it was taken."""
+    """Mode of the guard."""
     percentage: float
-    """Of `gradual`; 0 in shadow, 100 in full."""
+    """Percentage of the guard; 0 in shadow, 100 in full."""
     arm: Arm
-    """Whose block it is."""
+    """Arm of the block."""
     source: Source
-    """Whose action it is: in its block the policy's, or after a violation another."""
+    """Whose action it is: the arm's, or after a violation another."""
     action: Any
-    """What to execute."""
+    """The action to execute."""
     policy_action: Any
-    """What the policy wanted; None if it failed."""
+    """The policy's action; None if it failed."""
     fallback_action: Any
-    """What the fallback wanted; None if it failed."""
+    """The fallback's action; None if it failed."""
     fallback_error: str | None
-    """Why it failed; the guard then acts as long as it needs no fallback."""
+    """Why the fallback failed; the guard raises only where it needs the fallback."""
     violations: tuple[Violation, ...]
-    """Of the policy's action."""
+    """Violations by the policy's action."""
     block: int
     """Number of the block."""
     block_step: int
-    """Which of the block's decisions this is, from 0."""
+    """Position within the block, from 0."""
 
 
 @dataclass(frozen=True)
@@ -85,55 +85,55 @@ class Transition:
 
 @dataclass(frozen=True)
 class Context:
-    """What a constraint may know beside the observation and the action."""
+    """What a constraint may use besides the observation and the action."""
 
     now_s: float
     """Time by the guard's clock."""
     history: tuple[Decision, ...]
-    """Last decisions, newest last; their `action` is what was executed."""
+    """Last decisions, newest last; their `action` was executed."""
     history_is_complete: bool
-    """Whether these are all there ever were."""
+    """Whether these are all decisions ever made."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuardStatus:
-    """How a guard is doing."""
+    """State of a guard in figures."""
 
     mode: Mode
-    """Now."""
+    """Current mode."""
     percentage: float
-    """Now; 0 in shadow, 100 in full."""
+    """Current percentage; 0 in shadow, 100 in full."""
     decisions: int
-    """Since the guard first started."""
+    """Decisions since the guard first started."""
     violations_in_window: int
     """Violating actions of the policy among the last `window`."""
     clean_hours: float
     """Hours that count towards the next step-up or resumption."""
     waiting_for: str
-    """What the next automatic promotion waits for; empty if there is none to come."""
+    """What the next automatic promotion waits for; empty if none is to come."""
     evidence: float
-    """That the policy is worse, since `gradual` began: 1 / false_alarm_rate rolls back."""
+    """Evidence since leaving shadow that the policy is worse; 1 / false_alarm_rate rolls back."""
     policy_blocks: int
-    """Blocks with outcomes of the policy's, since `gradual` began."""
+    """The policy's blocks with outcomes, since leaving shadow."""
     fallback_blocks: int
-    """Blocks with outcomes of the fallback's, since `gradual` began."""
+    """The fallback's blocks with outcomes, since leaving shadow."""
     policy_outcome: float | None
     """Mean outcome of the policy's blocks, unclipped."""
     fallback_outcome: float | None
     """Mean outcome of the fallback's blocks, unclipped."""
     late_outcomes: int
-    """Outcomes that came after their block had ended, and were ignored."""
+    """Outcomes that were ignored because their block had ended."""
     save_error: str | None
-    """Why the state could not be saved the last time; nothing is promoted until it can."""
+    """Why the last save failed; nothing is promoted until one succeeds."""
 
 
 def describe(error: Exception) -> str:
-    """An error's type and text, cut to a length that a record can bear."""
+    """An exception's type and text, shortened for a record."""
     return f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it; a number that is not finite, or anything unknown, as text."""
+    """A value in JSON types; numbers that are not finite and unknown types become text."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, numbers.Integral):
@@ -145,14 +145,14 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    # Arrays and their scalars, torch's tensors.
+    # Arrays and their scalars, and torch's tensors.
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     return repr(value)[:_LONGEST_REASON]
 
 
 def plain_decision(decision: Decision) -> Decision:
-    """The decision as the history keeps it."""
+    """The decision with its actions in JSON types, as the history keeps it."""
     return replace(
         decision,
         action=plain(decision.action),
@@ -162,11 +162,11 @@ def plain_decision(decision: Decision) -> Decision:
 
 
 def decision_from(values: Mapping[str, Any]) -> Decision:
-    """The decision that `decision_as_mapping` was given."""
+    """Inverse of `decision_as_mapping`."""
     violations = tuple(Violation(**each) for each in values["violations"])
     return Decision(**{**values, "violations": violations})
 
 
 def decision_as_mapping(decision: Decision) -> dict[str, Any]:
-    """What `decision_from` needs. Not `dataclasses.asdict`, whose copies would take the longest."""
+    """The decision in JSON types; `dataclasses.asdict` would copy every value, which is slow."""
     return {**vars(decision), "violations": [vars(each) for each in decision.violations]}

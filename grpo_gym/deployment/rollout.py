@@ -1,4 +1,4 @@
-"""Which mode a policy is in: clean time takes it up step by step, violations take it down."""
+"""The mode of a policy: clean time promotes it step by step, violations roll it back."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -10,21 +10,21 @@ from grpo_gym.settings import check_value
 
 
 class Rollout:
-    """Mode, percentage, and what decides about them.
+    """Mode and percentage, and the counts that change them.
 
     Attributes:
-        mode: Now.
-        percentage: Now; 0 in shadow, 100 in full.
-        violated: Whether each of the last actions of the policy was violating, newest last.
-        clean_s: Seconds watched since the last change or violation.
-        transitions: The last ones, newest last.
+        mode: Current mode.
+        percentage: Current percentage; 0 in shadow, 100 in full.
+        violated: Whether each of the policy's last actions violated a constraint, newest last.
+        clean_s: Seconds counted as clean since the last transition or violation.
+        transitions: The last transitions, newest last.
     """
 
     def __init__(self, config: GuardConfig) -> None:
         """Start in the configured mode."""
         self._config = config
         self.mode: Mode = config.mode
-        self.percentage = self._first_percentage(config.mode)
+        self.percentage = self._initial_percentage(config.mode)
         self.violated: deque[bool] = deque(maxlen=config.window)
         self.clean_s = 0.0
         self.transitions: deque[Transition] = deque(maxlen=config.history_size)
@@ -39,21 +39,21 @@ class Rollout:
 
     @property
     def has_too_many_violations(self) -> bool:
-        """Whether the window holds more than it may."""
+        """Whether the window exceeds its limit."""
         return sum(self.violated) > self._config.most_violations
 
     def violation_reason(self) -> str:
-        """In words why the window is a reason to roll back."""
+        """Reason of a rollback for violations."""
         return (
             f"{sum(self.violated)} violations in the last {len(self.violated)} actions, at most "
             f"{self._config.most_violations:g} allowed"
         )
 
     def pass_time(self, now_s: float) -> None:
-        """Add the time since the last call to the clean time, as far as it was watched."""
+        """Add the time since the last call to the clean time, up to the largest gap."""
         if self._last_time_s is not None:
             passed_s = max(now_s - self._last_time_s, 0.0)
-            self.clean_s += min(passed_s, self._config.largest_gap_s)
+            self.clean_s += min(passed_s, 60.0 * self._config.largest_gap_minutes)
         self._last_time_s = now_s
 
     def observe(self, violated: bool) -> None:
@@ -63,28 +63,31 @@ class Rollout:
             self.clean_s = 0.0
 
     def waiting_for(self, measured: int, save_error: str | None) -> str:
-        """What the next automatic promotion lacks; "nothing" when it is due.
+        """What the next automatic promotion waits for; "nothing" when it is due.
 
         Args:
-            measured: Blocks with outcomes so far.
+            measured: Number of blocks with outcomes so far.
             save_error: Why the state could not be saved.
 
         Returns:
-            Empty if none is to come: in full, and in shadow until an operator promotes.
+            Empty if no promotion is to come: in full, and in shadow until an operator promotes.
         """
-        needed_s = self._promotion_after_s()
-        if needed_s is None:
+        if self.mode == "gradual":
+            needed_hours: float | None = self._config.clean_hours
+        else:
+            needed_hours = self._config.resume_after_hours if self._was_rolled_back else None
+        if needed_hours is None:
             return ""
         if self.has_too_many_violations:
             return "fewer violations"
-        if self.clean_s < needed_s:
+        if self.clean_s < 3600.0 * needed_hours:
             return "clean time"
-        if self._lacks_outcomes(measured):
+        if self._config.outcome_test and measured == self._measured_at_change:
             return "outcomes"
         return "the state to be saved" if save_error else "nothing"
 
     def next_step(self) -> tuple[Mode, float]:
-        """What comes next: after shadow gradual, then a higher percentage, at 100 full.
+        """Mode and percentage after the next promotion.
 
         Raises:
             GuardError: If the mode is full, or the window holds too many violations.
@@ -110,29 +113,27 @@ class Rollout:
         reason: str,
         measured: int,
     ) -> None:
-        """Change mode and percentage, and write down why.
+        """Change mode and percentage, and record the transition.
 
         Args:
-            mode: The new one.
-            percentage: In gradual; None: where it starts.
+            mode: The new mode.
+            percentage: Used in gradual only; None: the initial percentage.
             by: Who decides.
-            reason: Why.
-            measured: Blocks with outcomes so far.
+            reason: For the record.
+            measured: Number of blocks with outcomes so far.
         """
         before = self.mode, self.percentage
-        self.mode = mode
-        self.percentage = self._first_percentage(mode)
+        self.mode, self.percentage = mode, self._initial_percentage(mode)
         if mode == "gradual" and percentage is not None:
             self.percentage = percentage
-        time_s = self._last_time_s if self._last_time_s is not None else 0.0
         after = self.mode, self.percentage
-        self.transitions.append(Transition(time_s, *before, *after, by, reason))
+        self.transitions.append(Transition(self._last_time_s or 0.0, *before, *after, by, reason))
         self.clean_s = 0.0
         self._measured_at_change = measured
         self._was_rolled_back = by == "guard" and mode == "shadow"
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs, in JSON's types."""
+        """What `restore` needs, in JSON types."""
         return {
             "mode": self.mode,
             "percentage": self.percentage,
@@ -145,7 +146,7 @@ class Rollout:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self.mode = check_value("mode", state["mode"], Mode)
         self.percentage = state["percentage"]
         self.violated.extend(state["violated"])
@@ -155,13 +156,5 @@ class Rollout:
         self._measured_at_change = state["measured_at_change"]
         self._was_rolled_back = state["was_rolled_back"]
 
-    def _first_percentage(self, mode: Mode) -> float:
+    def _initial_percentage(self, mode: Mode) -> float:
         return {"shadow": 0.0, "gradual": self._config.start_percentage, "full": 100.0}[mode]
-
-    def _promotion_after_s(self) -> float | None:
-        if self.mode == "gradual":
-            return self._config.clean_s
-        return self._config.resume_after_s if self._was_rolled_back else None
-
-    def _lacks_outcomes(self, measured: int) -> bool:
-        return self._config.outcome_test and measured == self._measured_at_change

@@ -1,11 +1,11 @@
-"""The policy's action if it is fit to be taken, else an alternative, else the fallback's."""
+"""Select what to execute: the policy's action if allowed, an alternative, or the fallback's."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_gym.deployment.actor import Actor, Proposal, check_finite
 from grpo_gym.deployment.constraints import Constraint, check_constraints, violations_of
+from grpo_gym.deployment.controller import Controller, Proposal, check_finite
 from grpo_gym.deployment.records import Arm, Context, GuardError, Source, Violation, describe
 
 Alternatives = Sequence[Any] | Callable[[Any, Any], Iterable[Any]]
@@ -13,34 +13,29 @@ Alternatives = Sequence[Any] | Callable[[Any, Any], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Situation:
-    """What is known before it is chosen who acts."""
+    """One decision's inputs, before an arm is chosen."""
 
     observation: Any
-    """As the guard was given it."""
     context: Context
-    """For the constraints."""
-    wanted: Proposal
-    """By the policy."""
-    usual: Proposal
-    """By the fallback."""
+    policy: Proposal
+    fallback: Proposal
     violations: tuple[Violation, ...]
-    """Of the policy's action."""
+    """Violations by the policy's action."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What is to be executed."""
+class Selection:
+    """What to execute."""
 
     source: Source
     """Whose action it is."""
     action: Any
-    """The action."""
     violations: tuple[Violation, ...]
-    """Of the policy's action, and what else failed."""
+    """Violations by the policy's action, and an error of the alternatives."""
 
 
 class Shield:
-    """Policy, fallback, constraints and alternatives."""
+    """Policy, fallback, constraints and alternatives of a guard."""
 
     def __init__(
         self,
@@ -49,52 +44,52 @@ class Shield:
         constraints: Iterable[Constraint],
         alternatives: Alternatives,
     ) -> None:
-        """Check that all of them can be used; see `Guard`.
+        """Check and keep the arguments of `Guard`.
 
         Raises:
-            ConfigError: If one cannot.
+            ConfigError: If one cannot be used.
         """
-        self._policy = Actor(policy, "policy")
-        self._fallback = Actor(fallback, "fallback")
+        self._policy = Controller(policy, "policy")
+        self._fallback = Controller(fallback, "fallback")
         self._constraints = tuple(constraints)
         check_constraints(self._constraints)
         self._alternatives = alternatives if callable(alternatives) else tuple(alternatives)
 
-    def look(self, observation: Any, context: Context) -> Situation:
-        """Ask both for an action, whoever acts: a fallback that remembers must see everything."""
-        wanted = self._policy.propose(observation)
-        usual = self._fallback.propose(observation)
-        if wanted.error is None:
-            violations = violations_of(self._constraints, observation, wanted.action, context)
+    def assess(self, observation: Any, context: Context) -> Situation:
+        """Ask both controllers in every mode: one with a memory must see all observations."""
+        policy = self._policy.propose(observation)
+        fallback = self._fallback.propose(observation)
+        if policy.error is None:
+            violations = violations_of(self._constraints, observation, policy.action, context)
         else:
-            violations = (Violation("policy", wanted.error),)
-        return Situation(observation, context, wanted, usual, violations)
+            violations = (Violation("policy", policy.error),)
+        return Situation(observation, context, policy, fallback, violations)
 
-    def choose(self, situation: Situation, arm: Arm) -> Choice:
-        """What the arm does in a situation.
+    def select(self, situation: Situation, arm: Arm) -> Selection:
+        """What an arm executes in a situation.
 
         Raises:
             GuardError: If the fallback is needed and failed.
         """
-        wanted, violations = situation.wanted, situation.violations
+        policy, fallback = situation.policy, situation.fallback
+        violations = situation.violations
         if arm == "policy" and not violations:
-            return Choice("policy", wanted.action, violations)
-        if arm == "policy" and wanted.error is None:
+            return Selection("policy", policy.action, violations)
+        if arm == "policy" and policy.error is None:
             try:
                 for action in self._allowed_alternatives(situation):
-                    return Choice("alternative", action, violations)
-            # The user's own function, as the policy is; there still is the fallback.
+                    return Selection("alternative", action, violations)
+            # Alternatives may be the user's function, which may raise anything.
             except Exception as error:
                 violations += (Violation("alternatives", describe(error)),)
-        usual = situation.usual
-        if usual.error is not None:
-            raise GuardError(f"the fallback failed where it was needed: {usual.error}")
-        return Choice("fallback", usual.action, violations)
+        if fallback.error is not None:
+            raise GuardError(f"the fallback failed where it was needed: {fallback.error}")
+        return Selection("fallback", fallback.action, violations)
 
     def _allowed_alternatives(self, situation: Situation) -> Iterable[Any]:
         candidates, observation = self._alternatives, situation.observation
         if callable(candidates):
-            candidates = tuple(candidates(observation, situation.wanted.action))
+            candidates = tuple(candidates(observation, situation.policy.action))
         for action in candidates:
             check_finite(action)
             if not violations_of(self._constraints, observation, action, situation.context):

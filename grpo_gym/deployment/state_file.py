@@ -1,4 +1,4 @@
-"""A guard's state on disk: checksummed JSON, replaced as a whole or not at all."""
+"""A guard's state on disk: checksummed JSON, replaced atomically."""
 
 import hashlib
 import json
@@ -15,29 +15,29 @@ from grpo_gym.storage.files import write_atomic
 FORMAT_VERSION = 1
 _KIND = "grpo-gym guard"
 _FREE_SETTINGS = {"mode", "save_every"}
-"""Settings that may differ from those of a saved state."""
+"""Settings that may differ from the saved ones."""
 
 State = dict[str, Any]
 
 
 class GuardStateError(GuardError):
-    """A state that cannot be read or does not fit; the message says why and what to do."""
+    """A saved state that cannot be read or belongs to another config; the message has a remedy."""
 
 
 class StateFile:
-    """Where a guard's state is kept, and how often it is saved.
+    """The file of a guard's state, and when it is due to be saved.
 
     Attributes:
-        path: The file; None: nothing is kept.
-        error: Why the last attempt to save failed; None if it did not.
+        path: The file; None: nothing is saved.
+        error: Why the last save failed; None if it succeeded.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, config: GuardConfig) -> None:
-        """Name the file; it need not exist.
+        """Choose the file, which need not exist.
 
         Args:
             path: The file, or None.
-            config: Of the guard; a saved state must be of the same.
+            config: The guard's; a saved state must have the same.
         """
         self.path = path
         self.error: str | None = None
@@ -46,10 +46,10 @@ class StateFile:
         self._unsaved = 0
 
     def load(self, restore: Callable[[State], None]) -> None:
-        """Hand a saved state on, if there is one.
+        """Pass a saved state to `restore`, if there is one.
 
         Raises:
-            GuardStateError: If it cannot be read, is of another config, or is not understood.
+            GuardStateError: If it cannot be read, has another config, or is not a guard's.
         """
         state = None if self.path is None else read_state(self.path)
         if self.path is None or state is None:
@@ -65,7 +65,7 @@ class StateFile:
         self._unsaved = self._every
 
     def save_if_due(self, make_state: Callable[[], State]) -> None:
-        """Save after so many calls; a full disk is remembered in `error` and stops nobody."""
+        """Save after every `save_every` calls; a failure is kept in `error` and does not raise."""
         self._unsaved += 1
         if self.path is None or self._unsaved < self._every:
             return
@@ -85,14 +85,14 @@ class StateFile:
 
 
 def write_state(path: str | os.PathLike[str], state: State) -> None:
-    """Write a state so that, whatever happens, the path holds the old one or the new one.
+    """Write a state atomically.
 
     Raises:
-        OSError: If it cannot be written; what was there before is unchanged.
+        OSError: If it cannot be written; the old file is then unchanged.
     """
     text = _text(state)
     header = {"kind": _KIND, "version": FORMAT_VERSION, "sha256": _sha256(text)}
-    # One JSON object, whose state is not turned into text twice.
+    # One JSON object, without serialising the state twice.
     start = json.dumps(header).removesuffix("}") + ', "state": '
     write_atomic(path, start.encode(), text, b"}\n")
 
@@ -104,7 +104,7 @@ def read_state(path: str | os.PathLike[str]) -> State | None:
         The state, or None if there is no such file.
 
     Raises:
-        GuardStateError: If there is something else, or it is damaged or of another version.
+        GuardStateError: If the file is not a guard's, damaged, or of another version.
     """
     try:
         document = json.loads(Path(path).read_bytes())
@@ -112,7 +112,6 @@ def read_state(path: str | os.PathLike[str]) -> State | None:
         return None
     except OSError as error:
         _refuse(path, f"{error.strerror or error}: check the path and its permissions", error)
-    # Bytes that are no text, or no JSON, or nested beyond reason.
     except (ValueError, RecursionError) as error:
         _refuse(path, "it is damaged: not JSON", error)
     if not isinstance(document, dict) or document.get("kind") != _KIND:

@@ -1,4 +1,4 @@
-"""Asking a policy or a fallback for an action, whatever it does."""
+"""Asking a policy or a fallback for an action, without letting it fail."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from grpo_gym.settings import ConfigError
 
 @dataclass(frozen=True)
 class Proposal:
-    """An action, or why there is none."""
+    """An action, or the reason why there is none."""
 
     action: Any
     """None if there is an error."""
     error: str | None = None
-    """Type and text."""
+    """Type and text of the exception."""
 
 
-class Actor:
+class Controller:
     """A callable `observation -> action`, or a model with Stable-Baselines3's `predict`.
 
-    A model is asked for its deterministic action, and its recurrent state is handed back to it.
+    A model is asked for its deterministic action; its recurrent state is passed back to it.
     """
 
     def __init__(self, behaviour: Any, name: str) -> None:
-        """Wrap what chooses actions.
+        """Wrap a callable or a model.
 
         Args:
-            behaviour: The callable or the model; one that is both is taken as a model.
-            name: What it is, for error messages.
+            behaviour: The callable or the model; an object that is both is used as a model.
+            name: For error messages.
 
         Raises:
             ConfigError: If it is neither.
@@ -46,11 +46,11 @@ class Actor:
         self._state: Any = None
 
     def propose(self, observation: Any) -> Proposal:
-        """Its action, if it has one that is finite."""
+        """The action for an observation, or the error where there is none that is finite."""
         try:
             action = self._choose(observation)
             check_finite(action)
-        # The guard exists for policies that fail, in whatever way.
+        # A policy may fail in any way; the guard exists to survive that.
         except Exception as error:
             return Proposal(None, describe(error))
         return Proposal(action)
@@ -65,10 +65,10 @@ class Actor:
 
 
 def check_finite(action: Any) -> None:
-    """Refuse an action that is nothing, or has a nan or an infinity anywhere in it.
+    """Refuse an action that is None or contains a nan or an infinity.
 
     Raises:
-        ValueError: If it is so.
+        ValueError: If it does.
     """
     if action is None:
         raise ValueError("action must not be None")
