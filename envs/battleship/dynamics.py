@@ -134,3 +134,20 @@ def _reward(episode: Any, rule: Any, water: int) -> float:
     elif episode.repeated:
         reward -= rule.repeat_penalty
     return reward
+
+
+@kernel
+def ends_kernel(
+    episodes: np.ndarray, cells: int, terminated: np.ndarray, truncated: np.ndarray
+) -> None:
+    """Games that are won, and games that are out of shots.
+
+    Args:
+        episodes: `EPISODE` records, shape (B,).
+        cells: A.
+        terminated: Written, shape (B,), bool.
+        truncated: Written, shape (B,), bool.
+    """
+    for b in range(episodes.shape[0]):
+        terminated[b] = episodes[b].afloat == 0
+        truncated[b] = not terminated[b] and episodes[b].step >= cells

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from grpo_gym.envs.batch_simulator import BatchSimulator, Infos
 from grpo_gym.envs.battleship.density import count_kernel
-from grpo_gym.envs.battleship.dynamics import shoot_kernel, start_kernel
+from grpo_gym.envs.battleship.dynamics import ends_kernel, shoot_kernel, start_kernel
 from grpo_gym.envs.battleship.observation import (
     compact_kernel,
     count_planes,
@@ -113,23 +113,19 @@ class BattleshipSimulator(BatchSimulator):
         mask: np.ndarray = self.seen == UNKNOWN
         return mask
 
-    def won(self) -> np.ndarray:
-        """Games in which every ship is sunk, shape (B,), bool."""
-        mask: np.ndarray = self.episodes["afloat"] == 0
-        return mask
-
     @override
     def rewards(self) -> np.ndarray:
         return self.episodes["reward"].copy()
 
     @override
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
-        won = self.won()
-        return won, ~won & (self.elapsed() >= self.seen.shape[1])
+        won, out_of_shots = np.empty(self.num_envs, np.bool_), np.empty(self.num_envs, np.bool_)
+        ends_kernel(self.episodes, self.seen.shape[1], won, out_of_shots)
+        return won, out_of_shots
 
     @override
     def state_infos(self) -> Infos:
-        return {"action_mask": self.unknown().astype(np.int8)} if self.config.mask_repeats else {}
+        return {"action_mask": self.unknown().view(np.int8)} if self.config.mask_repeats else {}
 
     @override
     def step_infos(self, actions: np.ndarray) -> Infos:

@@ -498,7 +498,7 @@ def test_the_simulator_leaves_finished_and_skipped_games_alone() -> None:
     simulator.reset()
     for cell in range(25):
         simulator.step(np.full(3, cell), skip=np.array([False, True, False]))
-    assert simulator.won().tolist() == [True, False, True]
+    assert simulator.ends()[0].tolist() == [True, False, True]
     assert simulator.elapsed()[1] == 0
     before = simulator.get_state()
     simulator.step(np.zeros(3, np.int64), skip=np.array([False, True, True]))
