@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from grpo_gym.envs.kernels import inlined
-from grpo_gym.envs.load_balancer.dynamics import Memory, reward_of, route
+from grpo_gym.envs.load_balancer.dynamics import Memory, reward_of
 from grpo_gym.envs.load_balancer.observation import observe_all, queue_ms
 from grpo_gym.envs.load_balancer.parameters import count_features
 from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig
@@ -61,19 +61,11 @@ def observe_features(memory: Memory, observations: np.ndarray, features: np.ndar
 
 
 @inlined
-def simulated_reward(memory: Memory, n: int) -> float:
-    """The reward that the waiting request would get at server n."""
-    _, _, response, errors, _ = route(memory, 0, n)
-    active = memory.servers[0, n].in_flight + 1
-    return reward_of(response, errors, queue_ms(active), memory.parameters[0])
-
-
-@inlined
 def estimated_reward(memory: Memory, n: int) -> float:
-    """Estimate `simulated_reward` from what a real load balancer can know.
+    """Estimate the reward at server n for the waiting request from what a balancer can observe.
 
-    It knows the published metrics and the servers' nominal settings, but neither their health nor
-    how much of a service is left. With a queue, the response takes
+    Unlike `dynamics.estimate` it knows neither a server's health nor how much of a service is
+    left, only the published metrics and nominal settings. With a queue, the response takes
         pace * (work in flight + own work) + nominal latency,
     where the pace (ms per unit of work) is the observed average, or the nominal pace before the
     first response. It is at least (time in service so far) / (work in flight), because a server

@@ -6,12 +6,8 @@ Shapes: N servers, F weights, D observed numbers, T requests.
 import numpy as np
 
 from grpo_gym.envs.kernels import kernel
-from grpo_gym.envs.load_balancer.dynamics import Memory, step_one
-from grpo_gym.envs.load_balancer.online import (
-    estimated_reward,
-    observe_features,
-    simulated_reward,
-)
+from grpo_gym.envs.load_balancer.dynamics import Memory, estimate, step_one
+from grpo_gym.envs.load_balancer.online import estimated_reward, observe_features
 from grpo_gym.trainers.online.kernels import LearningRule, PolicyArrays, choose, learn
 
 
@@ -51,7 +47,7 @@ def train_kernel(
         for k in range(1, arrays.group.shape[0]):
             server = arrays.group[k]
             if privileged:
-                arrays.rewards[k] = simulated_reward(memory, server)
+                arrays.rewards[k], _ = estimate(memory, 0, server)
             else:
                 arrays.rewards[k] = estimated_reward(memory, server)
         step_one(memory, 0, arrays.group[0])
