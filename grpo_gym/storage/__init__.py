@@ -1,1 +1,1 @@
-"""Checkpoints, atomic files, results of experiments."""
+"""Checkpoints, atomic files, and results of experiments."""

@@ -1,4 +1,4 @@
-"""Writing files that survive a kill or a full disk."""
+"""Atomic writes, which survive a kill or a full disk."""
 
 import contextlib
 import glob
@@ -13,16 +13,16 @@ if sys.platform != "win32":
 
 
 def write_atomic(path: str | os.PathLike[str], *chunks: bytes | memoryview) -> None:
-    """Replace a file as a whole: at every moment a reader finds the old content or the new.
+    """Replace a file atomically: a reader finds either the old content or the new.
 
-    Parent folders are created. What a killed writer left behind for this file is removed.
+    Creates parent folders and removes temporary files of this target that a killed writer left.
 
     Args:
         path: The file.
-        chunks: Its content, written one after the other.
+        chunks: Its content, in order.
 
     Raises:
-        OSError: If it cannot be written; the old file is then intact and nothing is left behind.
+        OSError: If it cannot be written; the old file is then unchanged.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -41,11 +41,11 @@ def write_atomic(path: str | os.PathLike[str], *chunks: bytes | memoryview) -> N
             if sys.platform == "win32":
                 file.close()
             os.replace(temporary, path)
-    except OSError as error:  # writing itself names no file
+    except OSError as error:  # errors of writing do not name the file
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    # Some file systems cannot flush a folder; the content itself is already safe.
+    # Some file systems cannot flush a folder; the content is safe already.
     with contextlib.suppress(OSError):
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -55,21 +55,21 @@ def write_atomic(path: str | os.PathLike[str], *chunks: bytes | memoryview) -> N
 
 
 def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
-    """Open a new hidden file beside the target; its lock, which dies with us, says we live."""
+    """Open a new hidden file beside the target; its lock ends with this process."""
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         file = temporary.open("xb")
         if sys.platform != "win32":
             with contextlib.suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
-        # Another writer may have taken it for stale before it was locked.
+        # Another writer may have removed it as stale before it was locked.
         if temporary.exists():
             return temporary, file
         file.close()
 
 
 def _remove_stale_temporaries(path: Path) -> None:
-    """Remove temporary files of this target that no living writer holds."""
+    """Remove temporary files of this target that no running writer has locked."""
     pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"
     for temporary in path.parent.glob(pattern):
         with contextlib.suppress(OSError), temporary.open("rb") as file:

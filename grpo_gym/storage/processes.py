@@ -1,4 +1,4 @@
-"""Ending a pool of processes before its work is done."""
+"""Terminate a process pool before its work is done."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
@@ -9,13 +9,13 @@ _PAUSE_SECONDS = 0.05
 
 
 def stop_at_once(pool: ProcessPoolExecutor) -> None:
-    """End a pool and its processes; what they were doing is lost, and none is left behind.
+    """Terminate a pool and all its processes; their unfinished work is lost.
 
     Args:
-        pool: Of the only processes that this one has started with `multiprocessing`.
+        pool: The only pool or process that this process has started with `multiprocessing`.
     """
-    # The pool's own thread may start processes until it has ended, and it ends when one of them is
-    # killed; so both happen at the same time: waiting for it, and killing what there is.
+    # Until it ends, the pool's thread may start more processes, and it ends only once one of them
+    # is killed: so terminate processes while waiting for it.
     closing = Thread(target=partial(pool.shutdown, cancel_futures=True))
     closing.start()
     while closing.is_alive():

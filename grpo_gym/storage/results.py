@@ -1,4 +1,4 @@
-"""Results of long experiments: each piece is kept as soon as it is measured."""
+"""Results of long experiments, saved measurement by measurement."""
 
 import json
 import multiprocessing
@@ -12,38 +12,38 @@ from grpo_gym.storage.processes import stop_at_once
 
 
 class Results:
-    """A JSON file of finished measurements, so that an interrupted experiment can go on.
+    """A JSON file of finished measurements, so that an interrupted experiment can resume.
 
     Attributes:
-        values: What was measured, by key.
+        values: Measurements by key.
     """
 
     def __init__(self, path: Path, report: Callable[[str], None]) -> None:
-        """Read what is there.
+        """Read the file.
 
         Args:
             path: The file; it need not exist yet.
-            report: Called with a line about each measurement.
+            report: Called with a line for each measurement.
         """
         self.path = path
         self.report = report
         self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def measure(self, key: str, measurement: Callable[[], Any]) -> Any:
-        """The measurement of a key, made now unless it is there already."""
+        """The measurement of a key, made now if it is missing."""
         if key not in self.values:
             self._keep(key, measurement())
         self.report(f"{key}: done")
         return self.values[key]
 
     def measure_all(self, measurements: Mapping[str, Callable[[], Any]], processes: int) -> None:
-        """Make the measurements that are missing, so many at a time.
+        """Make missing measurements in parallel, each in a fresh process.
 
-        What else was measured is kept when one fails, whose error is raised at the end.
+        If some fail, the others are still made and kept; then the first error is raised.
 
         Args:
-            measurements: By key; each can be pickled, as partials of a module's functions can.
-            processes: Each measures in a fresh process of its own.
+            measurements: By key; picklable, as partials of a module's functions are.
+            processes: Number of measurements at a time.
         """
         missing = {key: each for key, each in measurements.items() if key not in self.values}
         context = multiprocessing.get_context("spawn")
@@ -51,7 +51,7 @@ class Results:
         try:
             errors = self._collect({pool.submit(each): key for key, each in missing.items()})
         except BaseException:
-            # Somebody has interrupted, or nothing can be kept: the rest would be work for nothing.
+            # Interrupted, or the file cannot be written: further results would be lost.
             stop_at_once(pool)
             raise
         pool.shutdown()
@@ -59,7 +59,7 @@ class Results:
             raise errors[0]
 
     def _collect(self, keys: Mapping[Future[Any], str]) -> list[BaseException]:
-        """Keep what is measured as it comes; what failed instead."""
+        """Keep results as they complete; return the errors of those that failed."""
         errors = []
         for future in as_completed(keys):
             error = future.exception()

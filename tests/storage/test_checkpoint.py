@@ -186,7 +186,7 @@ def test_save_returns_the_hash_of_the_content(tmp_path: Path) -> None:
         (b"grpo-gym-check", "truncated within its first line"),
         (b"grpo-gym-checkpoint 1 abc", "first line is damaged or truncated"),
         (b"grpo-gym-checkpoint 0 " + b"0" * 64 + b" 0\n", "first line is damaged"),
-        (b"learning_rate: 0.1\n", "not a grpo-gym checkpoint but some other kind of file"),
+        (b"learning_rate: 0.1\n", "not a grpo-gym checkpoint but another kind of file"),
         (torch_bytes({"a": 1}), "not a grpo-gym checkpoint but a PyTorch or zip archive"),
         (seal(b"x", version=2), "format version must be <= 1, got 2: upgrade grpo-gym"),
         (b"grpo-gym-checkpoint 12 some new layout", "format version must be <= 1, got 12"),
