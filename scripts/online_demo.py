@@ -1,4 +1,4 @@
-"""Measure online GRPO: the tiny-grpo demonstration over seeds and server orders, flaky, and speed.
+"""Measure online GRPO: the tiny-grpo demonstration over seeds and server orders, and `flaky`.
 
 A demonstration makes 3000 decisions; server 0 is degraded from 1000 to 2000. It passes if the
 policy (without exploration) gives that server at least .85 at step 500, another server becomes the
@@ -12,7 +12,6 @@ import itertools
 import math
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -76,7 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work[f"flaky/baseline/{name}"] = partial(play_baseline, name, options.episodes)
     for seed in seeds[: options.flaky_seeds]:
         work[f"flaky/trained/seed {seed}"] = partial(train, seed, options)
-    work["decisions per second"] = measure_speed
     measure(options.out, work)
     return 0
 
@@ -146,17 +144,6 @@ def train(seed: int, options: Options) -> dict[str, Any]:
     model = OnlineGRPO(seed=seed).learn(options.flaky_steps)
     evaluation = model.evaluate(options.episodes, seed=EVALUATION_SEED)
     return {**evaluation.summary()["return"], "weights_sha256": model.weights_sha256()}
-
-
-def measure_speed(decisions: int = 1_000_000, repetitions: int = 7) -> dict[str, Any]:
-    """Decisions per second on flaky, everything included."""
-    model, rates = OnlineGRPO(), []
-    model.train_steps(1_000)
-    for _ in range(repetitions):
-        started = time.perf_counter()
-        model.train_steps(decisions)
-        rates.append(round(decisions / (time.perf_counter() - started)))
-    return {"median": statistics.median(rates), "repetitions": rates}
 
 
 if __name__ == "__main__":

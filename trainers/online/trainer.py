@@ -52,7 +52,7 @@ Callback = Callable[["OnlineGRPO", OnlineStats], bool | None]
 
 
 class OnlineGRPO(Evaluable):
-    """GRPO from one decision at a time, for `LoadBalancer-v0`.
+    """GRPO from single decisions, for `LoadBalancer-v0`.
 
     Example:
         ```python
@@ -251,8 +251,8 @@ class OnlineGRPO(Evaluable):
 
         Args:
             path: The file.
-            env: Its environment, if named at all.
-            env_kwargs: Instead of those it was trained with; learning then starts a new episode.
+            env: Its environment; may be left out.
+            env_kwargs: Replace those it was trained with; learning then starts a new episode.
 
         Raises:
             CheckpointError: If the file is damaged, not ours, or of another environment.
