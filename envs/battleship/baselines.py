@@ -1,15 +1,16 @@
-"""The players that a policy has to beat, from shooting at random to the exact posterior.
+"""Ways to play that a policy has to beat, from random shots to the exact posterior.
 
-They see what a player sees. `exact_posterior` and `monte_carlo_posterior` shoot where a ship is
-most likely, which is nearly but not always the best (Audinot, Bonnet and Viennot, 2014).
+They know what the player knows. `exact_posterior` and `monte_carlo_posterior` shoot where a ship
+is most likely, which is nearly optimal, but not always (Audinot, Bonnet and Viennot, 2014).
 
-Shapes: B games, A cells, S ships, M boards.
+Shapes: B games, A cells.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from grpo_gym.envs.baseline import Baseline
 from grpo_gym.envs.battleship.placements import with_neighbours
@@ -22,20 +23,20 @@ from grpo_gym.settings import ConfigError, suggest
 State = tuple[np.ndarray, ...]
 
 _SMALL_BOARD = 36
-"""Cells of a board that sampling is fast on."""
+"""The largest number of cells on which sampling is fast enough for tables."""
 
 
 class Player(Baseline):
-    """A way to choose the next shot."""
+    """A way to choose the next shot; by default an unknown cell of highest `values`."""
 
     simulator_class = BattleshipSimulator
 
+    @override
     def choose(self, state: State) -> tuple[np.ndarray, State]:
-        """See `Baseline.choose`; by default an unknown cell of highest `values`."""
         return self._best(self.values()), state
 
     def values(self) -> np.ndarray:
-        """What a shot at each cell is thought to be worth, shape (B, A), none negative."""
+        """Rate a shot at each cell, shape (B, A), never below 0."""
         raise NotImplementedError
 
     def _best(self, values: np.ndarray) -> np.ndarray:
@@ -46,17 +47,17 @@ class Player(Baseline):
 
 
 class Random(Player):
-    """Any cell that was not shot at."""
+    """Any unknown cell."""
 
     name = "random"
 
+    @override
     def values(self) -> np.ndarray:
-        """See `Player.values`."""
         return np.zeros(self.simulator.seen.shape)
 
 
 class HuntTarget(Player):
-    """Shoots at random until it hits; then at the neighbours of hits, the latest first."""
+    """Hunts at random until it hits, then targets the neighbours of hits, the latest hit first."""
 
     name = "hunt_target"
     parity = False
@@ -65,105 +66,111 @@ class HuntTarget(Player):
         """Bind to an environment; see `Baseline`."""
         super().__init__(env, seed)
         rows, columns = self.simulator.config.board_size
-        row, column = np.divmod(np.arange(rows * columns), columns)
-        self._even = (row + column) % 2 == 0
-        steps = ((-1, 0), (1, 0), (0, -1), (0, 1))
-        self._beside = [_beside(rows, columns, down, right) for down, right in steps]
+        cells = np.arange(rows * columns)
+        self._even = (cells // columns + cells % columns) % 2 == 0
+        board = cells.reshape(rows, columns)
+        ways = [
+            (board[1:], board[:-1]),
+            (board[:-1], board[1:]),
+            (board[:, 1:], board[:, :-1]),
+            (board[:, :-1], board[:, 1:]),
+        ]
+        self._beside = [(cells.ravel(), neighbours.ravel()) for cells, neighbours in ways]
+        """Per direction (up, down, left, right): cells with a neighbour there, and it."""
 
+    @override
     def initial_state(self) -> State:
-        """When each cell became a target (0: it is none), and hits that were seen to."""
+        """When each cell became a target (0: it is none), and hits already followed up."""
         shape = self.simulator.seen.shape
         return np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
 
+    @override
     def choose(self, state: State) -> tuple[np.ndarray, State]:
-        """See `Baseline.choose`."""
-        targets, seen_to = self._targets(*state)
-        open_targets = np.where(self._worth_a_shot(), targets, 0)
+        targets, followed_up = self._targets(*state)
+        worth = self._worth_a_shot()
+        open_targets = np.where(worth, targets, 0)
         hunting = open_targets.max(axis=1) == 0
-        actions = np.where(hunting, self._best(self._hunt()), open_targets.argmax(axis=1))
-        return actions, (targets, seen_to)
+        hunt = worth + (1.0 * (worth & self._even) if self.parity else 0.0)
+        actions = np.where(hunting, self._best(hunt), open_targets.argmax(axis=1))
+        return actions, (targets, followed_up)
 
-    def _targets(self, targets: np.ndarray, seen_to: np.ndarray) -> State:
-        """Neighbours of new hits become the latest targets."""
-        hits = self._hits()
-        fresh = hits & ~seen_to
-        for number, beside in enumerate(self._beside):
-            near = np.zeros_like(fresh)
-            near[:, beside[1]] = fresh[:, beside[0]]
+    def _targets(self, targets: np.ndarray, followed_up: np.ndarray) -> State:
+        """Make the neighbours of new hits the latest targets."""
+        hits = np.isin(self.simulator.seen, (HIT, SUNK))
+        new = hits & ~followed_up
+        for number, (cells, neighbours) in enumerate(self._beside):
+            near = np.zeros_like(new)
+            near[:, neighbours] = new[:, cells]
             stamp = 4 * self.simulator.elapsed()[:, None] + number + 1
             targets = np.where(near, stamp, targets)
-        return targets, seen_to | hits
-
-    def _hits(self) -> np.ndarray:
-        return np.isin(self.simulator.seen, (HIT, SUNK))
+        return targets, followed_up | hits
 
     def _worth_a_shot(self) -> np.ndarray:
         mask: np.ndarray = self.simulator.unknown()
         return mask
 
-    def _hunt(self) -> np.ndarray:
-        """1 for cells to hunt in, shape (B, A)."""
-        worth = self._worth_a_shot()
-        return worth + (1.0 * (worth & self._even) if self.parity else 0.0)
-
 
 class Parity(HuntTarget):
-    """`hunt_target` that hunts on one colour of the chess board: no ship of two fits between."""
+    """`hunt_target` that hunts on the cells of one colour of a chessboard.
+
+    No ship of two cells or more fits between them.
+    """
 
     name = "parity"
     parity = True
 
 
 class HuntTargetSunk(Parity):
-    """`parity` that leaves a ship alone when it is announced to be sunk.
+    """`parity` that leaves a ship alone once it is announced sunk, and its surroundings if empty.
 
-    And what is beside it, where ships may not touch.
+    The surroundings are known to be empty where ships may not touch.
     """
 
     name = "hunt_target_sunk"
 
+    @override
     def _worth_a_shot(self) -> np.ndarray:
         worth = super()._worth_a_shot()
         if self.simulator.config.allow_touch:
             return worth
-        rows, columns = self.simulator.config.board_size
-        sunk = (self.simulator.seen == SUNK).reshape(-1, rows, columns)
+        sunk = (self.simulator.seen == SUNK).reshape(-1, *self.simulator.config.board_size)
         return worth & ~with_neighbours(sunk).reshape(worth.shape)
 
-    def _targets(self, targets: np.ndarray, seen_to: np.ndarray) -> State:
-        targets, seen_to = super()._targets(targets, seen_to)
-        sunk = self.simulator.episodes["sunk_length"] > 0
-        return np.where(sunk[:, None] & ~self._near_open_hits(), 0, targets), seen_to
-
-    def _near_open_hits(self) -> np.ndarray:
+    @override
+    def _targets(self, targets: np.ndarray, followed_up: np.ndarray) -> State:
+        targets, followed_up = super()._targets(targets, followed_up)
         hits = self.simulator.seen == HIT
-        near = np.zeros_like(hits)
-        for beside in self._beside:
-            near[:, beside[1]] |= hits[:, beside[0]]
-        return near
+        near_hits = np.zeros_like(hits)
+        for cells, neighbours in self._beside:
+            near_hits[:, neighbours] |= hits[:, cells]
+        sunk = self.simulator.episodes["sunk_length"] > 0
+        return np.where(sunk[:, None] & ~near_hits, 0, targets), followed_up
 
 
 class ProbabilityDensity(Player):
-    """The cell that most placements of ships afloat cover; those with hits count 100 times each."""
+    """The cell that most placements of ships afloat cover, weighted by the open hits they cover.
+
+    Source: Berry, Battleship (datagenetics.com, December 2011).
+    """
 
     name = "probability_density"
 
+    @override
     def values(self) -> np.ndarray:
-        """See `Player.values`."""
         counts, _, hit_weights = self.simulator.densities()
         has_hits = (hit_weights > 0.0).any(axis=1, keepdims=True)
         return np.where(has_hits, hit_weights, counts)
 
 
 class ExactPosterior(Player):
-    """The first of the cells that most fitting boards cover; where boards can be listed."""
+    """The first of the cells that most fitting boards cover, if all boards can be listed."""
 
     name = "exact_posterior"
     deterministic = True
 
+    @override
     @classmethod
     def is_for_tables(cls, simulator: Any) -> bool:
-        """Where boards can be listed."""
         can_list: bool = simulator.can_list_layouts
         return can_list
 
@@ -171,66 +178,52 @@ class ExactPosterior(Player):
         """Bind to an environment.
 
         Raises:
-            ConfigError: If its boards are too many to list.
+            ConfigError: If it has too many boards to list.
         """
         super().__init__(env, seed)
         self._posterior = Posterior(self.simulator)
 
+    @override
     def choose(self, state: State) -> tuple[np.ndarray, State]:
-        """See `Baseline.choose`."""
         shares = np.where(self.simulator.unknown(), self._posterior.shares(), -1.0)
         return shares.argmax(axis=1), state
 
 
-class MonteCarloPosterior(Player):
-    """The cell that most of some sampled boards which fit cover; density where none was found."""
+class MonteCarloPosterior(ProbabilityDensity):
+    """The cell that most of the sampled boards cover; `probability_density` if none was found."""
 
     name = "monte_carlo_posterior"
 
+    @override
     @classmethod
     def is_for_tables(cls, simulator: Any) -> bool:
-        """On small boards; on one of 10 x 10 a game takes seconds."""
         return int(simulator.config.cells) <= _SMALL_BOARD
 
+    @override
     def values(self) -> np.ndarray:
-        """See `Player.values`."""
-        counts, _, hit_weights = self.simulator.densities()
-        has_hits = (hit_weights > 0.0).any(axis=1, keepdims=True)
-        density = np.where(has_hits, hit_weights, counts)
         sampled = sample_posterior(self.simulator, self._salt)
         found = (sampled > 0.0).any(axis=1, keepdims=True)
-        return np.where(found, sampled, density)
+        return np.where(found, sampled, super().values())
 
 
-BASELINES: dict[str, Callable[..., Player]] = {
-    player.name: player
-    for player in (
-        Random,
-        HuntTarget,
-        Parity,
-        HuntTargetSunk,
-        ProbabilityDensity,
-        MonteCarloPosterior,
-        ExactPosterior,
-    )
-}
+_PLAYERS: tuple[type[Player], ...] = (
+    Random,
+    HuntTarget,
+    Parity,
+    HuntTargetSunk,
+    ProbabilityDensity,
+    MonteCarloPosterior,
+    ExactPosterior,
+)
+BASELINES: dict[str, Callable[..., Player]] = {player.name: player for player in _PLAYERS}
 
 
 def make_baseline(name: str, env: Any, seed: int = 0) -> Player:
-    """A baseline by its name, bound to an environment.
+    """Make a baseline by its name, bound to an environment.
 
     Raises:
-        ConfigError: If there is none of that name, or not for this environment.
+        ConfigError: If the name is unknown, or the baseline cannot play this environment.
     """
     if name not in BASELINES:
         raise ConfigError(f"there is no baseline {name!r}.{suggest(str(name), BASELINES)}")
     return BASELINES[name](env, seed)
-
-
-def _beside(rows: int, columns: int, down: int, right: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cells that have a neighbour in a direction, and those neighbours."""
-    row, column = np.divmod(np.arange(rows * columns), columns)
-    inside = (row + down >= 0) & (row + down < rows)
-    inside &= (column + right >= 0) & (column + right < columns)
-    cells = np.flatnonzero(inside)
-    return cells, cells + down * columns + right
