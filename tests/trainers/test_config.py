@@ -118,7 +118,8 @@ COMBINATIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"refill_rounds": 2, "drop_uniform_groups": False},
         {"drop_uniform_groups": True},
-        "refill_rounds must be 0 unless drop_uniform_groups is true, got 2: no group would be replaced",
+        "refill_rounds must be 0 unless drop_uniform_groups is true, got 2: no group would be "
+        "replaced",
     ),
     *[
         (

@@ -1,7 +1,6 @@
 """Returns and group-relative advantages: pure functions on tensors.
 
-Shapes: T steps, G groups, K members of a group; rollouts are time-major (T, G, K). `alive` says
-which steps were taken; `present` (G, K) which members there are.
+Shapes: T steps, G groups, K members of a group; time-major (T, G, K).
 """
 
 from typing import Literal
@@ -20,13 +19,13 @@ _EPSILON = 1e-8
 
 
 def compute_returns(rewards: Tensor, alive: Tensor, kind: ReturnKind, discount: float) -> Tensor:
-    """What each step is credited with.
+    """The return of each step.
 
     Args:
         rewards: Shape (T, G, K), float; ignored where a member is not alive.
-        alive: Shape (T, G, K), bool.
-        kind: "outcome" credits every step with the discounted return from the start,
-            "reward_to_go" with the discounted sum of the rewards from that step on.
+        alive: Steps that were taken, shape (T, G, K), bool.
+        kind: "outcome": the discounted return of the trajectory, for each of its steps;
+            "reward_to_go": the discounted sum of the rewards from the step on.
         discount: Factor per step, in (0, 1].
 
     Returns:
@@ -48,72 +47,70 @@ def group_advantages(
     baseline: BaselineKind,
     center: CenterKind,
     scale: ScaleKind,
-    present: Tensor | None = None,
     bins: Tensor | None = None,
 ) -> Tensor:
-    """Compare each member's return with those of its group.
+    """Subtract a baseline from each return, then divide by a standard deviation.
 
-    With baseline "time_step" the comparison is made step by step, and members that ended early
-    count with the 0 that is left to them: averaging over the living alone ("time_bin") would
-    call the last survivor's remaining reward average. With "trajectory" there is one baseline
-    for all steps of a group: the mean over its members, each of which counts once however long
-    it lived. With "state_bin" a step is compared with those of its group in the same bin of
-    states, at whatever time; each member counts, and learns, at its first visit.
+    The baseline is 0 ("none"), the mean over the "batch", or a mean over the group:
+
+    - "time_step": over its members at the same step. Members that have ended count with the 0
+      that remains for them: a mean over the living alone ("time_bin") would call the last
+      survivor's remaining reward average.
+    - "trajectory": one for all steps of a group. Each member counts once, however long it lives.
+    - "state_bin": over the steps in the same bin of states, at any time. Each member counts, and
+      learns, at its first visit of a bin only.
 
     Args:
-        returns: Shape (T, G, K), from `compute_returns`.
-        alive: Shape (T, G, K), bool.
-        baseline: What is subtracted: "none", or one mean for the whole "batch", or one per group
-            ("trajectory"), group and step ("time_step", "time_bin"), group and "state_bin".
-        center: "mean" subtracts the mean of all members, "leave_one_out" that of the others,
-            which makes comparisons at one time step and of outcomes K/(K-1) times as large; only
-            for "trajectory" and "time_step".
-        scale: "group" divides by the deviation within the group, "batch" by that over all
-            groups' centred values, "time_step" by that of the group at the same step (where
-            those that have ended count if they do in the baseline), "none" by nothing. With
-            baseline "trajectory" each member counts once in a deviation, otherwise each step.
-        present: Shape (G, K), bool; members that are missing count nowhere. None: all present.
+        returns: From `compute_returns`, shape (T, G, K).
+        alive: Steps that were taken, shape (T, G, K), bool.
+        baseline: The baseline.
+        center: With "trajectory" and "time_step": "mean" over all members, or "leave_one_out",
+            over the others, which makes the result K/(K-1) times as large.
+        scale: Standard deviation to divide by: over the "group", over the centred returns of the
+            "batch", over the group at the same "time_step" (ended members count if they do in the
+            baseline), or "none". With baseline "trajectory" each member counts once, else each
+            step.
         bins: With "state_bin", the bin of each step's state, shape (T, G, K), int64.
 
     Returns:
-        Shape (T, G, K); exactly 0 where a member is not alive or missing, and throughout groups
-        (with "batch": batches) whose compared returns are all equal.
+        Shape (T, G, K); exactly 0 where a member is not alive, and throughout groups (with
+        "batch": batches) whose returns are all equal.
 
     Raises:
-        ValueError: If a group has fewer than two members present.
+        ValueError: If K < 2, or bins are missing.
 
     Source: mean and group deviation: DeepSeekMath (arXiv 2402.03300); no deviation: Dr. GRPO
     (arXiv 2503.20783); leave one out: LOOP (arXiv 2502.01600); batch deviation: Magistral
     (arXiv 2506.10910); per time step: input-dependent baselines (arXiv 1807.02264); deviation
     per time step: GR2PO (arXiv 2609.19850); bins: GPG (arXiv 2510.03679).
     """
-    members = torch.ones_like(alive[0]) if present is None else present
-    if bool((members.sum(dim=1) < 2).any()):
+    if returns.shape[2] < 2:
         raise ValueError(
-            "every group must have at least two members present, got "
-            f"{int(members.sum(dim=1).min())}: a member alone has nothing to be compared with"
+            f"group_size must be >= 2, got {returns.shape[2]}: a single member has no baseline"
         )
-    taken = alive & members
     if baseline in ("trajectory", "time_step"):
-        centred = _center_on_group(returns, taken, members, baseline, center)
+        centred = _center_on_group(returns, alive, baseline, center)
     elif baseline in ("none", "batch"):
-        mean = returns[taken].mean() if baseline == "batch" else torch.zeros_like(returns[0, 0, 0])
-        same = _all_equal(returns, taken, (0, 1, 2)) if baseline == "batch" else returns == 0.0
-        centred = torch.where(taken & ~same, returns - mean, 0.0)
+        mean = returns[alive].mean() if baseline == "batch" else torch.zeros_like(returns[0, 0, 0])
+        equal = _all_equal(returns, alive, (0, 1, 2)) if baseline == "batch" else returns == 0.0
+        centred = torch.where(alive & ~equal, returns - mean, 0.0)
     else:
-        visited = _step_numbers(alive) if baseline == "time_bin" else bins
-        if visited is None:
+        if baseline == "time_bin":
+            bins = torch.arange(len(alive))[:, None, None].expand_as(alive)
+        if bins is None:
             raise ValueError('baseline "state_bin" needs bins')
-        centred = center_on_bins(returns, taken, visited)
-    if scale == "time_step":
-        values, counted = centred, taken
-        if baseline == "time_step":  # those that have ended count here as in the baseline
-            counted = members.expand_as(taken)
-            values = _center_on_group(returns, counted, members, baseline, "mean")
-        counts = counted.sum(dim=2, keepdim=True).clamp_min(1)
-        deviation = (values.square().sum(dim=2, keepdim=True) / counts).sqrt()
-        return centred / (deviation + _EPSILON)
-    return _rescale(centred, taken, members, scale, once_a_member=baseline == "trajectory")
+        centred = center_on_bins(returns, alive, bins)
+    if scale == "none":
+        return centred
+    if scale != "time_step":
+        deviation = _deviation(centred, alive, scale, member_weights=baseline == "trajectory")
+    elif baseline == "time_step":
+        everyone = torch.ones_like(alive)
+        values = _center_on_group(returns, everyone, baseline, "mean")
+        deviation = _deviation(values, everyone, scale)
+    else:
+        deviation = _deviation(centred, alive, scale)
+    return centred / (deviation + _EPSILON)
 
 
 def informative_groups(advantages: Tensor) -> Tensor:
@@ -122,40 +119,33 @@ def informative_groups(advantages: Tensor) -> Tensor:
 
 
 def _center_on_group(
-    returns: Tensor, taken: Tensor, members: Tensor, baseline: BaselineKind, center: CenterKind
+    returns: Tensor, alive: Tensor, baseline: BaselineKind, center: CenterKind
 ) -> Tensor:
-    zero = torch.zeros_like(returns)
-    lengths = taken.sum(dim=0, keepdim=True).clamp_min(1)
+    """Subtract the mean over members at each time step, or over their mean returns."""
     if baseline == "time_step":
-        compared = torch.where(members, returns, zero)
-        same = _all_equal(returns, members.expand_as(taken), (2,))
+        member_returns = returns
+        equal = _all_equal(returns, torch.ones_like(alive), (2,))
     else:
-        compared = torch.where(taken, returns, zero).sum(dim=0, keepdim=True) / lengths
-        same = _all_equal(returns, taken, (0, 2))
-    total, others = compared.sum(dim=2, keepdim=True), members.sum(dim=1)[None, :, None]
+        lengths = alive.sum(dim=0, keepdim=True).clamp_min(1)
+        member_returns = torch.where(alive, returns, 0.0).sum(dim=0, keepdim=True) / lengths
+        equal = _all_equal(returns, alive, (0, 2))
+    total, count = member_returns.sum(dim=2, keepdim=True), returns.shape[2]
     if center == "leave_one_out":
-        total, others = total - compared, others - 1
-    # Rounding leaves a trace of a difference where all returns are equal.
-    return torch.where(taken & ~same, returns - total / others, zero)
+        total, count = total - member_returns, count - 1
+    # Rounding would leave tiny advantages where all returns are equal.
+    return torch.where(alive & ~equal, returns - total / count, 0.0)
 
 
-def _rescale(
-    centred: Tensor, taken: Tensor, members: Tensor, scale: ScaleKind, once_a_member: bool
+def _deviation(
+    centred: Tensor, counted: Tensor, scale: ScaleKind, member_weights: bool = False
 ) -> Tensor:
-    """Divide by a standard deviation of the centred values."""
-    if scale == "none":
-        return centred
-    weights = taken.to(centred.dtype)
-    if once_a_member:
-        weights = weights / taken.sum(dim=0, keepdim=True).clamp_min(1)
-    axes = (0, 1, 2) if scale == "batch" else (0, 2)
-    variance = (weights * centred.square()).sum(dim=axes, keepdim=True)
-    deviation = (variance / weights.sum(dim=axes, keepdim=True).clamp_min(1.0)).sqrt()
-    return centred / (deviation + _EPSILON)
-
-
-def _step_numbers(alive: Tensor) -> Tensor:
-    return torch.arange(len(alive))[:, None, None].expand_as(alive)
+    """Root mean square over the batch, the group or the time step; broadcastable to (T, G, K)."""
+    weights = counted.to(centred.dtype)
+    if member_weights:
+        weights = weights / counted.sum(dim=0, keepdim=True).clamp_min(1)
+    axes = {"batch": (0, 1, 2), "group": (0, 2), "time_step": (2,)}[scale]
+    total = (weights * centred.square()).sum(dim=axes, keepdim=True)
+    return (total / weights.sum(dim=axes, keepdim=True).clamp_min(1.0)).sqrt()
 
 
 def _all_equal(returns: Tensor, counted: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -1,6 +1,6 @@
-"""Loss terms of policy optimisation: pure functions on tensors.
+"""Loss terms of policy optimisation: pure functions on tensors. loss.py adds them up.
 
-Each kind is one published choice; `trainers.presets` says who combines which.
+Each kind is a published choice; `trainers.presets` says which paper combines which.
 
 Shapes: T steps, G groups, K members; M steps, taken from any number of trajectories.
 """
@@ -21,17 +21,15 @@ _MAX_LOG_RATIO = 20.0
 
 @dataclass(frozen=True)
 class Surrogate:
-    """The policy's objective at M steps.
+    """The surrogate objective at M steps.
 
     Attributes:
         objective: To be maximised, shape (M,).
-        ratio: New over old probability, shape (M,), detached.
         clipped_low: Steps where the lower bound of the ratio took effect, shape (M,), bool.
         clipped_high: The same for the upper bound.
     """
 
     objective: Tensor
-    ratio: Tensor
     clipped_low: Tensor
     clipped_high: Tensor
 
@@ -39,18 +37,18 @@ class Surrogate:
 def log_ratios(
     log_probs: Tensor, old_log_probs: Tensor, sequences: Tensor, kind: RatioKind
 ) -> Tensor:
-    """Logarithm of the importance ratio that each step is weighted with.
+    """Logarithm of each step's importance ratio.
 
     Args:
         log_probs: Of the policy being updated, shape (M,).
         old_log_probs: Of the policy that acted, shape (M,).
-        sequences: Which trajectory each step belongs to, shape (M,), int64 >= 0. All steps of a
-            trajectory must be there unless `kind` is "step".
+        sequences: Index of each step's trajectory, shape (M,), int64 >= 0. All steps of a
+            trajectory must be present unless `kind` is "step".
         kind: "step": of the step's own action; "sequence": the product over the trajectory;
-            "sequence_mean": its geometric mean.
+            "sequence_mean": the geometric mean over it.
 
     Returns:
-        Shape (M,), bounded to +-20 against overflow.
+        Shape (M,), clipped to +-20 against overflow.
 
     Source: sequence: TIC-GRPO (arXiv 2508.02833); sequence_mean: GSPO (arXiv 2507.18071).
     """
@@ -74,7 +72,7 @@ def policy_objective(
     clip_high: float,
     dual_clip: float | None = None,
 ) -> Surrogate:
-    """What the policy is to maximise at each step.
+    """The surrogate objective that the policy maximises at each step.
 
     Args:
         kind: "clipped": min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A);
@@ -85,7 +83,7 @@ def policy_objective(
         advantages: Shape (M,).
         clip_low: Distance of the lower bound from 1; 1 is no bound.
         clip_high: Distance of the upper bound from 1.
-        dual_clip: For "clipped": objectives of negative advantages end at dual_clip * A.
+        dual_clip: For "clipped": with A < 0 the objective is at least dual_clip * A.
 
     Source: clipped: PPO (arXiv 1707.06347), eq. 7; separate bounds: DAPO (arXiv 2503.14476),
     eq. 8; dual clip: arXiv 1912.09729, eq. 5; upper_clipped: TIC-GRPO (arXiv 2508.02833);
@@ -109,15 +107,15 @@ def policy_objective(
     else:
         low, high = torch.zeros_like(low), torch.zeros_like(high)
         objective = advantages * (ratio if kind == "unclipped" else log_probs)
-    return Surrogate(objective, ratio.detach(), low, high)
+    return Surrogate(objective, low, high)
 
 
 def estimate_kl(log_probs: Tensor, reference_log_probs: Tensor, kind: KLKind) -> Tensor:
     """KL(policy, reference) at each step from the action that was taken.
 
-    With d = log_probs - reference_log_probs: k1 = d, k2 = d^2 / 2, k3 = exp(-d) + d - 1. Of
-    actions drawn from the policy, k1 and k3 have the right mean and the wrong gradient, k2 the
-    right gradient; "k3_plus" has the value of k3 and the gradient of k2.
+    With d = log_probs - reference_log_probs: k1 = d, k2 = d^2 / 2, k3 = exp(-d) + d - 1. For
+    actions drawn from the policy, k1 and k3 are unbiased but have a biased gradient, and k2 has an
+    unbiased gradient; "k3_plus" has the value of k3 and the gradient of k2.
 
     Args:
         log_probs: Of the policy being updated, shape (M,).
@@ -137,19 +135,19 @@ def estimate_kl(log_probs: Tensor, reference_log_probs: Tensor, kind: KLKind) ->
     k2 = 0.5 * difference.square()
     if kind == "k2":
         return k2
-    # The bound keeps one absurdly unlikely action from overflowing.
+    # The bound keeps a single extremely unlikely action from overflowing.
     k3 = (-difference).clamp(max=_MAX_LOG_RATIO).exp() + difference - 1.0
     return k3 if kind == "k3" else k2 + (k3 - k2).detach()
 
 
 def step_weights(used: Tensor, kind: NormalisationKind, constant: float) -> Tensor:
-    """How much each step counts in the loss, which is the weighted sum over steps.
+    """Weight of each step in the loss, which is a weighted sum over steps.
 
     Args:
         used: Steps that take part, shape (T, G, K), bool.
-        kind: "per_step": every step the same; "per_sequence": every trajectory the same, whatever
-            its length; "per_group": every group the same; "constant": every step the same, with
-            the sum over a trajectory divided by a constant instead of its length.
+        kind: "per_step": equal weights for steps; "per_sequence": for trajectories, whatever their
+            length; "per_group": for groups; "constant": for steps, with the sum over a trajectory
+            divided by a constant instead of its length.
         constant: The constant, in steps.
 
     Returns:

@@ -11,7 +11,7 @@ from grpo_gym.trainers.config import GRPOConfig
 def make_reference(policy: Policy, config: GRPOConfig) -> Policy | None:
     """The reference at the start of training.
 
-    None without a KL penalty, and where the reference is the policy that collected, whose
+    None without a KL penalty, and if the reference is the policy that collected, whose
     distributions are part of the rollout.
     """
     if config.kl_coefficient == 0.0 or config.kl_reference == "collection":
@@ -23,7 +23,7 @@ def make_reference(policy: Policy, config: GRPOConfig) -> Policy | None:
 def move_reference(
     reference: Policy | None, policy: Policy, iteration: int, config: GRPOConfig
 ) -> None:
-    """Bring the reference up to date after an iteration.
+    """Update the reference after an iteration.
 
     Args:
         reference: Changed in place.
@@ -39,6 +39,6 @@ def move_reference(
         return
     for average, current in zip(reference.parameters(), policy.parameters(), strict=True):
         average.lerp_(current, 1.0 - config.reference_decay)
-    # Statistics of observations are not learned: the average sees what the policy sees.
+    # Observation statistics are not learned: the average normalises as the policy does.
     for kept, moved in zip(reference.buffers(), policy.buffers(), strict=True):
         kept.copy_(moved)

@@ -1,4 +1,4 @@
-"""Comparing steps of a group that were taken in (nearly) the same state.
+"""Advantages among steps of a group that were taken in (nearly) the same state.
 
 Shapes: T steps, G groups, K members, D features; M chosen steps.
 """
@@ -16,7 +16,7 @@ def state_bins(features: Tensor, width: float) -> Tensor:
 
     Args:
         features: Shape (T, G, K, D), float.
-        width: Features are rounded to multiples of it; 0 tells apart whatever differs at all.
+        width: Features are rounded to multiples of it; 0: only equal states share a number.
 
     Returns:
         Shape (T, G, K), int64.
@@ -25,7 +25,7 @@ def state_bins(features: Tensor, width: float) -> Tensor:
     """
     flat = features.reshape(-1, features.shape[-1])
     cells = (flat / width).round().to(torch.int64) if width > 0.0 else _bits(flat)
-    # Each feature is mixed on its own: different states meet with a probability of about 2^-64.
+    # Each feature is hashed on its own: different states collide with a probability of about 2^-64.
     generator = torch.Generator().manual_seed(0)
     mixed = cells + torch.randint(2**62, (cells.shape[1],), generator=generator)
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
@@ -34,7 +34,7 @@ def state_bins(features: Tensor, width: float) -> Tensor:
 
 
 def center_on_bins(returns: Tensor, taken: Tensor, bins: Tensor) -> Tensor:
-    """Subtract the mean over the members that were in the same bin, each at its first visit.
+    """Subtract the mean over the members that visited the same bin, each at its first visit.
 
     Args:
         returns: Shape (T, G, K), float.
@@ -42,7 +42,7 @@ def center_on_bins(returns: Tensor, taken: Tensor, bins: Tensor) -> Tensor:
         bins: Shape (T, G, K), int64, as `state_bins` numbers them.
 
     Returns:
-        Shape (T, G, K); 0 at later visits of a bin, and where a bin has no two different returns.
+        Shape (T, G, K); 0 at later visits of a bin, and where all returns of a bin are equal.
 
     Source: GPG (arXiv 2510.03679).
     """
@@ -57,9 +57,9 @@ def center_on_bins(returns: Tensor, taken: Tensor, bins: Tensor) -> Tensor:
 
 
 def anchor_advantages(returns: Tensor, alive: Tensor, bins: Tensor, scale: str) -> Tensor:
-    """Compare steps of a group that were taken in the same state, the anchor.
+    """Subtract the mean over the group's steps that were taken in the same state, the anchor.
 
-    Unlike with baseline "state_bin" every visit counts.
+    Unlike with baseline "state_bin", every visit counts.
 
     Args:
         returns: Reward-to-go, shape (T, G, K).
@@ -69,7 +69,7 @@ def anchor_advantages(returns: Tensor, alive: Tensor, bins: Tensor, scale: str) 
             "time_step" by that over all steps that share an anchor, "none" by nothing.
 
     Returns:
-        Shape (T, G, K); 0 where an anchor has one visit only.
+        Shape (T, G, K); 0 where an anchor has a single visit.
 
     Source: GiGPO (arXiv 2505.10978), eqs. 6 and 7.
     """
@@ -91,9 +91,9 @@ def anchor_advantages(returns: Tensor, alive: Tensor, bins: Tensor, scale: str) 
 
 
 def _first_visits(bins: Tensor, taken: Tensor) -> Tensor:
-    """Whether a member has not been in a step's bin before, shape (T, G, K), bool."""
+    """Whether a step is its member's first in its bin, shape (T, G, K), bool."""
     steps, groups, members = bins.shape
-    # Sorting by bin, stably, puts each member's visits to one bin in order of time.
+    # A stable sort by bin keeps each member's visits to a bin in temporal order.
     keys = torch.where(taken, bins, torch.iinfo(torch.int64).max)
     ordered, order = keys.sort(dim=0, stable=True)
     fresh = torch.ones_like(taken)
@@ -102,7 +102,7 @@ def _first_visits(bins: Tensor, taken: Tensor) -> Tensor:
 
 
 def _group_labels(bins: Tensor, chosen: Tensor) -> Tensor:
-    """A number from 0 for each pair of group and bin among the chosen steps, shape (M,)."""
+    """A label from 0 for each pair of group and bin among the chosen steps, shape (M,)."""
     groups = torch.arange(bins.shape[1])[None, :, None].expand_as(bins)
     _, bin_labels = torch.unique(bins[chosen], return_inverse=True)
     pairs = bin_labels * bins.shape[1] + groups[chosen]
@@ -111,7 +111,7 @@ def _group_labels(bins: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _label_means(values: Tensor, labels: Tensor) -> Tensor:
-    """The mean of all values of the same label, for each value, shape (M,)."""
+    """For each value the mean of all values with its label, shape (M,)."""
     counts = torch.bincount(labels)
     totals = torch.zeros(len(counts), dtype=values.dtype).index_add(0, labels, values)
     return (totals / counts)[labels]
@@ -124,5 +124,5 @@ def _label_extremes(values: Tensor, labels: Tensor, kind: Literal["amax", "amin"
 
 
 def _bits(features: Tensor) -> Tensor:
-    """The bits of each feature, so that only equal values are equal; -0 counts as 0."""
+    """The bits of each feature as integers; -0 counts as 0."""
     return (features.to(torch.float32) + 0.0).view(torch.int32).to(torch.int64)

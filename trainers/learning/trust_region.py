@@ -1,9 +1,9 @@
-"""One trust-region policy step: natural gradient direction, length set by KL, then a line search.
+"""A trust-region step: natural gradient, step size from the KL bound, then a line search.
 
-Knows nothing of rollouts or configs: the surrogate and the divergence are functions of the
-parameters, called without arguments.
+Independent of rollouts and configs: the surrogate and the divergence are functions without
+arguments of the current parameters.
 
-Shapes: N numbers in all parameters together, laid end to end in the parameters' order.
+Shapes: N is the total number of parameters; vectors concatenate them in order.
 
 Source: TRPO (arXiv 1502.05477), section 6 and appendix C.
 """
@@ -15,30 +15,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# The full step is this much short of the bound on the quadratic model of the KL: where the model
-# is exact, rounding must not cost half the step.
+# The full step stays this far below the KL bound of the quadratic model: where the model is exact,
+# rounding must not halve the step.
 _ROUNDING_MARGIN = 1e-4
 
 
 @dataclass(frozen=True)
 class TrustRegionStep:
-    """What one step did.
+    """The result of a step.
 
     Attributes:
         accepted: Whether the parameters changed.
-        surrogate_gain: Surrogate after the step minus before; 0 if none was taken.
-        kl: KL(old, new) where the step ended, nats a step; where it began if none was taken.
+        kl: KL(old, new) after the step, nats per step; before it if none was accepted.
         step_scale: Fraction of the full step that was taken, a power of 1/2; 0 if none.
         gradient_norm: Of the surrogate, before the step.
-        conjugate_gradient_residual: Norm of gradient - (F + damping) x, over the gradient's norm.
     """
 
     accepted: bool
-    surrogate_gain: float
     kl: float
     step_scale: float
     gradient_norm: float
-    conjugate_gradient_residual: float
 
 
 def conjugate_gradient(
@@ -50,13 +46,13 @@ def conjugate_gradient(
     """Solve A x = target for a symmetric positive (semi-)definite A, starting from x = 0.
 
     Dot products are accumulated in float64. Stops early at a direction without positive curvature,
-    where A gives no finite step: the remaining residual tells.
+    which has no finite step.
 
     Args:
         product: Multiplies a vector, shape (N,), by A.
         target: Shape (N,).
-        iterations: Most products with A; N solve the system but for rounding.
-        tolerance: Stops where the squared residual is at most this share of the squared target.
+        iterations: Maximum number of products with A; N solve the system up to rounding.
+        tolerance: Stops when the squared residual is at most this fraction of the squared target.
 
     Returns:
         x, shape (N,).
@@ -89,8 +85,8 @@ def fisher_product(
     Where old and new policy are the same, that Hessian is the Fisher matrix.
 
     Args:
-        divergence: Mean KL(old, new), nats a step, scalar with a graph to the parameters.
-        parameters: To differentiate by; those without influence have zero rows in F.
+        divergence: Mean KL(old, new), nats per step, scalar with a graph to the parameters.
+        parameters: To differentiate with respect to; those without influence have zero rows in F.
         damping: Added to F's diagonal.
 
     Returns:
@@ -126,22 +122,22 @@ def trust_region_step(
 ) -> TrustRegionStep:
     """Raise the surrogate as far as mean KL(old, new) <= max_kl allows.
 
-    The full step is x sqrt(2 max_kl / (x (F + damping) x)) with x the solution of
-    (F + damping) x = gradient. It is halved until the surrogate has improved and KL is at most
-    1.0 max_kl (OpenAI Baselines lets 1.5 max_kl pass). A point with a surrogate or KL that is not
-    finite is not accepted.
+    The full step is x sqrt(2 max_kl / (x (F + damping) x)), where x solves
+    (F + damping) x = gradient. It is halved until the surrogate has improved and the KL is at most
+    max_kl (OpenAI Baselines accepts 1.5 max_kl). A point whose surrogate or KL is not finite is
+    rejected.
 
     Args:
-        parameters: Changed in place if a point is accepted, else left bit for bit; their `grad`
+        parameters: Changed in place if a point is accepted, else left as they are; their `grad`
             is not touched.
         surrogate: The scalar to maximise at the current parameters, with a graph to them.
-        divergence: Mean KL(old, new), nats a step, at the current parameters, with a graph to
-            them; the old policy is a constant in it, and is the one that the step starts from.
-        max_kl: Bound of the divergence, nats a step.
-        damping: Added to the Fisher matrix's diagonal. It bounds steps in directions that the
-            divergence does not feel; also it shortens all others.
-        conjugate_gradient_iterations: Most iterations.
-        backtracks: Most halvings: this many points and the full step are tried.
+        divergence: Mean KL(old, new), nats per step, at the current parameters, with a graph to
+            them; the old policy is a constant in it, equal to the policy before the step.
+        max_kl: Bound of the divergence, nats per step.
+        damping: Added to the Fisher matrix's diagonal. It bounds steps in directions that do not
+            change the divergence, and shortens all others.
+        conjugate_gradient_iterations: Maximum number of iterations.
+        backtracks: Maximum number of halvings.
 
     Raises:
         FloatingPointError: If the surrogate, its gradient, the divergence or its curvature is not
@@ -159,13 +155,10 @@ def trust_region_step(
             f"({start}) must be finite: look for unbounded rewards or observations"
         )
     if gradient_norm == 0.0:
-        return TrustRegionStep(False, 0.0, start, 0.0, 0.0, 0.0)
+        return TrustRegionStep(False, start, 0.0, 0.0)
     product = fisher_product(distance, parameters, damping)
     direction = conjugate_gradient(product, gradient, conjugate_gradient_iterations)
-    image = product(direction)
-    remainder = gradient - image
-    residual = math.sqrt(_dot(remainder, remainder)) / gradient_norm
-    curvature = _dot(direction, image)
+    curvature = _dot(direction, product(direction))
     point = None
     if curvature > 0.0:
         length = math.sqrt(2.0 * max_kl * (1.0 - _ROUNDING_MARGIN) / curvature)
@@ -173,9 +166,9 @@ def trust_region_step(
             parameters, length * direction, surrogate, divergence, before, max_kl, backtracks
         )
     if point is None:
-        return TrustRegionStep(False, 0.0, start, 0.0, gradient_norm, residual)
-    gain, kl, scale = point
-    return TrustRegionStep(True, gain, kl, scale, gradient_norm, residual)
+        return TrustRegionStep(False, start, 0.0, gradient_norm)
+    kl, scale = point
+    return TrustRegionStep(True, kl, scale, gradient_norm)
 
 
 def _line_search(
@@ -186,8 +179,8 @@ def _line_search(
     before: float,
     max_kl: float,
     backtracks: int,
-) -> tuple[float, float, float] | None:
-    """Move to the first acceptable point; returns its gain, KL and scale, or None."""
+) -> tuple[float, float] | None:
+    """Move to the first acceptable point; returns its KL and scale, or None."""
     origin = torch.cat([parameter.detach().ravel() for parameter in parameters])
     accepted = False
     try:
@@ -198,7 +191,7 @@ def _line_search(
                 gain, kl = float(surrogate()) - before, float(divergence())
             accepted = 0.0 < gain < math.inf and kl <= max_kl
             if accepted:
-                return gain, kl, scale
+                return kl, scale
         return None
     finally:  # also when the surrogate raises
         if not accepted:

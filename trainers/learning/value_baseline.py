@@ -1,8 +1,8 @@
-"""A learned state value as a baseline: what a critic adds, off unless asked for.
+"""A learned state value as a baseline: measures what a critic would add; off by default.
 
-It only predicts returns; nothing is bootstrapped from it. Subtracted from returns that are compared
-at one time step, or with those of the others, it can lower the variance of an advantage and not
-bias it; a mean over whole trajectories that includes a member's own later values does, a little.
+It only predicts returns; nothing is bootstrapped from it. Subtracted from returns that are centred
+per time step, or on the other members, it lowers the variance of an advantage without bias; a mean
+over whole trajectories that includes a member's own later values biases it slightly.
 
 Shapes: M steps, D features.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from grpo_gym.policies.network import orthogonal
+from grpo_gym.policies.network import feedforward
 
 _MINIBATCHES = 8
 _LEAST_DEVIATION = 1e-6
@@ -29,7 +29,7 @@ class ValueBaseline(nn.Module):
     deviation: Tensor
 
     def __init__(self, features: int, hidden_sizes: tuple[int, ...], learning_rate: float) -> None:
-        """Build it; before the first `fit` it predicts 0.
+        """Build the network; before the first `fit` it predicts 0.
 
         Args:
             features: D.
@@ -37,13 +37,7 @@ class ValueBaseline(nn.Module):
             learning_rate: Step size.
         """
         super().__init__()
-        layers: list[nn.Module] = []
-        width = features
-        for hidden in hidden_sizes:
-            layers += [orthogonal(nn.Linear(width, hidden), 2**0.5), nn.Tanh()]
-            width = hidden
-        layers.append(orthogonal(nn.Linear(width, 1), 1.0))
-        self.network = nn.Sequential(*layers)
+        self.network = feedforward(features, hidden_sizes, 1, gain=1.0)
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
         self.register_buffer("deviation", torch.zeros((), dtype=torch.float64))
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=0.0)
@@ -52,24 +46,24 @@ class ValueBaseline(nn.Module):
         """Expected returns, shape (...), float64, for features (..., D), float32."""
         with torch.no_grad():
             scaled = self.network(features).squeeze(-1).to(torch.float64)
-        if float(self.deviation) <= _LEAST_DEVIATION:  # all returns were equal: nothing to scale
+        if float(self.deviation) <= _LEAST_DEVIATION:  # all returns so far were equal
             scaled = torch.zeros_like(scaled)
         return scaled * self.deviation + self.mean
 
     def fit(
         self, features: Tensor, returns: Tensor, epochs: int, generator: torch.Generator
     ) -> float:
-        """Learn from what came of some states.
+        """Learn to predict the returns of some states.
 
         Args:
             features: Shape (M, D), float32.
             returns: Shape (M,), float64.
-            epochs: Passes over them.
-            generator: Decides the minibatches.
+            epochs: Passes over the steps.
+            generator: Draws the minibatches.
 
         Returns:
-            The share of the returns' variance that was predicted before learning; at most 1, and
-            NaN where all returns are equal.
+            The fraction of the returns' variance that was explained before learning; at most 1, and
+            NaN if all returns are equal.
         """
         unexplained, variance = (returns - self.predict(features)).var(), returns.var()
         explained = 1.0 - unexplained / variance if float(variance) > 0.0 else torch.nan
@@ -86,16 +80,16 @@ class ValueBaseline(nn.Module):
         return float(explained)
 
     def state(self) -> dict[str, Any]:
-        """Everything that fitting goes on from."""
+        """Everything that fitting continues from."""
         return {"weights": self.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Continue from a `state()`."""
         self.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def _rescale(self, returns: Tensor) -> None:
-        """Move mean and deviation to the latest returns; the last layer keeps its predictions."""
+        """Update mean and deviation, and rescale the last layer so that predictions stay."""
         mean, deviation = returns.mean(), returns.std().clamp_min(_LEAST_DEVIATION)
         last = self.network[-1]
         with torch.no_grad():

@@ -183,30 +183,11 @@ def test_scale_by_time_step_counts_who_counts_in_the_baseline() -> None:
 
 @pytest.mark.parametrize("baseline", ["none", "batch", "trajectory", "time_step", "time_bin"])
 @pytest.mark.parametrize("scale", ["none", "group", "batch", "time_step"])
-def test_ended_and_missing_members_have_no_advantage(baseline: Any, scale: Any) -> None:
+def test_ended_members_have_no_advantage(baseline: Any, scale: Any) -> None:
     """And nothing is out of proportion where returns are equal."""
     result = compared(baseline=baseline, scale=scale)
     assert not result[~LIVING].any()
     assert float(result.abs().max()) < 10.0
-    present = torch.tensor([[True, False, True], [True, True, False]])
-    partial = compared(baseline=baseline, scale=scale, present=present)
-    assert not partial[(~present).expand_as(partial)].any()
-
-
-def test_missing_members_count_nowhere() -> None:
-    rewards, alive = rollout(A, B, C, A)
-    returns = compute_returns(rewards, alive, "reward_to_go", 1.0)
-    present = torch.tensor([[True, True, False, True]])
-    returns[:, 0, 2] = torch.nan  # whatever was in its place
-    for baseline in ("trajectory", "time_step"):
-        for scale in ("none", "group", "batch", "time_step"):
-            for center in ("mean", "leave_one_out"):
-                options: Any = {"baseline": baseline, "center": center, "scale": scale}
-                got = group_advantages(returns, alive, present=present, **options)
-                keep = present[0]
-                wanted = group_advantages(returns[:, :, keep], alive[:, :, keep], **options)
-                torch.testing.assert_close(got[:, :, keep], wanted)
-                assert not got[:, 0, 2].any()
 
 
 # Limits and errors
@@ -226,12 +207,9 @@ def test_uniform_groups_are_exactly_zero(scale: Any, baseline: Any, center: Any)
 
 def test_a_member_alone_is_refused() -> None:
     options: Any = {"baseline": "trajectory", "center": "mean", "scale": "none"}
-    returns = torch.zeros(1, 2, 3)
-    present = torch.tensor([[True, True, True], [False, True, False]])
-    with pytest.raises(ValueError, match="at least two members present, got 1"):
-        group_advantages(returns, returns == 0, present=present, **options)
-    with pytest.raises(ValueError, match="got 1"):
-        group_advantages(returns[..., :1], returns[..., :1] == 0, **options)
+    returns = torch.zeros(1, 2, 1)
+    with pytest.raises(ValueError, match="group_size must be >= 2, got 1"):
+        group_advantages(returns, returns == 0, **options)
 
 
 # An independent recurrence in plain Python

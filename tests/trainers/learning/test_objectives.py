@@ -27,8 +27,6 @@ def surrogate(
     log_ratio = log_ratios(new, torch.tensor([OLD]), torch.zeros(1, dtype=torch.int64), "step")
     result = policy_objective(kind, log_ratio, new, torch.tensor([advantage]), LOW, HIGH, dual_clip)
     (gradient,) = torch.autograd.grad(result.objective.sum(), new, materialize_grads=True)
-    assert float(result.ratio) == pytest.approx(ratio)
-    assert not result.ratio.requires_grad
     return (
         float(result.objective.detach()),
         float(gradient),

@@ -183,20 +183,15 @@ def test_the_direction_is_the_natural_gradient(damping: float) -> None:
     assert float(gradient @ natural / gradient.norm() / natural.norm()) < 0.99  # another direction
     assert stats.accepted
     assert stats.gradient_norm == pytest.approx(float(gradient.norm()))
-    assert stats.conjugate_gradient_residual < 1e-4
 
 
-def test_the_residual_tells_of_too_few_iterations() -> None:
+def test_one_iteration_follows_the_gradient() -> None:
     bandit = Bandit()
-    fisher, gradient = bandit.closed_form()
-    # One iteration is the exact line search along the gradient.
-    first = gradient * (gradient @ gradient) / (gradient @ fisher @ gradient)
-    wanted = float((gradient - fisher @ first).norm() / gradient.norm())
-    stats = step(
-        [bandit.weights], bandit.surrogate, bandit.divergence, conjugate_gradient_iterations=1
-    )
-    assert stats.conjugate_gradient_residual == pytest.approx(wanted)
-    assert wanted > 0.1
+    before = bandit.weights.detach().clone()
+    _, gradient = bandit.closed_form()
+    step([bandit.weights], bandit.surrogate, bandit.divergence, conjugate_gradient_iterations=1)
+    moved = (bandit.weights.detach() - before).ravel()
+    torch.testing.assert_close(moved / moved.norm(), gradient / gradient.norm())
 
 
 @pytest.mark.parametrize("max_kl", [1e-4, 0.01, 3.0])
@@ -219,9 +214,6 @@ def test_a_quadratic_divergence_is_used_up(max_kl: float, dtype: torch.dtype) ->
     assert stats.kl <= max_kl
     assert (stats.accepted, stats.step_scale) == (True, 1.0)
     torch.testing.assert_close(theta.detach(), wanted, atol=1e-3 * max_kl**0.5, rtol=1e-3)
-    moved = theta.detach() - origin
-    gain = float(slope @ moved - 0.01 * moved.square().sum())
-    assert stats.surrogate_gain == pytest.approx(gain, rel=1e-2)
 
 
 def logits_after(scale: Sequence[float], natural: bool) -> Tensor:
@@ -277,7 +269,6 @@ def test_the_step_shrinks_until_the_surrogate_improves(bend: float, scale: float
     stats, theta = search(lambda x: x - bend * x.square())  # improves below 1 / bend
     assert (stats.accepted, stats.step_scale) == (True, scale)
     assert theta == pytest.approx(scale, rel=1e-4)
-    assert stats.surrogate_gain == pytest.approx(theta - bend * theta**2)
     assert stats.kl == pytest.approx(0.5 * theta**2)
 
 
@@ -302,8 +293,8 @@ def test_points_that_are_not_finite_are_passed_over(wrong: float) -> None:
 def test_backtracks_are_the_points_after_the_full_step() -> None:
     assert search(lambda x: x - 3.0 * x.square(), backtracks=2)[0].step_scale == 0.25
     stats, theta = search(lambda x: x - 3.0 * x.square(), backtracks=1)
-    assert (stats.accepted, stats.step_scale, stats.surrogate_gain, stats.kl) == (False, 0, 0, 0)
-    assert (theta, stats.gradient_norm, stats.conjugate_gradient_residual) == (0.0, 1.0, 0.0)
+    assert (stats.accepted, stats.step_scale, stats.kl) == (False, 0, 0)
+    assert (theta, stats.gradient_norm) == (0.0, 1.0)
     assert search(lambda x: x, backtracks=0)[0].step_scale == 1.0
 
 
@@ -380,7 +371,7 @@ def test_without_a_gradient_there_is_no_step() -> None:
     parameters = odd_parameters()
     before = bits(parameters)
     stats = step(parameters, lambda: 0.0 * parameters[1].sum(), lambda: squares(parameters))
-    assert stats == TrustRegionStep(False, 0.0, 0.0, 0.0, 0.0, 0.0)
+    assert stats == TrustRegionStep(False, 0.0, 0.0, 0.0)
     assert bits(parameters) == before
 
 
@@ -388,7 +379,7 @@ def test_without_curvature_there_is_no_step() -> None:
     """Without damping, a divergence that does not feel the parameters bounds nothing."""
     for flat in (lambda x: 0.0 * x, lambda x: -x.square()):
         stats, theta = search(lambda x: x, flat)
-        assert (stats.accepted, theta, stats.conjugate_gradient_residual) == (False, 0.0, 1.0)
+        assert (stats.accepted, theta) == (False, 0.0)
     stats, theta = search(lambda x: x, lambda x: 0.0 * x, damping=4.0)
     assert theta == pytest.approx(0.5, rel=1e-4)  # 0.5 * 4 theta^2 = max_kl
 
@@ -474,5 +465,4 @@ def test_the_divergence_never_exceeds_its_bound(
     assert stats.accepted
     assert stats.kl == float(divergence().detach())  # the policy is the one that is described
     assert 0.0 < stats.kl <= max_kl
-    assert stats.surrogate_gain == float(surrogate().detach()) - start
-    assert stats.surrogate_gain > 0.0
+    assert float(surrogate().detach()) > start
