@@ -14,22 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from grpo_gym.envs.autoscaler import records
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
-from grpo_gym.envs.autoscaler.records import (
-    BATCH_SIZES,
-    CONCURRENCIES,
-    CONFIGURATION,
-    FLAT,
-    MULTI,
-    REPLICAS,
-    SCALING,
-    SCALING_CONFIG,
-    SCALING_ONLY,
-    SHARES,
-    TARGET,
-    TARGETS_PERCENT,
-    TIMEOUTS_S,
-)
+from grpo_gym.envs.autoscaler.records import CONFIGURATION, SCALING, SHARES, TARGETS_PERCENT
 from grpo_gym.envs.autoscaler.service import replica_capacity
 from grpo_gym.envs.kernels import inlined, kernel
 from grpo_gym.settings import ConfigError, suggest
@@ -48,7 +35,8 @@ EXACT = 1e-9
 _PARTS = {"scaling": 1, "scaling_config": 2, "flat": 3, "multi": 3}
 _CHANGES = np.array(SCALING)
 _TARGETS = 0.01 * np.array(TARGETS_PERCENT)
-_TOPS = np.array([len(BATCH_SIZES) - 1, len(TIMEOUTS_S) - 1, len(CONCURRENCIES) - 1])
+_LADDERS = (records.BATCH_SIZES, records.TIMEOUTS_S, records.CONCURRENCIES)
+_TOPS = np.array([len(ladder) - 1 for ladder in _LADDERS])
 _CONFIGURATIONS = len(CONFIGURATION)
 
 
@@ -140,14 +128,14 @@ def wanted(action: int, requests_per_s: float, cluster: Any, p: Any) -> tuple[in
         Replicas to add, and the choices of the second and the third component.
     """
     total = cluster.running + cluster.pending
-    if p.action == TARGET:
+    if p.action == records.TARGET:
         needed = needed_replicas(requests_per_s, _TARGETS[action], cluster, p)
         return needed - total, NO_CONFIGURATION, ALL_TRAFFIC
-    if p.action == REPLICAS:
+    if p.action == records.REPLICAS:
         return p.min_replicas + action - total, NO_CONFIGURATION, ALL_TRAFFIC
-    if p.action == SCALING_ONLY:
+    if p.action == records.SCALING_ONLY:
         return _CHANGES[action], NO_CONFIGURATION, ALL_TRAFFIC
-    if p.action == SCALING_CONFIG:
+    if p.action == records.SCALING_CONFIG:
         return _CHANGES[action // _CONFIGURATIONS], action % _CONFIGURATIONS, ALL_TRAFFIC
     pair = action // SHARES
     return _CHANGES[pair // _CONFIGURATIONS], pair % _CONFIGURATIONS, action % SHARES
@@ -204,17 +192,17 @@ def mask_kernel(clusters: np.ndarray, parameters: np.ndarray, out: np.ndarray) -
     p = parameters[0]
     for b in range(out.shape[0]):
         out[b, :] = 1
-        if p.action == TARGET:  # a target is clipped to what is allowed
+        if p.action == records.TARGET:  # a target is clipped to what is allowed
             continue
         cluster = clusters[b]
         fewest, most = allowed_changes(cluster, p)
-        if p.action == MULTI:
+        if p.action == records.MULTI:
             for i in range(len(_CHANGES)):
                 out[b, i] = fewest <= _CHANGES[i] <= most
             for i in range(_CONFIGURATIONS):
                 out[b, len(_CHANGES) + i] = configuration_allowed(i, cluster)
             continue
-        shares = SHARES if p.action == FLAT else 1  # actions that differ in the share only
+        shares = SHARES if p.action == records.FLAT else 1  # actions that differ in the share only
         for first in range(0, out.shape[1], shares):
             change, configuration, _ = wanted(first, 0.0, cluster, p)
             safe = fewest <= change <= most and configuration_allowed(configuration, cluster)

@@ -17,9 +17,9 @@ import numpy as np
 from typing_extensions import override
 
 from grpo_gym.envs.autoscaler.actions import COMPONENTS, EXACT
-from grpo_gym.envs.autoscaler.forecasting import Forecaster, HoltWinters, SeasonalNaive, Share
+from grpo_gym.envs.autoscaler.forecasting import Forecaster, HoltWinters, SeasonalNaive
 from grpo_gym.envs.autoscaler.scaler import Scaler, State, Target
-from grpo_gym.settings import ConfigError, Count, suggest
+from grpo_gym.settings import ConfigError, Count, Fraction, suggest
 
 
 class Random(Scaler):
@@ -177,15 +177,19 @@ class HoltWintersScaler(Predictive):
     """Expects demand by level, trend and time of day; the settings are those of `HoltWinters`."""
 
     name = "holt_winters"
-    level_weight: Share = HoltWinters.level_weight
-    trend_weight: Share = HoltWinters.trend_weight
-    season_weight: Share = HoltWinters.season_weight
+    level_weight: Fraction = HoltWinters.level_weight
+    trend_weight: Fraction = HoltWinters.trend_weight
+    season_weight: Fraction = HoltWinters.season_weight
 
     @cached_property
     @override
     def forecaster(self) -> Forecaster:
-        period = self.simulator.config.steps_per_day
-        return HoltWinters(period, self.level_weight, self.trend_weight, self.season_weight)
+        return HoltWinters(
+            period=self.simulator.config.steps_per_day,
+            level_weight=self.level_weight,
+            trend_weight=self.trend_weight,
+            season_weight=self.season_weight,
+        )
 
 
 class Clairvoyant(Scaler):

@@ -7,14 +7,9 @@ import math
 
 import numpy as np
 
+from grpo_gym.envs.autoscaler import records
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
-from grpo_gym.envs.autoscaler.records import (
-    BATCH_SIZES,
-    CONCURRENCIES,
-    METRICS,
-    SHARES,
-    TIMEOUTS_S,
-)
+from grpo_gym.envs.autoscaler.records import METRICS
 from grpo_gym.envs.kernels import inlined, kernel
 
 METRIC_RANGES = {
@@ -98,10 +93,10 @@ def observe_rest(
         if p[0].observe_week:
             at = _observe_phase(now, 7 * steps_per_day, out, b, at)
         if p[0].observe_configuration:
-            out[b, at] = _scaled(cluster.batch, len(BATCH_SIZES) - 1)
-            out[b, at + 1] = _scaled(cluster.timeout, len(TIMEOUTS_S) - 1)
-            out[b, at + 2] = _scaled(cluster.concurrency, len(CONCURRENCIES) - 1)
-            out[b, at + 3] = _scaled(cluster.share, SHARES - 1)
+            out[b, at] = _scaled(cluster.batch, len(records.BATCH_SIZES) - 1)
+            out[b, at + 1] = _scaled(cluster.timeout, len(records.TIMEOUTS_S) - 1)
+            out[b, at + 2] = _scaled(cluster.concurrency, len(records.CONCURRENCIES) - 1)
+            out[b, at + 3] = _scaled(cluster.share, records.SHARES - 1)
 
 
 @inlined
@@ -112,7 +107,6 @@ def _observe_phase(now: int, period: int, out: np.ndarray, b: int, at: int) -> i
     return at + 2
 
 
-@kernel
 def remember(
     members: np.ndarray, episodes: np.ndarray, rows: np.ndarray, history: np.ndarray
 ) -> None:
@@ -124,27 +118,14 @@ def remember(
         rows: The metrics as observed, shape (B, 10), float32.
         history: Step t at row t % H, shape (B, H, 10), float32.
     """
-    length = history.shape[1]
-    for b in members:
-        step = episodes[b].step
-        first, last = (0, length) if step == 0 else (step % length, step % length + 1)
-        for h in range(first, last):
-            for i in range(NUM_METRICS):
-                history[b, h, i] = rows[b, i]
+    steps = episodes["step"][members]
+    history[members, steps % history.shape[1]] = rows[members]
+    started = members[steps == 0]
+    history[started] = rows[started, None]
 
 
-@kernel
-def unroll(episodes: np.ndarray, history: np.ndarray, out: np.ndarray) -> None:
-    """Write histories, oldest first.
-
-    Args:
-        episodes: `EPISODE` records, shape (B,).
-        history: Histories as `remember` keeps them.
-        out: Written, shape (B, H, 10), float32.
-    """
-    length = history.shape[1]
-    for b in range(history.shape[0]):
-        oldest = (episodes[b].step + 1) % length
-        for h in range(length):
-            for i in range(NUM_METRICS):
-                out[b, h, i] = history[b, (oldest + h) % length, i]
+def unroll(episodes: np.ndarray, history: np.ndarray) -> np.ndarray:
+    """Return histories, oldest first, shape (B, H, 10), float32; see `remember` for the order."""
+    count, length, _ = history.shape
+    rows = (episodes["step"][:, None] + np.arange(1, length + 1)) % length
+    return history[np.arange(count)[:, None], rows]

@@ -5,46 +5,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from grpo_gym.envs.autoscaler.queueing import (
-    erlang_c,
-    sojourn_percentile,
-    sojourn_tail,
-    wait_factor,
-)
-from grpo_gym.envs.autoscaler.records import (
-    BATCH_SIZES,
-    CONCURRENCIES,
-    NEUTRAL_CONCURRENCY,
-    TIMEOUTS_S,
-)
+from grpo_gym.envs.autoscaler import queueing, records
 from grpo_gym.envs.kernels import inlined, kernel
 
-_BATCHES = np.array(BATCH_SIZES, np.float64)
-_CONCURRENCIES = np.array(CONCURRENCIES)
-_TIMEOUTS_S = np.array(TIMEOUTS_S)
+_BATCHES = np.array(records.BATCH_SIZES, np.float64)
+_CONCURRENCIES = np.array(records.CONCURRENCIES)
+_TIMEOUTS_S = np.array(records.TIMEOUTS_S)
 
 
 class Queue(NamedTuple):
     """The servers of a cluster during one step, and the queue of batches before them."""
 
     rate: float
-    """Requests/s that arrive."""
     capacity: float
-    """Requests/s that the servers can process."""
+    """Arriving and largest possible requests/s."""
     room: float
     """Longest backlog, in requests."""
     size: float
-    """Mean number of requests in a batch."""
     fill_s: float
-    """Time that the first request of a batch waits for the last one."""
     service_s: float
-    """Mean service time of a batch."""
+    """Requests in a mean batch, its time to fill up, and its service time."""
     load: float
     """Offered load, in servers."""
     waiting: float
-    """Probability that a batch has to wait."""
     drain: float
-    """Rate of waiting times, per mean service time."""
+    """Probability of a wait, and rate of waiting times per mean service time."""
     timeout_s: float
     """Time after which clients give up."""
 
@@ -70,8 +55,8 @@ def queue_of(rate: float, cluster: Any, p: Any) -> Queue:
     room = capacity * min(p.patience_s, timeout_s)
     # The customers of the queue are batches; those of n requests arrive n times as regularly.
     load = min(rate * service_s / size, p.max_utilisation * servers)
-    drain = (servers - load) / wait_factor(1.0 / size, p.service_scv)
-    waiting = erlang_c(servers, load)
+    drain = (servers - load) / queueing.wait_factor(1.0 / size, p.service_scv)
+    waiting = queueing.erlang_c(servers, load)
     return Queue(rate, capacity, room, size, fill_s, service_s, load, waiting, drain, timeout_s)
 
 
@@ -84,7 +69,7 @@ def slowdown(concurrency: int, contention: float, coherency: float) -> float:
 
     Source: Gunther, Guerrilla Capacity Planning (2007): the universal scalability law.
     """
-    n, neutral = concurrency, NEUTRAL_CONCURRENCY
+    n, neutral = concurrency, records.NEUTRAL_CONCURRENCY
     own = 1.0 + contention * (n - 1) + coherency * n * (n - 1)
     return own / (1.0 + contention * (neutral - 1) + coherency * neutral * (neutral - 1))
 
@@ -134,7 +119,9 @@ def response_s(exceeded: float, share: float, queue: Queue, delay_s: float, p: A
         delay_s: Delay in the own region on top of the time in the queue and in service.
         p: A `PARAMETERS` record.
     """
-    own_s = delay_s + queue.service_s * sojourn_percentile(exceeded, queue.waiting, queue.drain)
+    own_s = delay_s + queue.service_s * queueing.sojourn_percentile(
+        exceeded, queue.waiting, queue.drain
+    )
     if share == 1.0:
         return own_s
     way_s = 0.001 * p.remote_latency_ms
@@ -143,7 +130,9 @@ def response_s(exceeded: float, share: float, queue: Queue, delay_s: float, p: A
     low, high = min(own_s, remote_s), max(own_s, remote_s)
     for _ in range(60):
         middle = 0.5 * (low + high)
-        own = sojourn_tail((middle - delay_s) / queue.service_s, queue.waiting, queue.drain)
+        own = queueing.sojourn_tail(
+            (middle - delay_s) / queue.service_s, queue.waiting, queue.drain
+        )
         remote = math.exp(min(0.0, (way_s - middle) / remote_service_s))
         if share * own + (1.0 - share) * remote > exceeded:
             low = middle

@@ -131,8 +131,7 @@ class AutoScalerSimulator(BatchSimulator):
         )
         if self.config.history == 0:
             return current
-        history = np.empty(self.history.shape, np.float32)
-        unroll(self.episodes, self.history, history)
+        history = unroll(self.episodes, self.history)
         return {"current_metrics": current, "metrics_history": history}
 
     @override

@@ -121,7 +121,9 @@ def draw_traces(
         elif p.random_start:
             days = 1 if p.weekend_factor == 1.0 else _WEEK
             starts[row] = int(coin * days * p.steps_per_day)
-        _draw_factors(seeds[m], p, demand, row)
+        demand[row, :] = 1.0
+        _add_bursts(seeds[m], p, demand, row)
+        _add_noise(seeds[m], p, demand, row)
         for t in range(demand.shape[1]):
             at = starts[row] + t
             demand[row, t] *= recorded[at] if recorded.shape[0] else usual_demand(at, p)
@@ -137,10 +139,8 @@ def usual_demand(step: int, p: Any) -> float:
 
 
 @kernel
-def _draw_factors(seed: np.uint64, p: Any, demand: np.ndarray, row: int) -> None:
-    """Write noise and bursts as a factor on demand."""
-    demand[row, :] = 1.0
-    _add_bursts(seed, p, demand, row)
+def _add_noise(seed: np.uint64, p: Any, demand: np.ndarray, row: int) -> None:
+    """Multiply by a factor whose logarithm is a stationary autoregression."""
     if p.noise == 0.0:
         return
     key = stream_key(seed, _NOISE)
