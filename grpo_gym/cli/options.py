@@ -101,18 +101,22 @@ class CommandLine:
         """
         sections: dict[str, dict[str, Any]] = {}
         docs, values = {}, {}
-        for title, config in self.groups.items():
-            for section, owner, names in _sections(title, config):
-                kinds, texts = _field_types(config), field_docs(owner)
-                sections[section] = {
+        for group, config in self.groups.items():
+            for title, owner, kinds in _sections(group, config):
+                texts = field_docs(owner)
+                sections[title] = {
                     name: Annotated[
-                        bool if _is_flag(kinds[name]) else kinds[name],
-                        tyro.conf.arg(help=texts[name]),
+                        bool if _is_flag(kind) else kind, tyro.conf.arg(help=texts[name])
                     ]
-                    for name in names
+                    for name, kind in kinds.items()
                 }
-                docs[section] = (owner.__doc__ or "").partition("\n")[0]
-                values[section] = {name: getattr(defaults[title], name) for name in names}
+                docs[title] = (owner.__doc__ or "").partition("\n")[0]
+                shown = {name: getattr(defaults[group], name) for name in kinds}
+                values[title] = {  # a flag has no default that is None
+                    name: value
+                    for name, value in shown.items()
+                    if value is not None or not _is_flag(kinds[name])
+                }
         tyro.cli(
             _options(sections, docs),
             args=["--help"],
@@ -187,23 +191,22 @@ def _shown_as_pairs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | 
 
 def _options(groups: Mapping[str, Mapping[str, Any]], docs: Mapping[str, str] | None = None) -> Any:
     """The type that tyro fills: for each group, a mapping of the options that are given."""
-    types = {title: TypedDict(title, dict(kinds), total=False) for title, kinds in groups.items()}  # type: ignore[misc]
-    for title, doc in (docs or {}).items():
-        types[title].__doc__ = doc
-    return TypedDict(  # type: ignore[operator]
-        "Options",
-        {title: Annotated[kind, tyro.conf.OmitArgPrefixes] for title, kind in types.items()},
-    )
+    filled = {}
+    for title, kinds in groups.items():
+        group = TypedDict("Group", kinds, total=False)  # type: ignore[misc]
+        group.__doc__ = (docs or {}).get(title)
+        filled[title] = Annotated[group, tyro.conf.OmitArgPrefixes]
+    return TypedDict("Options", filled)  # type: ignore[operator]
 
 
-def _sections(title: str, config: type) -> Iterator[tuple[str, type, list[str]]]:
+def _sections(title: str, config: type) -> Iterator[tuple[str, type, dict[str, Any]]]:
     """A config class and its base classes: a title, the class, and the fields it adds."""
     left = _field_types(config)
     for owner in config.__mro__:
-        names = [name for name in inspect.get_annotations(owner) if left.pop(name, None)]
-        if names:
+        kinds = {name: left.pop(name) for name in inspect.get_annotations(owner) if name in left}
+        if kinds:
             own = re.sub(r"(Config|Options|Settings)$", "", owner.__name__).lower()
-            yield title if owner is config else own, owner, names
+            yield title if owner is config else own, owner, kinds
 
 
 def _field_types(config: type) -> dict[str, Any]:

@@ -112,7 +112,10 @@ def _plain(value: Any, name: str) -> Any:
         return [_plain(item, f"{name}[{index}]") for index, item in enumerate(value)]
     if value is None or isinstance(value, bool):
         return value
-    for kind, plain in ((str, str), (numbers.Integral, int), (numbers.Real, float)):
-        if isinstance(value, kind):
-            return plain(value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
     raise ConfigError(f"{name} must be a number, text, list or mapping for YAML, got {value!r}")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from grpo_gym.cli import settings as settings_module
 from grpo_gym.cli.options import CommandLine, field_docs
 from grpo_gym.cli.settings import RunOptions, parse_train
 from grpo_gym.settings import load_yaml
+from grpo_gym.trainers import settings as training_settings
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.presets import PRESETS
 from grpo_gym.trainers.settings import TrainSettings
@@ -29,7 +29,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "training_env_kwargs: {reward: latency}\n"
         "total_steps: 222\n"
     )
-    monkeypatch.setattr(settings_module, "files", lambda _: folder)
+    monkeypatch.setattr(training_settings, "files", lambda _: folder)
     return folder
 
 
@@ -109,9 +109,11 @@ def test_what_concerns_the_start_only_is_no_setting() -> None:
 
 @pytest.mark.parametrize("config", [TrainSettings, RunOptions, GRPOConfig])
 def test_every_field_is_explained(config: type) -> None:
-    names = {field.name for field in dataclasses.fields(config)}
-    assert field_docs(config).keys() == names
-    assert all(text.endswith(".") for text in field_docs(config).values())
+    texts: dict[str, str] = {}
+    for owner in config.__mro__[:-1]:
+        texts |= field_docs(owner)
+    assert texts.keys() == {field.name for field in dataclasses.fields(config)}
+    assert all(text.endswith(".") for text in texts.values())
 
 
 def test_the_help_names_every_option_with_what_holds_here(
@@ -143,7 +145,7 @@ def test_help_is_shown_for_a_command_of_one_group(capsys: pytest.CaptureFixture[
     line = CommandLine("some", "Do something.", {"run": RunOptions})
     assert line.parse(["--quiet", "-h"]).help
     with pytest.raises(SystemExit):
-        line.show_help({})
+        line.show_help({"run": RunOptions()})
     assert "usage: grpo-gym some" in capsys.readouterr().out
 
 

@@ -211,7 +211,7 @@ def test_replace_checks_names_and_values() -> None:
     with pytest.raises(
         ConfigError, match=r"'grop_size' is not a setting.*Did you mean 'group_size'\?"
     ):
-        dataclasses.replace(Example(), grop_size=4)
+        dataclasses.replace(Example(), grop_size=4)  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="group_size must be >= 2, got 1"):
         dataclasses.replace(Example(), group_size=1)
 
