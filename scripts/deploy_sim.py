@@ -38,6 +38,7 @@ from deploy_sim_scenarios import (
 )
 
 from grpo_gym.deployment import (
+    Constraint,
     Cooldown,
     Decision,
     Guard,
@@ -47,7 +48,7 @@ from grpo_gym.deployment import (
     MinimumReplicas,
     Transition,
 )
-from grpo_gym.settings import ConfigError
+from grpo_gym.settings import ConfigError, replace
 from grpo_gym.trainers import experiments
 from grpo_gym.trainers.named_policies import find_checkpoint, load_model
 
@@ -101,9 +102,9 @@ class Run:
     """Changes of mode or percentage."""
     refusals: list[float]
     """Hours at which the guard refused a promotion."""
-    arms: list[str | None]
+    arms: Sequence[str | None]
     """The arm of each step's block; None in shadow, where only the fallback acts."""
-    sources: list[str]
+    sources: Sequence[str]
     """Whose action each step executed."""
 
 
@@ -132,9 +133,10 @@ def trained_policy(options: Options) -> Behaviour:
     if options.policy is not None:
         model: Any = load_model(find_checkpoint(str(options.policy), ENV), ENV)
     else:
-        changes = {} if options.training_steps is None else {"total_steps": options.training_steps}
         print("training a policy")
-        model = experiments.train(experiments.shipped_settings(ENV, **changes), seed=0).model
+        settings = experiments.shipped_settings(ENV)
+        steps = options.training_steps or settings.total_steps
+        model = experiments.train(replace(settings, total_steps=steps), seed=0).model
 
     def act(observation: Observation) -> int:
         metrics, mask = observation["current_metrics"], observation["action_mask"]
@@ -151,7 +153,7 @@ def simulate(scenario: Scenario, seed: int, good: Behaviour, options: Options) -
     cluster = Cluster(FIRST_SEED + seed, options.steps)
     policy = policy_over_time(scenario, good, cluster, options)
     fallback = Autoscaler(FALLBACK, cluster)
-    constraints = [
+    constraints: list[Constraint] = [
         MaximumChange(change=replicas_added),
         MinimumReplicas(change=replicas_added),
         Cooldown(change=replicas_added),

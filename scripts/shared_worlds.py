@@ -7,11 +7,11 @@ and (2) learning curves over several seeds. An interrupted experiment resumes wh
     python scripts/shared_worlds.py --out docs/results/shared_worlds.json
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ from grpo_gym.trainers.grpo import IterationStats
 from grpo_gym.trainers.learning.advantages import compute_returns, group_advantages
 from grpo_gym.trainers.settings import TrainSettings, new_model
 
-GROUPINGS = ("shared", "unrelated")
+Grouping = Literal["shared", "unrelated"]
+GROUPINGS: tuple[Grouping, ...] = ("shared", "unrelated")
 CURVE_SEED = 2_000_000
 """First seed of the episodes that learning curves are measured on."""
 
@@ -53,7 +54,7 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is missing, then draw."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
-    measurements = {}
+    measurements: dict[str, Callable[[], Any]] = {}
     for preset in options.presets:
         settings = experiments.shipped_settings("LoadBalancer-v0", preset)
         for share in (0.0, 0.2, 1.0):
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         draw(values, options)
 
 
-def with_grouping(settings: TrainSettings, grouping: str, seed: int) -> TrainSettings:
+def with_grouping(settings: TrainSettings, grouping: Grouping, seed: int) -> TrainSettings:
     """The settings with another kind of group and another seed."""
     return replace(settings, grpo=replace(settings.grpo, grouping=grouping, seed=seed))
 
@@ -113,7 +114,7 @@ def policy_gradient(model: GRPO, rollout: GroupedRollout) -> np.ndarray:
 
 
 def learning_curve(
-    settings: TrainSettings, grouping: str, seed: int, options: Options
+    settings: TrainSettings, grouping: Grouping, seed: int, options: Options
 ) -> dict[str, list[float]]:
     """Mean return over fixed episodes, eight times during training."""
     curve: dict[str, list[float]] = {"steps": [], "returns": []}

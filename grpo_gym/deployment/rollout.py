@@ -65,12 +65,8 @@ class Rollout:
     def waiting_for(self, measured: int, save_error: str | None) -> str:
         """What the next automatic promotion waits for; "nothing" when it is due.
 
-        Args:
-            measured: Number of blocks with outcomes so far.
-            save_error: Why the state could not be saved.
-
-        Returns:
-            Empty if no promotion is to come: in full, and in shadow until an operator promotes.
+        Empty if none is to come: in full, and in shadow until an operator promotes. `measured` is
+        the number of blocks with outcomes so far.
         """
         if self.mode == "gradual":
             needed_hours: float | None = self._config.clean_hours
@@ -113,15 +109,7 @@ class Rollout:
         reason: str,
         measured: int,
     ) -> None:
-        """Change mode and percentage, and record the transition.
-
-        Args:
-            mode: The new mode.
-            percentage: Used in gradual only; None: the initial percentage.
-            by: Who decides.
-            reason: For the record.
-            measured: Number of blocks with outcomes so far.
-        """
+        """Change mode and percentage, in gradual by default the initial one, and record it."""
         before = self.mode, self.percentage
         self.mode, self.percentage = mode, self._initial_percentage(mode)
         if mode == "gradual" and percentage is not None:

@@ -33,12 +33,7 @@ class StateFile:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, config: GuardConfig) -> None:
-        """Choose the file, which need not exist.
-
-        Args:
-            path: The file, or None.
-            config: The guard's; a saved state must have the same.
-        """
+        """Choose the file, which need not exist; a state in it must have this config."""
         self.path = path
         self.error: str | None = None
         self._config = to_mapping(config)
