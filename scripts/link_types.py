@@ -1,8 +1,8 @@
-"""Build the tree of links that type checkers read: build/types/grpo_gym.
+"""Lay out the package as it is installed, for tools that do not see through `package_dir`.
 
-The package's import names differ from its folders (`envs/` is `grpo_gym.envs`), which an editable
-install resolves at run time in a way that type checkers do not follow. The tree shows them the
-package as a wheel would hold it. Safe to run again at any time: stale links are removed.
+mypy, pyright and import-linter read build/types/grpo_gym/: folders of links to the files of the
+checkout, with envs/, trainers/ and configs/ in their places. Run it again after adding or removing
+a file.
 """
 
 from configparser import ConfigParser
@@ -11,30 +11,29 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def wanted_links(root: Path) -> dict[str, Path]:
-    """Name every entry of the installed package, with the file or folder it comes from.
+def wanted_links(root: Path) -> dict[Path, Path]:
+    """Name every file of the installed package.
 
     Args:
         root: The checkout; its setup.cfg says which folders are mapped into the package.
 
     Returns:
-        Entry name inside the package -> its source.
+        Path inside the package -> the file in the checkout.
     """
     setup = ConfigParser()
     setup.read(root / "setup.cfg", encoding="utf-8")
-    mapping = dict(
-        line.replace(" ", "").split("=")
-        for line in setup["options"]["package_dir"].splitlines()
-        if line.strip()
-    )
-    package = root / mapping.pop("grpo_gym")
-    links = {path.name: path for path in package.iterdir() if path.name != "__pycache__"}
-    links |= {name.removeprefix("grpo_gym."): root / folder for name, folder in mapping.items()}
+    links = {}
+    for line in setup["options"]["package_dir"].split("\n"):
+        name, _, folder = (part.strip() for part in line.partition("="))
+        inside = Path(*name.split(".")[1:])
+        for pattern in ("*.py", "py.typed") if name else ():
+            for path in (root / folder).rglob(pattern):
+                links[inside / path.relative_to(root / folder)] = path
     return links
 
 
 def link_tree(root: Path) -> Path:
-    """Bring build/types/grpo_gym into line with the checkout.
+    """Make build/types/grpo_gym match the checkout.
 
     Args:
         root: The checkout.
@@ -43,14 +42,14 @@ def link_tree(root: Path) -> Path:
         The tree's folder.
     """
     tree = root / "build" / "types" / "grpo_gym"
-    tree.mkdir(parents=True, exist_ok=True)
-    wanted = wanted_links(root)
-    for link in tree.iterdir():
-        if wanted.get(link.name) != link.resolve():
-            link.unlink()
-    for name, source in wanted.items():
-        if not (tree / name).is_symlink():
-            (tree / name).symlink_to(source, target_is_directory=source.is_dir())
+    wanted = {tree / name: source for name, source in wanted_links(root).items()}
+    for path in [path for path in tree.rglob("*") if path.is_symlink()]:
+        if wanted.get(path) != path.resolve():
+            path.unlink()
+    for path, source in wanted.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_symlink():
+            path.symlink_to(source)
     return tree
 
 

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from os import PathLike
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from grpo_gym.rollouts.batches import EnvSource
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.rollouts.rollout import GroupedRollout, concatenate
 from grpo_gym.settings import ConfigError
-from grpo_gym.trainers import persistence
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.iteration import Callback, IterationStats, rollout_metrics
@@ -28,7 +26,7 @@ from grpo_gym.trainers.learning.estimate import AdvantageEstimate, estimate_adva
 from grpo_gym.trainers.learning.reference import make_reference, move_reference
 from grpo_gym.trainers.learning.update import update_policy
 from grpo_gym.trainers.learning.value_baseline import ValueBaseline
-from grpo_gym.trainers.model import PolicyModel
+from grpo_gym.trainers.persistence import PersistentModel
 from grpo_gym.trainers.presets import make_config
 from grpo_gym.trainers.reporting import ProgressReporter
 from grpo_gym.trainers.schedule import Schedule
@@ -36,7 +34,7 @@ from grpo_gym.trainers.schedule import Schedule
 _log = logging.getLogger(__name__)
 
 
-class GRPO(PolicyModel):
+class GRPO(PersistentModel):
     """Group relative policy optimisation for Gymnasium environments.
 
     Example:
@@ -44,11 +42,6 @@ class GRPO(PolicyModel):
         model = GRPO("mlp", "LoadBalancer-v0", seed=0).learn(1_000_000, progress_bar=True)
         action, _ = model.predict(observation, deterministic=True)
         ```
-
-    Attributes:
-        iteration: Iterations made.
-        num_steps: Environment steps taken in training.
-        notes: Numbers about this policy that are saved with it, such as its evaluated return.
     """
 
     def __init__(
@@ -100,7 +93,7 @@ class GRPO(PolicyModel):
         self.iteration = 0
         self.num_steps = 0
         self.schedule = Schedule(start=0, end=0)
-        self.notes: dict[str, float] = {}
+        self.notes = {}
 
     def learn(
         self,
@@ -194,43 +187,6 @@ class GRPO(PolicyModel):
             kwargs = {**self.env_kwargs, **self.training_env_kwargs}
             self._collector = Collector(self.env_source, kwargs, self.config)
         return self._collector
-
-    def save(self, path: str | PathLike[str]) -> str:
-        """Write everything that training continues from to one file, atomically.
-
-        Returns:
-            The SHA-256 of the weights.
-
-        Raises:
-            CheckpointError: If the file cannot be written.
-        """
-        persistence.save(self, path)
-        return self.weights_sha256()
-
-    @classmethod
-    def load(
-        cls,
-        path: str | PathLike[str],
-        env: EnvSource | None = None,
-        *,
-        env_kwargs: Mapping[str, Any] | None = None,
-        policy: PolicySource | None = None,
-        policy_kwargs: Mapping[str, Any] | None = None,
-    ) -> "GRPO":
-        """Read a model that `save` wrote; it evaluates and resumes as the original.
-
-        Args:
-            path: The file.
-            env: Needed only if the model was trained in an environment without an id.
-            env_kwargs: Instead of those it was trained with. They must not change the spaces; but
-                the policy `board` plays boards of any size with the same number of channels.
-            policy: Needed only for a network of your own that is not registered: the callable.
-            policy_kwargs: Instead of those it was trained with.
-
-        Raises:
-            CheckpointError: If the file is damaged, not ours, or of another environment or policy.
-        """
-        return persistence.load(cls, path, env, env_kwargs, policy, policy_kwargs)
 
     def _collect(self) -> tuple[GroupedRollout, AdvantageEstimate]:
         """Collect a round of groups, and more rounds while too few groups are informative."""

@@ -1,96 +1,142 @@
-"""A GRPO model as a checkpoint, and back: everything that training continues from."""
+"""A model in training as a checkpoint, and back: everything that training continues from."""
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
+import torch
 
 from grpo_gym.policies.custom import qualified_name
 from grpo_gym.policies.metrics_normaliser import MetricsNormaliser
+from grpo_gym.policies.network import Policy
 from grpo_gym.policies.registry import PolicySource, find_policy, is_built_in, policy_names
 from grpo_gym.rollouts.batches import EnvSource
 from grpo_gym.settings import ConfigError, from_mapping, to_mapping
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.learning.value_baseline import ValueBaseline
+from grpo_gym.trainers.model import PolicyModel
 from grpo_gym.trainers.schedule import Schedule
-
-if TYPE_CHECKING:
-    from grpo_gym.trainers.grpo import GRPO
 
 _KIND = "grpo"
 
 
-def save(model: "GRPO", path: str | PathLike[str]) -> None:
-    """Write a model to one file, atomically.
+class PersistentModel(PolicyModel):
+    """A model in training that can be saved and loaded.
 
-    Raises:
-        CheckpointError: If the file cannot be written.
+    Attributes:
+        reference: The policy that the KL penalty stays close to, or None.
+        value_baseline: The learned baseline, or None.
+        optimizer: AdamW on the policy's parameters.
+        iteration: Iterations made.
+        num_steps: Environment steps taken in training.
+        schedule: The environment steps that the call of `learn` spans.
+        notes: Numbers about this policy that are saved with it, such as its evaluated return.
     """
-    checkpoint.save(
-        path,
-        {
-            "config": to_mapping(model.config),
-            **_describe_policy(model),
-            "environment": _describe_environment(model),
-            "model": model.policy.state_dict(),
-            "reference": None if model.reference is None else model.reference.state_dict(),
-            "optimizer": model.optimizer.state_dict(),
-            "value_baseline": None
-            if model.value_baseline is None
-            else model.value_baseline.state(),
-            "iteration": model.iteration,
-            "num_steps": model.num_steps,
-            "notes": model.notes,
-            "metrics_normaliser": None
-            if model.metrics_normaliser is None
-            else model.metrics_normaliser.state(),
-            "schedule": [model.schedule.start, model.schedule.end],
-        },
-        kind=_KIND,
-    )
+
+    reference: Policy | None
+    value_baseline: ValueBaseline | None
+    optimizer: torch.optim.Optimizer
+    iteration: int
+    num_steps: int
+    schedule: Schedule
+    notes: dict[str, float]
+
+    def save(self, path: str | PathLike[str]) -> str:
+        """Write everything that training continues from to one file, atomically.
+
+        Returns:
+            The SHA-256 of the weights.
+
+        Raises:
+            CheckpointError: If the file cannot be written.
+        """
+        reference, baseline, metrics = self.reference, self.value_baseline, self.metrics_normaliser
+        payload = {
+            "config": to_mapping(self.config),
+            **_describe_policy(self),
+            "environment": _describe_environment(self),
+            "model": self.policy.state_dict(),
+            "reference": None if reference is None else reference.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "value_baseline": None if baseline is None else baseline.state(),
+            "iteration": self.iteration,
+            "num_steps": self.num_steps,
+            "notes": self.notes,
+            "metrics_normaliser": None if metrics is None else metrics.state(),
+            "schedule": [self.schedule.start, self.schedule.end],
+        }
+        checkpoint.save(path, payload, kind=_KIND)
+        return self.weights_sha256()
+
+    @classmethod
+    def load(
+        cls,
+        path: str | PathLike[str],
+        env: EnvSource | None = None,
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        policy: PolicySource | None = None,
+        policy_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Read a model that `save` wrote; it evaluates and resumes as the original.
+
+        Args:
+            path: The file.
+            env: Needed only if the model was trained in an environment without an id.
+            env_kwargs: Instead of those it was trained with. They must not change the spaces; but
+                the policy `board` plays boards of any size with the same number of channels.
+            policy: Needed only for a network of your own that is not registered: the callable.
+            policy_kwargs: Instead of those it was trained with.
+
+        Raises:
+            CheckpointError: If the file is damaged, not ours, or of another environment or policy.
+        """
+        payload = checkpoint.load(path, kind=_KIND)
+        saved = payload["environment"]
+        source = saved["id"] if env is None else env
+        if source is None:
+            raise CheckpointError(
+                f"{path} was trained in an environment without an id: pass it as env="
+            )
+        same = isinstance(source, str) and _bare(source) == _bare(saved["id"])
+        try:
+            model = cls(
+                _policy_source(payload, policy, path),
+                source,
+                env_kwargs=saved["kwargs"] if env_kwargs is None and same else env_kwargs,
+                training_env_kwargs=saved["training_kwargs"] if same else None,
+                policy_kwargs=_policy_kwargs(payload, policy_kwargs, path),
+                config=from_mapping(GRPOConfig, payload["config"], str(path)),
+            )
+        except ConfigError as error:
+            raise CheckpointError(f"{path} cannot be used here: {error}") from error
+        if not _plays_other_boards(model, payload):
+            _check_spaces(saved, _describe_environment(model), path)
+        model._restore(payload, path)
+        return model
+
+    def _restore(self, payload: Mapping[str, Any], path: str | PathLike[str]) -> None:
+        try:
+            self.policy.load_state_dict(payload["model"])
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: the weights do not fit the policy: {error}") from error
+        if self.reference is not None:
+            self.reference.load_state_dict(payload["reference"])
+        self.optimizer.load_state_dict(payload["optimizer"])
+        if self.value_baseline is not None:
+            self.value_baseline.restore(payload["value_baseline"])
+        self.iteration = payload["iteration"]
+        self.num_steps = payload["num_steps"]
+        self.notes = payload["notes"]
+        metrics = payload.get("metrics_normaliser")  # older files have none
+        self.metrics_normaliser = None if metrics is None else MetricsNormaliser.from_state(metrics)
+        self.schedule = Schedule(*payload["schedule"])
 
 
-def load(
-    cls: type["GRPO"],
-    path: str | PathLike[str],
-    env: EnvSource | None,
-    env_kwargs: Mapping[str, Any] | None,
-    policy: PolicySource | None,
-    policy_kwargs: Mapping[str, Any] | None,
-) -> "GRPO":
-    """Read a model; arguments as for `GRPO.load`.
-
-    Raises:
-        CheckpointError: If the file is damaged, not ours, or of another environment or policy.
-    """
-    payload = checkpoint.load(path, kind=_KIND)
-    saved = payload["environment"]
-    source = saved["id"] if env is None else env
-    if source is None:
-        raise CheckpointError(
-            f"{path} was trained in an environment without an id: pass it as env="
-        )
-    same = isinstance(source, str) and _bare(source) == _bare(saved["id"])
-    try:
-        model = cls(
-            _policy_source(payload, policy, path),
-            source,
-            env_kwargs=saved["kwargs"] if env_kwargs is None and same else env_kwargs,
-            training_env_kwargs=saved["training_kwargs"] if same else None,
-            policy_kwargs=_policy_kwargs(payload, policy_kwargs, path),
-            config=from_mapping(GRPOConfig, payload["config"], str(path)),
-        )
-    except ConfigError as error:
-        raise CheckpointError(f"{path} cannot be used here: {error}") from error
-    if not _plays_other_boards(model, payload):
-        _check_spaces(saved, _describe_environment(model), path)
-    _restore(model, payload, path)
-    return model
-
-
-def _describe_policy(model: "GRPO") -> dict[str, Any]:
+def _describe_policy(model: PolicyModel) -> dict[str, Any]:
     """How a policy is named: by its registered name, or by its class or function."""
     source, kwargs = model.policy_source, model.policy_kwargs
     return {
@@ -139,25 +185,7 @@ def _bare(env_id: str | None) -> str | None:
     return None if env_id is None else env_id.rpartition(":")[2]
 
 
-def _restore(model: "GRPO", payload: Mapping[str, Any], path: str | PathLike[str]) -> None:
-    try:
-        model.policy.load_state_dict(payload["model"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: the weights do not fit the policy: {error}") from error
-    if model.reference is not None:
-        model.reference.load_state_dict(payload["reference"])
-    model.optimizer.load_state_dict(payload["optimizer"])
-    if model.value_baseline is not None:
-        model.value_baseline.restore(payload["value_baseline"])
-    model.iteration = payload["iteration"]
-    model.num_steps = payload["num_steps"]
-    model.notes = payload["notes"]
-    metrics = payload.get("metrics_normaliser")  # files before 0.2.0 may have none
-    model.metrics_normaliser = None if metrics is None else MetricsNormaliser.from_state(metrics)
-    model.schedule = Schedule(*payload["schedule"])
-
-
-def _plays_other_boards(model: "GRPO", payload: Mapping[str, Any]) -> bool:
+def _plays_other_boards(model: PolicyModel, payload: Mapping[str, Any]) -> bool:
     """Whether the policy plays boards of any size, and these have its number of channels."""
     own = model.policy.state_dict()
     saved = payload["model"]
@@ -180,7 +208,7 @@ def _check_spaces(
             )
 
 
-def _describe_environment(model: "GRPO") -> dict[str, Any]:
+def _describe_environment(model: PolicyModel) -> dict[str, Any]:
     env = model.env_source
     return {
         "id": env if isinstance(env, str) else None,
