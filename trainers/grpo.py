@@ -80,7 +80,14 @@ class GRPO(PersistentModel):
         settings = (
             make_config(preset, **overrides) if config is None else replace(config, **overrides)
         )
-        super().__init__(policy, policy_kwargs, env, env_kwargs, training_env_kwargs, settings)
+        super().__init__(
+            policy,
+            env,
+            env_kwargs=env_kwargs,
+            training_env_kwargs=training_env_kwargs,
+            policy_kwargs=policy_kwargs,
+            config=settings,
+        )
         self._collector: Collector | None = None
         self.reference = make_reference(self.policy, self.config)
         self.value_baseline = self._make_value_baseline()

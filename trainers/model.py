@@ -51,13 +51,14 @@ class PolicyModel(Evaluable):
     def __init__(
         self,
         policy: PolicySource,
-        policy_kwargs: Mapping[str, Any] | None,
         env: EnvSource,
+        *,
         env_kwargs: Mapping[str, Any] | None,
         training_env_kwargs: Mapping[str, Any] | None,
+        policy_kwargs: Mapping[str, Any] | None,
         config: GRPOConfig,
     ) -> None:
-        """Build a policy for an environment.
+        """Build a policy for an environment; arguments as for `GRPO`.
 
         Raises:
             ConfigError: If a name is unknown or the environment cannot be used.
