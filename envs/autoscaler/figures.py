@@ -50,17 +50,20 @@ def draw(
 
     figure = Figure(figsize=(12.0, 9.0), layout="constrained")
     axes = figure.subplots(4, 1, sharex=True, height_ratios=(3, 3, 2, 2))
+    rates, latencies, _, errors = axes
     hours = config.step_seconds / 3600.0
-    demand, clock = (_column(next(iter(episodes.values())), name) for name in ("demand", "clock"))
-    axes[0].plot(clock * hours, demand, color=_DEMAND, label="demand", linewidth=1.1)
+    first = next(iter(episodes.values()))
+    demand, times = _column(first, "demand"), _column(first, "clock") * hours
+    rates.plot(times, demand, color=_DEMAND, label="demand", linewidth=1.1)
     for number, (name, frames) in enumerate(episodes.items()):
         _plot_policy(axes, name, frames, COLOURS[number % len(COLOURS)], hours, len(episodes) == 1)
     promise = f"promised {latency_text(config.sla_p99_ms)}"
-    axes[1].axhline(config.sla_p99_ms, color=_PROMISE, linestyle="--", label=promise)
+    latencies.axhline(config.sla_p99_ms, color=_PROMISE, linestyle="--", label=promise)
+    _format_axes(axes, len(first) * hours / 24.0)
     every = [frame for frames in episodes.values() for frame in frames]
-    highest = max(2.0 * config.sla_p99_ms, 1.2 * _column(every, "p99_latency_ms").max())
-    most_errors = max(1.0, 1.2 * _column(every, "error_percent").max())
-    _format_axes(axes, len(demand) * hours / 24.0, highest, most_errors)
+    slowest, most = _column(every, "p99_latency_ms").max(), _column(every, "error_percent").max()
+    latencies.set_ylim(_LEAST_LATENCY_MS, max(2.0 * config.sla_p99_ms, 1.2 * slowest))
+    errors.set_ylim(_LEAST_ERROR_PERCENT, max(1.0, 1.2 * most))
     figure.suptitle(title)
     content = io.BytesIO()
     figure.savefig(content, format=file_format, dpi=100)
@@ -85,7 +88,7 @@ def _plot_policy(
     errors.plot(times, shown, label=name, **curve)
 
 
-def _format_axes(axes: Any, days: float, highest_ms: float, highest_percent: float) -> None:
+def _format_axes(axes: Any, days: float) -> None:
     from matplotlib.ticker import MultipleLocator, NullFormatter
 
     rates, latencies, costs, errors = axes
@@ -93,8 +96,6 @@ def _format_axes(axes: Any, days: float, highest_ms: float, highest_percent: flo
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
-    latencies.set_ylim(_LEAST_LATENCY_MS, highest_ms)
-    errors.set_ylim(_LEAST_ERROR_PERCENT, highest_percent)
     labels = ("requests/s", "latency (ms)", "cost (\\$/h)", "errors (%)")
     errors.set_xlabel("time since midnight of the first day (h)")
     for axis in (rates, costs):

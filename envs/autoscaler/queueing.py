@@ -45,19 +45,6 @@ def erlang_c(servers: int, load: float) -> float:
 
 
 @kernel
-def wait_factor(arrival_scv: float, service_scv: float) -> float:
-    """Compute the ratio of waits to those with Poisson arrivals and exponential service.
-
-    Args:
-        arrival_scv: Squared coefficient of variation of the times between arrivals.
-        service_scv: Squared coefficient of variation of service times.
-
-    Source: Allen, Probability, Statistics and Queueing Theory (1990): Allen and Cunneen's G/G/c.
-    """
-    return 0.5 * (arrival_scv + service_scv)
-
-
-@kernel
 def sojourn_tail(time: float, waiting: float, drain: float) -> float:
     """Compute the probability that a sojourn exceeds a time.
 

@@ -36,12 +36,12 @@ class Queue(NamedTuple):
 
 @inlined
 def queue_of(rate: float, cluster: Any, p: Any) -> Queue:
-    """Compute the queue of a cluster.
+    """Compute the queue of a cluster at which `rate` requests/s arrive.
 
-    Args:
-        rate: Requests/s that arrive.
-        cluster: A `CLUSTER` record.
-        p: A `PARAMETERS` record.
+    Waits are those of Poisson arrivals and exponential service times the mean of the squared
+    coefficients of variation of arrivals and service.
+
+    Source: Allen, Probability, Statistics and Queueing Theory (1990): Allen and Cunneen's G/G/c.
     """
     concurrency = _CONCURRENCIES[cluster.concurrency]
     servers = cluster.running * concurrency
@@ -55,7 +55,7 @@ def queue_of(rate: float, cluster: Any, p: Any) -> Queue:
     room = capacity * min(p.patience_s, timeout_s)
     # The customers of the queue are batches; those of n requests arrive n times as regularly.
     load = min(rate * service_s / size, p.max_utilisation * servers)
-    drain = (servers - load) / queueing.wait_factor(1.0 / size, p.service_scv)
+    drain = (servers - load) / (0.5 * (1.0 / size + p.service_scv))
     waiting = queueing.erlang_c(servers, load)
     return Queue(rate, capacity, room, size, fill_s, service_s, load, waiting, drain, timeout_s)
 

@@ -64,15 +64,16 @@ def read_demand(config: AutoScalerConfig) -> np.ndarray:
         raise ConfigError(
             f"demand_csv must be a readable CSV file, got {path!r}: {error}"
         ) from None
-    if rows and math.isnan(_demand(rows[0][1][:1])):
-        del rows[0]  # a header
-    values = [_demand(row) for _, row in rows]
-    for (number, row), value in zip(rows, values, strict=True):
-        if not 0.0 <= value < math.inf:
+    has_header = bool(rows) and _number(rows[0][1][0]) is None
+    values = []
+    for number, row in rows[has_header:]:
+        value = _number(row[0]) if len(row) == 1 else None
+        if value is None or not 0.0 <= value < math.inf:
             raise ConfigError(
                 f"demand_csv must have one number >= 0 (requests/s) a line, got {','.join(row)!r} "
                 f"in line {number} of {path!r}"
             )
+        values.append(value)
     needed = config.episode_steps + 1
     if len(values) < needed:
         raise ConfigError(
@@ -82,13 +83,11 @@ def read_demand(config: AutoScalerConfig) -> np.ndarray:
     return np.array(values)
 
 
-def _demand(row: list[str]) -> float:
-    """The one number of a row; NaN if it is none."""
+def _number(text: str) -> float | None:
     try:
-        (text,) = row
         return float(text)
     except ValueError:
-        return math.nan
+        return None
 
 
 @kernel
