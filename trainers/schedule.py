@@ -1,4 +1,4 @@
-"""How far a training call has come, and what that does to learning rate and discount."""
+"""Schedules of learning rate and discount over the environment steps of a call of `learn`."""
 
 import math
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ class Schedule:
     """The environment steps that one call of `learn` spans.
 
     Attributes:
-        start: Steps taken before it.
-        end: Steps at which it is done.
+        start: Steps taken before the call.
+        end: Steps at which the call ends.
     """
 
     start: int
     end: int
 
     def progress(self, num_steps: int) -> float:
-        """Share of the span that is done, in [0, 1].
+        """Fraction of the span that is done, in [0, 1].
 
-        Without a span, as in `train_iteration` before any `learn`, it stays 0.
+        Without a span, as in `train_iteration` before any `learn`, it is 0.
         """
         if self.end <= self.start:
             return 0.0

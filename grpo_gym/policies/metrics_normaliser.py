@@ -1,7 +1,7 @@
-"""Named metrics as a policy can learn from them: by known ranges, by statistics, or by a log.
+"""Scales named metrics by their known ranges, by running statistics, or by a logarithm.
 
-Unlike `normaliser.RunningNormaliser`, which is part of a policy and looks at rows of numbers, this
-one stands before it and knows metrics by name, so that it also serves a policy in production.
+Unlike `normaliser.RunningNormaliser`, which is part of a policy and sees rows of features, this
+one knows metrics by name and runs before the policy, also in production.
 
 Shapes: M metrics.
 """
@@ -18,13 +18,13 @@ from gymnasium import spaces
 from grpo_gym.settings import ConfigError
 
 _DEVIATIONS = 3.0
-# Smaller than this share of the mean, what looks like a spread is rounding.
+# A deviation below this fraction of the mean is rounding.
 _LEAST_SHARE = 1e-9
 
 
 @dataclass
 class _Statistics:
-    """What was seen of a metric whose range nobody knows."""
+    """Running statistics of a metric of unknown range."""
 
     count: int = 0
     mean: float = 0.0
@@ -44,28 +44,28 @@ class _Statistics:
 
 
 class MetricsNormaliser:
-    """Scales metrics, each by the best that is known of it.
+    """Scales metrics to about [-1, 1].
 
-    - A metric of known range goes linearly onto [-1, 1], and is clipped there.
-    - Another is clipped at three standard deviations from its running mean, which become -1 and 1,
-      once `enough` values were observed and they were not all equal.
-    - As long as that is not so, its signed logarithm sign(x) log(1 + |x|) has to do, which has no
-      bounds. To spare a policy the leap from one to the other, observe enough before training.
+    - A metric of known range is mapped linearly to [-1, 1] and clipped.
+    - Any other is standardised, so that three standard deviations become 1, and clipped, once
+      `enough` values that are not all equal were observed.
+    - Until then its signed logarithm sign(x) log(1 + |x|) is used, which is unbounded. To avoid the
+      jump from one to the other, observe enough values before training.
 
     Attributes:
         ranges: Lowest and highest value by name.
-        enough: Values of an unknown metric after which its statistics are used.
-        frozen: Whether `observe` changes nothing any more.
+        enough: Values of a metric of unknown range after which its statistics are used.
+        frozen: Whether `observe` leaves the statistics as they are.
     """
 
     def __init__(
         self, ranges: Mapping[str, tuple[float, float]] | None = None, *, enough: int = 30
     ) -> None:
-        """Start with nothing observed.
+        """Start without observations.
 
         Args:
             ranges: Lowest and highest value by name, in the metric's own unit.
-            enough: Values of an unknown metric after which its statistics are used; >= 2.
+            enough: Values of a metric of unknown range after which its statistics are used; >= 2.
 
         Raises:
             ConfigError: If a range is empty or not finite, or `enough` is too small.
@@ -91,7 +91,7 @@ class MetricsNormaliser:
                 self._statistics.setdefault(name, _Statistics()).add(value)
 
     def normalise(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Scaled metrics by name; nothing is learned from them.
+        """Scaled metrics by name; the statistics stay as they are.
 
         Raises:
             ValueError: If a metric is not finite.
@@ -99,7 +99,7 @@ class MetricsNormaliser:
         return {name: self._scaled(name, _finite(name, value)) for name, value in metrics.items()}
 
     def state(self) -> dict[str, Any]:
-        """Everything there is to know, as plain values."""
+        """The complete state as plain values."""
         return {
             "ranges": {name: list(limits) for name, limits in self.ranges.items()},
             "enough": self.enough,
@@ -112,7 +112,7 @@ class MetricsNormaliser:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "MetricsNormaliser":
-        """The normaliser whose `state` this was.
+        """Restore a normaliser from its `state()`.
 
         Raises:
             ConfigError: If a range is empty or not finite.
@@ -139,10 +139,10 @@ class MetricsNormaliser:
 class NormaliseMetrics(
     gym.ObservationWrapper[np.ndarray, Any, dict[str, Any]], gym.utils.RecordConstructorArgs
 ):
-    """Observations of named numbers as one row of scaled ones, in the order of the space's names.
+    """Turns observations of named metrics into one row of scaled features, in the space's order.
 
-    Metrics of unknown range are observed as they come, so the same state looks different later, and
-    to other members of a group. Where groups are compared, observe them beforehand, and freeze:
+    Statistics of metrics of unknown range change as they are observed, so the same state would look
+    different later, and to other members of a group. For GRPO, observe first, then freeze:
 
         ```python
         normaliser = MetricsNormaliser({"cpu_percent": (0.0, 100.0)})
@@ -154,8 +154,8 @@ class NormaliseMetrics(
         ```
 
     Attributes:
-        normaliser: Shared with whoever else was given it.
-        names: Of the metrics, in their order.
+        normaliser: The normaliser, which may be shared.
+        names: Names of the metrics, in order.
     """
 
     def __init__(self, env: gym.Env[Any, Any], normaliser: MetricsNormaliser) -> None:
@@ -166,7 +166,7 @@ class NormaliseMetrics(
             normaliser: Observes unless it is frozen.
 
         Raises:
-            ConfigError: If observations are no metrics.
+            ConfigError: If the observation space is not a Dict of metrics.
         """
         gym.utils.RecordConstructorArgs.__init__(self, normaliser=normaliser)
         super().__init__(env)

@@ -1,6 +1,6 @@
 """Running normalisation of observations, saved with the policy.
 
-The statistics stand still while a rollout is collected and learned from, and move between
+The statistics are fixed while a rollout is collected and learned from, and change between
 iterations: otherwise the policy that is updated would not be the one that acted.
 """
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class RunningNormaliser(nn.Module):
-    """Shift and scale features to mean 0 and deviation 1 over everything seen so far.
+    """Standardises features by the mean and deviation of all observations so far.
 
     Attributes:
         count: Number of observations seen, shape (), float64.
@@ -24,7 +24,7 @@ class RunningNormaliser(nn.Module):
     scale: Tensor
 
     def __init__(self, size: int, clip: float = 10.0) -> None:
-        """Start with nothing seen, which leaves observations as they are.
+        """Start without observations, which leaves features unchanged.
 
         Args:
             size: Number of features, D.
@@ -60,7 +60,7 @@ class RunningNormaliser(nn.Module):
         self.mean += difference * batch_count / total
         self.count.copy_(total)
         deviation = (self.sum_of_squares / self.count).sqrt()
-        # A constant feature stays as it is: dividing by nearly nothing would blow up noise.
+        # A constant feature is left unscaled: dividing by almost zero would amplify noise.
         usable = deviation > 1e-6
         self.shift.copy_(torch.where(usable, self.mean, 0.0))
         self.scale.copy_(torch.where(usable, 1.0 / deviation.clamp_min(1e-6), 1.0))
