@@ -1,8 +1,9 @@
-"""Finding whoever a name stands for: a baseline of an environment, or a trained policy."""
+"""Policies by name: the baselines of an environment, checkpoints and runs."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -24,79 +25,82 @@ if TYPE_CHECKING:
 
 def baseline_names(env_id: str) -> list[str]:
     """Names of an environment's baselines; every environment has `random`."""
-    module = _baselines(env_id)
-    return ["random"] if module is None else list(module.BASELINES)
+    return list(_baselines(env_id)) or ["random"]
 
 
 def table_names(env_id: str, env_kwargs: Mapping[str, Any]) -> list[str]:
-    """Names of the baselines that can play an environment, and hundreds of its episodes.
+    """Names of the baselines that can play this environment, fast enough for hundreds of episodes.
 
     Args:
         env_id: The environment's id.
         env_kwargs: Its arguments.
     """
-    module = _baselines(env_id)
-    if module is None:
+    baselines = _baselines(env_id)
+    if not baselines:
         return ["random"]
-    batch = make_batch(env_id, env_kwargs, 1)
-    if not isinstance(batch, NativeBatch):  # an environment of ours, but wrapped
-        return ["random"]
-    env: Any = batch.env.unwrapped
-    return [name for name, each in module.BASELINES.items() if each.is_for_tables(env.simulator)]
+    with closing(cast(NativeBatch, make_batch(env_id, env_kwargs, 1))) as batch:
+        simulator = batch.env.unwrapped.simulator
+        return [name for name, each in baselines.items() if each.is_for_tables(simulator)]
 
 
 def privileged_names(env_id: str) -> set[str]:
-    """Baselines that see what no policy in production could."""
-    module = _baselines(env_id)
-    if module is None:
-        return set()
-    return {name for name, baseline in module.BASELINES.items() if baseline.privileged}
+    """Baselines with information that no policy in production has."""
+    return {name for name, baseline in _baselines(env_id).items() if baseline.privileged}
 
 
 def is_deterministic(name: str, env_id: str) -> bool:
-    """Whether a baseline of this name draws nothing."""
-    module = _baselines(env_id)
-    return module is not None and bool(getattr(module.BASELINES.get(name), "deterministic", False))
+    """Whether there is a baseline of this name that uses no randomness."""
+    return name in _baselines(env_id) and bool(_baselines(env_id)[name].deterministic)
 
 
 def baseline_action_function(
     name: str, env_id: str, batch: EnvBatch, seed: int = 0
 ) -> ActionFunction:
-    """A baseline bound to the environments that it will play in.
+    """A baseline bound to the environments in which it will play.
 
     Args:
         name: Its name.
         env_id: The environment's id.
         batch: Environments of that id.
-        seed: Decides random actions in environments of others; baselines of ours draw from each
-            episode's own seed.
+        seed: Of random actions in environments that are not native; native baselines draw from
+            each episode's own seed.
 
     Raises:
-        ConfigError: If there is none of that name.
+        ConfigError: If there is no baseline of that name.
     """
-    module = _baselines(env_id)
-    if module is None or not isinstance(batch, NativeBatch):
-        if name != "random":
-            raise ConfigError(
-                f"policy must be 'random', a checkpoint or a run for {env_id}, got {name!r}"
-            )
-        return _random_action_function(batch.single_action_space, seed)
-    baseline = module.make_baseline(name, batch.env)
+    descriptor = descriptor_of(env_id)
+    if descriptor is not None and isinstance(batch, NativeBatch):
+        baseline = descriptor.baselines.make_baseline(name, batch.env)
+
+        def act(
+            observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
+        ) -> tuple[np.ndarray, Any]:
+            actions, state = baseline.predict(observations, state, start)
+            return actions, state
+
+        return act
+    if name != "random":
+        raise ConfigError(
+            f"policy must be 'random', a checkpoint or a run for {env_id}, got {name!r}"
+        )
+    return random_action_function(batch.single_action_space, seed)
+
+
+def random_action_function(space: gym.Space[Any], seed: int) -> ActionFunction:
+    """Uniformly random actions, only legal ones if there are masks."""
+    generator = np.random.default_rng(seed)
+    space.seed(int(generator.integers(2**31)))
 
     def act(
-        observations: np.ndarray,
-        masks: np.ndarray | None,
-        state: Any,
-        episode_start: np.ndarray,
+        observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
     ) -> tuple[np.ndarray, Any]:
-        actions: tuple[np.ndarray, Any] = baseline.predict(observations, state, episode_start)
-        return actions
+        return sample_batch(space, len(observations), masks), state
 
     return act
 
 
 def check_environment(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
-    """Make an environment once, before anything is paid for.
+    """Make an environment once, before any work.
 
     Raises:
         ConfigError: If it cannot be made, or not with these arguments.
@@ -105,20 +109,19 @@ def check_environment(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
         make_batch(env_id, env_kwargs, 1).close()
     except (ConfigError, gym.error.Error):
         raise
-    except Exception as error:  # whatever a third party's constructor says to bad arguments
+    except Exception as error:  # third-party constructors may raise anything
         raise ConfigError(
             f"{env_id} cannot be made with env_kwargs {dict(env_kwargs)}: {error!r}"
         ) from error
 
 
 def find_checkpoint(policy: str, env_id: str | None) -> Path:
-    """The checkpoint that a path to a file or to a run's folder means.
-
-    Of a run it is the best one, or the latest where none was evaluated.
+    """Find the checkpoint of a path.
 
     Args:
-        policy: The path; baselines' names are not expected here.
-        env_id: For the error: the environment whose baselines there would have been.
+        policy: A checkpoint file, or a run's folder: its best checkpoint, or the latest if there
+            were no evaluations.
+        env_id: The environment whose baselines an error suggests, if it is known.
 
     Raises:
         ConfigError: If there is no such file, or the folder has no checkpoints.
@@ -143,12 +146,12 @@ def find_checkpoint(policy: str, env_id: str | None) -> Path:
 def load_model(
     path: Path, env_id: str | None = None, env_kwargs: Mapping[str, Any] | None = None
 ) -> "GRPO | OnlineGRPO":
-    """Read a trained model of either kind.
+    """Read a model of GRPO or online GRPO.
 
     Args:
         path: The checkpoint.
-        env_id: The environment, if it is named at all.
-        env_kwargs: Instead of those it was trained with.
+        env_id: The environment, if one was given.
+        env_kwargs: Replace those it was trained with.
 
     Raises:
         CheckpointError: If the file is damaged, not ours, or of another environment.
@@ -158,26 +161,12 @@ def load_model(
 
     try:
         payload = checkpoint.load(path, kind=online.KIND)
-    except CheckpointError:  # GRPO's, or unusable, which this tells as well
+    except CheckpointError:  # of GRPO, or unusable, which `GRPO.load` reports as well
         return GRPO.load(path, env_id, env_kwargs=env_kwargs)
     return online.OnlineGRPO.restore(payload, path, env_id, env_kwargs)
 
 
-def _baselines(env_id: str) -> Any:
+def _baselines(env_id: str) -> Mapping[str, Any]:
+    """Classes of an environment's baselines by name; none unless it is native."""
     descriptor = descriptor_of(env_id)
-    return None if descriptor is None else descriptor.baselines
-
-
-def _random_action_function(space: gym.Space[Any], seed: int) -> ActionFunction:
-    generator = np.random.default_rng(seed)
-    space.seed(int(generator.integers(2**31)))
-
-    def act(
-        observations: np.ndarray,
-        masks: np.ndarray | None,
-        state: Any,
-        episode_start: np.ndarray,
-    ) -> tuple[np.ndarray, Any]:
-        return sample_batch(space, len(observations), masks), state
-
-    return act
+    return {} if descriptor is None else descriptor.baselines.BASELINES

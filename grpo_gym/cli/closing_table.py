@@ -1,6 +1,7 @@
 """The closing table: a trained policy beside the baselines, on the same episodes."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,16 @@ from rich.progress import Progress
 from rich.table import Table
 
 from grpo_gym.cli.tables import decimals, fixed, plain_table
-from grpo_gym.evaluation.episodes import Evaluation, evaluate
+from grpo_gym.evaluation.episodes import Evaluable, Evaluation, evaluate
 from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch
-from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.named_policies import (
     baseline_action_function,
     load_model,
     privileged_names,
     table_names,
 )
-from grpo_gym.trainers.online import OnlineGRPO
 
 SEED = 1_000_000
 """First seed of the closing comparison."""
@@ -37,14 +36,14 @@ def compare_with_baselines(
         checkpoint: The trained policy.
         episodes: Episodes of each policy; episode i has seed `SEED` + i.
         console: For the table.
-        progress_console: For what happens until then.
+        progress_console: For progress until then.
     """
     model = load_model(checkpoint)
     env_id = str(model.env_source)
     names = [TRAINED, *table_names(env_id, model.env_kwargs)]
     progress_console.print(
         f"comparing with {len(names) - 1} baselines on {episodes:,} episodes each "
-        "(the policy is saved; --final-episodes makes it fewer)"
+        "(the policy is saved; --final-episodes changes their number)"
     )
     results = {}
     with Progress(
@@ -59,20 +58,16 @@ def compare_with_baselines(
     console.print(comparison_table(results, privileged, columns))
     console.print(f"> {checkpoint.parent.name}/{checkpoint.name}, most probable actions")
     if privileged:
-        console.print("* sees what no policy in production can")
+        console.print("* has information that no policy in production has")
 
 
-def _play(name: str, model: GRPO | OnlineGRPO, env_id: str, episodes: int) -> Evaluation:
-    batch = make_batch(env_id, model.env_kwargs, min(episodes, _MAX_ENVS))
-    try:
-        action_function = (
-            model.action_function()
-            if name == TRAINED
-            else baseline_action_function(name, env_id, batch)
-        )
+def _play(name: str, model: Evaluable, env_id: str, episodes: int) -> Evaluation:
+    with closing(make_batch(env_id, model.env_kwargs, min(episodes, _MAX_ENVS))) as batch:
+        if name == TRAINED:
+            action_function = model.action_function()
+        else:
+            action_function = baseline_action_function(name, env_id, batch)
         return evaluate(action_function, batch, episodes, SEED)
-    finally:
-        batch.close()
 
 
 def comparison_table(
@@ -80,7 +75,7 @@ def comparison_table(
     privileged: set[str],
     metrics: Mapping[str, tuple[str, float]],
 ) -> Table:
-    """Policies by mean return, best first; columns that say nothing are left out.
+    """Policies by mean return, best first; a column of equal lengths is left out.
 
     Args:
         results: Evaluations by name, on the same episodes.

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,17 +14,16 @@ from rich.table import Table
 
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import SOURCE, CommandLine
-from grpo_gym.cli.plotting import check_figures, check_plot, draw_episodes, record_episode
+from grpo_gym.cli.plotting import check_figures, check_plot, draw_episode
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.cli.tables import decimals, fixed, plain_table
-from grpo_gym.evaluation.episodes import ActionFunction, Evaluation, evaluate
+from grpo_gym.evaluation.episodes import ActionFunction, Evaluable, Evaluation, evaluate
 from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch, make_enumerated
 from grpo_gym.rollouts.env_batch import EnvBatch
-from grpo_gym.rollouts.native_batch import EnumeratedBatch
+from grpo_gym.rollouts.native_batch import NativeBatch
 from grpo_gym.settings import ConfigError, Count, Natural, checked_dataclass, from_mapping, suggest
 from grpo_gym.storage.files import write_atomic
-from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.named_policies import (
     baseline_action_function,
     baseline_names,
@@ -32,36 +32,33 @@ from grpo_gym.trainers.named_policies import (
     is_deterministic,
     load_model,
 )
-from grpo_gym.trainers.online.trainer import OnlineGRPO
-
-Model = GRPO | OnlineGRPO
 
 _MAX_ENVS = 128
-_MAX_WORLDS = 2048
+_MAX_ENUMERATED = 2048
 _LONG_EPISODE = 10_000
 
 
 @checked_dataclass
 class EvaluateOptions:
-    """Who plays, where, and how often."""
+    """The policy, its environment, and the episodes."""
 
     policy: str | None = None
     """A baseline's name, a checkpoint file, or a run's folder."""
     env: str | None = None
     """Id of the environment; by default the one the policy was trained in."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the environment, one by one over those of training."""
+    """Arguments of the environment, each overriding one of training."""
     episodes: Count = 1000
     """How many episodes to play."""
     seed: Natural = 0
     """Seed of the first episode; episode i has seed + i."""
     warmup: Natural = 0
-    """First steps of each episode that are left out of the metrics (not of the return)."""
+    """First steps of each episode, which metrics leave out (the return does not)."""
     stochastic: bool = False
     """Sample a trained policy's actions instead of taking the most probable."""
     exact: bool = False
-    """Play every outside world once instead of `episodes` drawn ones: the exact mean of a policy
-    that draws nothing, where the worlds can be listed (small Battleship boards)."""
+    """Play every possible initial state once instead of `episodes` random ones: the exact mean of a
+    deterministic policy, for environments that can enumerate them (small Battleship boards)."""
     json: str | None = None
     """Write the statistics to this file."""
     plot: str | None = None
@@ -95,15 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         env_id, kwargs, model = _resolve(options)
         if options.plot is not None:
             _plot(options, env_id, kwargs, model)
+        batch: EnvBatch
         if options.exact:
-            batch: EnvBatch = make_enumerated(env_id, kwargs, _MAX_WORLDS)
-            options = replace(
-                options, episodes=cast(EnumeratedBatch, batch).num_initial_states, seed=0
-            )
+            batch = make_enumerated(env_id, kwargs, _MAX_ENUMERATED)
+            options = replace(options, episodes=batch.num_initial_states, seed=0)
         else:
             batch = make_batch(env_id, kwargs, min(options.episodes, _batch_limit(env_id, kwargs)))
-        action_function = _action_function(options, env_id, batch, model)
-        evaluation = _play(options, action_function, batch)
+        evaluation = _evaluate(options, _player(options, env_id, batch, model), batch)
         result = {
             "env": env_id,
             "env_kwargs": kwargs,
@@ -141,8 +136,8 @@ def _parse(arguments: Sequence[str]) -> EvaluateOptions:
     return options
 
 
-def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], Model | None]:
-    """The environment, its arguments, and the model unless a baseline plays."""
+def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], Evaluable | None]:
+    """The environment, its arguments, and the model; None if a baseline plays."""
     policy, env_id, kwargs = str(options.policy), options.env, options.env_kwargs
     if env_id is not None:
         check_environment(env_id, kwargs)
@@ -151,32 +146,31 @@ def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], Model | Non
     checkpoint = find_checkpoint(policy, env_id)
     model = load_model(checkpoint, env_id)
     if kwargs:
-        model = load_model(checkpoint, env_id, _over(model.env_kwargs, kwargs))
+        model = load_model(checkpoint, env_id, _override_kwargs(model.env_kwargs, kwargs))
     return str(model.env_source), model.env_kwargs, model
 
 
-def _over(trained: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments one by one over those of training; another preset starts afresh."""
+def _override_kwargs(trained: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Override single arguments of training, or replace all if the preset is another one."""
     same_preset = given.get("preset", trained.get("preset")) == trained.get("preset")
     return {**trained, **given} if same_preset else given
 
 
-def _action_function(
-    options: EvaluateOptions, env_id: str, batch: EnvBatch, model: Model | None
+def _player(
+    options: EvaluateOptions, env_id: str, batch: EnvBatch, model: Evaluable | None
 ) -> ActionFunction:
-    if model is None:
-        if options.exact and not is_deterministic(str(options.policy), env_id):
-            raise ConfigError(
-                f"--exact must come with a policy that draws nothing, got {options.policy}"
-            )
-        return baseline_action_function(str(options.policy), env_id, batch, options.seed)
-    if options.exact and options.stochastic:
-        raise ConfigError("--exact must come without --stochastic: samples have no exact mean")
-    return model.action_function(deterministic=not options.stochastic, seed=options.seed)
+    policy = str(options.policy)
+    if model is not None:
+        if options.exact and options.stochastic:
+            raise ConfigError("--exact must come without --stochastic: samples have no exact mean")
+        return model.action_function(deterministic=not options.stochastic, seed=options.seed)
+    if options.exact and not is_deterministic(policy, env_id):
+        raise ConfigError(f"--exact must come with a deterministic policy, got {policy}")
+    return baseline_action_function(policy, env_id, batch, options.seed)
 
 
 def _plot(
-    options: EvaluateOptions, env_id: str, kwargs: dict[str, Any], model: Model | None
+    options: EvaluateOptions, env_id: str, kwargs: dict[str, Any], model: Evaluable | None
 ) -> None:
     """Draw the first episode, as the policy and the baselines beside it play it."""
     check_figures(env_id)
@@ -184,22 +178,17 @@ def _plot(
         if name not in baseline_names(env_id):
             hint = suggest(name, baseline_names(env_id))
             raise ConfigError(f"--plot-beside must name baselines of {env_id}, got {name!r}.{hint}")
-    batch = make_batch(env_id, kwargs, 1)
-    try:
-        action_functions = {str(options.policy): _action_function(options, env_id, batch, model)}
+    with closing(cast(NativeBatch, make_batch(env_id, kwargs, 1))) as batch:
+        players = {str(options.policy): _player(options, env_id, batch, model)}
         for name in options.plot_beside:
-            action_functions[name] = baseline_action_function(name, env_id, batch, options.seed)
-        episodes = {
-            name: record_episode(action_function, env_id, batch, options.seed)
-            for name, action_function in action_functions.items()
-        }
+            players[name] = baseline_action_function(name, env_id, batch, options.seed)
         path = Path(str(options.plot))
-        write_atomic(path, draw_episodes(episodes, env_id, batch, options.seed, path))
-    finally:
-        batch.close()
+        write_atomic(path, draw_episode(players, env_id, batch, options.seed, path))
 
 
-def _play(options: EvaluateOptions, action_function: ActionFunction, batch: EnvBatch) -> Evaluation:
+def _evaluate(
+    options: EvaluateOptions, action_function: ActionFunction, batch: EnvBatch
+) -> Evaluation:
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("episodes", total=options.episodes)
@@ -214,13 +203,12 @@ def _play(options: EvaluateOptions, action_function: ActionFunction, batch: EnvB
 
 
 def _batch_limit(env_id: str, kwargs: dict[str, Any]) -> int:
-    """Environments side by side: fewer where an episode's trace is long."""
+    """Environments side by side: fewer if traces are long and need much memory."""
     descriptor = descriptor_of(env_id)
     if descriptor is None:
         return _MAX_ENVS
-    one: Any = make_batch(env_id, kwargs, 1)
-    length = descriptor.episode_length(one.env.unwrapped.config)
-    one.close()
+    with closing(cast(NativeBatch, make_batch(env_id, kwargs, 1))) as batch:
+        length = descriptor.episode_length(batch.env.config)
     return _MAX_ENVS // 4 if length > _LONG_EPISODE else _MAX_ENVS
 
 
@@ -228,7 +216,7 @@ def _table(result: dict[str, Any]) -> Table:
     rows = {"return": result["return"], "length": result["length"], **result["metrics"]}
     table = plain_table("", "mean", "s.e.", "median", "IQM", "95 % low", "high")
     for name, summary in rows.items():
-        # Where all episodes are alike there is no error, and mean and error may be far apart.
+        # The error is 0 if all episodes are equal, and may be far smaller than the mean.
         places = decimals([summary["sem"] or summary["mean"]], 2)
         places = 4 if result["exact"] else min(places, decimals([summary["mean"]], 5))
         numbers = [summary[key] for key in ("mean", "sem", "median", "iqm")]

@@ -1,4 +1,4 @@
-"""`evaluate --plot`: one episode as a figure, where an environment has figures."""
+"""`evaluate --plot`: one episode as a figure, for environments that have figures."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from grpo_gym.cli.failures import check_writable
-from grpo_gym.evaluation.episodes import ActionFunction
+from grpo_gym.evaluation.episodes import ActionFunction, play
 from grpo_gym.registration import DESCRIPTORS, descriptor_of
-from grpo_gym.rollouts.env_batch import EnvBatch
+from grpo_gym.rollouts.native_batch import NativeBatch
 from grpo_gym.settings import ConfigError
 
 FORMATS = ("png", "pdf", "svg")
@@ -20,7 +20,7 @@ def check_plot(path: Path) -> None:
     """Refuse a figure that cannot be drawn or written, before any work.
 
     Raises:
-        ConfigError: If the file's format is unknown, matplotlib is missing, or it cannot be
+        ConfigError: If the file's format is unknown, matplotlib is missing, or the file cannot be
             written.
     """
     if _format(path) not in FORMATS:
@@ -34,7 +34,7 @@ def check_plot(path: Path) -> None:
 
 
 def check_figures(env_id: str) -> None:
-    """Refuse an environment that has no figures.
+    """Refuse an environment without figures.
 
     Raises:
         ConfigError: If it has none.
@@ -44,49 +44,41 @@ def check_figures(env_id: str) -> None:
         raise ConfigError(f"--plot must come with one of {known}, got {env_id}")
 
 
-def record_episode(
-    action_function: ActionFunction, env_id: str, batch: EnvBatch, seed: int
-) -> list[Any]:
-    """Play an episode and note each step as the environment's figures show it.
+def draw_episode(
+    players: Mapping[str, ActionFunction], env_id: str, batch: NativeBatch, seed: int, path: Path
+) -> bytes:
+    """Draw one episode as each of several policies plays it.
 
     Args:
-        action_function: Who plays.
+        players: The policies by name.
+        env_id: An environment that has figures.
+        batch: One environment of that id.
+        seed: Of the episode.
+        path: Its suffix determines the format.
+
+    Returns:
+        The content of the file.
+    """
+    episodes = {name: record_episode(act, env_id, batch, seed) for name, act in players.items()}
+    title = f"{env_id}: the episode of seed {seed}"
+    content: bytes = _figures(env_id).draw(episodes, batch.env.config, title, _format(path))
+    return content
+
+
+def record_episode(
+    action_function: ActionFunction, env_id: str, batch: NativeBatch, seed: int
+) -> list[Any]:
+    """Play an episode and record each step in the form that the environment's figures take.
+
+    Args:
+        action_function: Chooses actions.
         env_id: An environment that has figures.
         batch: One environment of that id.
         seed: Of the episode.
     """
-    env: Any = getattr(batch, "env")  # noqa: B009 -- environments that have figures are native
     snapshot = _figures(env_id).snapshot
-    observations, masks = batch.reset([seed])
-    state: Any = None
-    start, alive = np.ones(1, np.bool_), np.ones(1, np.bool_)
-    steps = []
-    while alive[0]:
-        actions, state = action_function(observations, masks, state, start)
-        step = batch.step(actions, alive)
-        steps.append(snapshot(env))
-        observations, masks = step.observations, step.action_masks
-        alive = ~(step.terminated | step.truncated)
-        start = np.zeros(1, np.bool_)
-    return steps
-
-
-def draw_episodes(
-    episodes: Mapping[str, list[Any]], env_id: str, batch: EnvBatch, seed: int, path: Path
-) -> bytes:
-    """The figure's file.
-
-    Args:
-        episodes: What `record_episode` gave, by policy.
-        env_id: The environment's id.
-        batch: One environment of that id.
-        seed: Of the episode.
-        path: Tells the format.
-    """
-    config: Any = getattr(batch, "env").config  # noqa: B009 -- see record_episode
-    title = f"{env_id}: the episode of seed {seed}"
-    content: bytes = _figures(env_id).draw(episodes, config, title, _format(path))
-    return content
+    alive = np.ones(1, np.bool_)
+    return [snapshot(batch.env) for _ in play(action_function, batch, [seed], alive)]
 
 
 def _figures(env_id: str) -> Any:

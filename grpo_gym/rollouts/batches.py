@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.loop_batch import LoopBatch
-from grpo_gym.rollouts.native_batch import EnumeratedBatch, NativeBatch, not_enumerable
+from grpo_gym.rollouts.native_batch import EnumeratedBatch, NativeBatch
 from grpo_gym.rollouts.spaces import flat_size, validate_action_space
 from grpo_gym.settings import ConfigError
 
@@ -59,10 +59,11 @@ def make_enumerated(env_id: str, env_kwargs: Mapping[str, Any], most: int) -> En
     Raises:
         ConfigError: If the environment cannot enumerate its initial states.
     """
-    if not _is_native(env_id):
-        raise not_enumerable(env_id)
-    count = EnumeratedBatch(_make_native(env_id, env_kwargs, 1)).num_initial_states
-    return EnumeratedBatch(_make_native(env_id, env_kwargs, min(count, most)))
+    one = make_batch(env_id, env_kwargs, 1)
+    if not isinstance(one, NativeBatch) or not hasattr(one.env, "count_initial_states"):
+        raise ConfigError(f"{env_id} cannot enumerate its initial states")
+    num_envs = min(one.env.count_initial_states(), most)
+    return EnumeratedBatch(_make_native(env_id, env_kwargs, num_envs))
 
 
 def _is_native(env_id: str) -> bool:

@@ -7,7 +7,7 @@ D features of a flattened observation, A choices.
 import numpy as np
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
-from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch
+from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.loop_batch import LoopBatch
 from grpo_gym.rollouts.snapshots import layers
 from grpo_gym.settings import ConfigError
@@ -66,10 +66,6 @@ class EnvGroups:
     def members(self, groups: np.ndarray) -> np.ndarray:
         """Indices of the environments of groups (M,): shape (M, K), int64."""
         return groups[:, None] * self.group_size + np.arange(self.group_size)
-
-    def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
-        """Step the members that are alive, as `EnvBatch.step` does."""
-        return self.batch.step(actions, alive)
 
     def _check_starts(self, observations: np.ndarray) -> None:
         grouped = observations.reshape(self.num_groups, self.group_size, -1)

@@ -9,7 +9,6 @@ from typing_extensions import override
 
 from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch, env_name
 from grpo_gym.rollouts.spaces import flatten_batch
-from grpo_gym.settings import ConfigError
 
 
 class NativeBatch(EnvBatch):
@@ -77,37 +76,22 @@ class NativeBatch(EnvBatch):
 class EnumeratedBatch(NativeBatch):
     """Native environments that play every possible initial state once.
 
-    Where other batches take seeds, this one takes the indices of initial states.
+    Where other batches take seeds, this one takes the indices of initial states. The environment
+    has `count_initial_states()`, and `reset(options={"layout": indices})` starts from them.
 
     Attributes:
-        num_initial_states: How many there are.
+        num_initial_states: Number of possible initial states.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
-        """Wrap a native vector environment that can enumerate its initial states.
-
-        Args:
-            env: It has `count_initial_states()`, and `reset(options={"layout": indices})` starts
-                from the states of these indices.
-
-        Raises:
-            ConfigError: If it cannot enumerate them.
-        """
         super().__init__(env)
-        if not hasattr(env, "count_initial_states"):
-            raise not_enumerable(self.name)
-        self.num_initial_states: int = env.count_initial_states()
+        self.num_initial_states: int = self.env.count_initial_states()
 
     @override
     def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         # The last round may have environments to spare, which repeat the last state.
         indices = np.minimum(np.asarray(seeds), self.num_initial_states - 1)
         return self._reset(seed=0, options={"layout": indices})
-
-
-def not_enumerable(name: str) -> ConfigError:
-    """The error for an environment that cannot enumerate its initial states."""
-    return ConfigError(f"{name} cannot enumerate its initial states")
 
 
 def _action_masks(infos: Mapping[str, Any]) -> np.ndarray | None:

@@ -93,7 +93,7 @@ class Player:
             distribution = self._policy.distribution(outputs, masks)
             actions = distribution.sample(torch.from_numpy(self._noise.draw()))
             log_probs = distribution.log_prob(actions)
-            result = self.env.step(self._policy.head.to_environment(actions), self.alive)
+            result = self.env.batch.step(self._policy.head.to_environment(actions), self.alive)
             rewards = torch.from_numpy(np.where(self.alive, result.rewards, 0.0))
             alive = torch.from_numpy(self.alive)
             steps.append(

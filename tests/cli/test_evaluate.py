@@ -177,9 +177,9 @@ def test_the_script_is_the_command() -> None:
         ("--policy random --env Nope-v0", "env must be a registered id"),
         ("--policy random --env LoadBalancer-v0 --env-kwargs num_server=3", "num_server"),
         ("--policy random --env CartPole-v1 --env-kwargs foo=3", "CartPole-v1 cannot be made"),
-        ("--policy random --env CartPole-v1 --episodes 0", "episodes must be >= 1, got 0"),
-        ("--policy random --env CartPole-v1 --seed -1", "seed must be >= 0, got -1"),
-        ("--policy random --env CartPole-v1 --warmup -1", "warmup must be >= 0, got -1"),
+        ("--policy random --env CartPole-v1 --episodes 0", "episodes must be >= 1, got"),
+        ("--policy random --env CartPole-v1 --seed -1", "seed must be >= 0, got"),
+        ("--policy random --env CartPole-v1 --warmup -1", "warmup must be >= 0, got"),
         ("--policy random --env CartPole-v1 --json empty", "--json must be a file"),
         ("--policy random --env CartPole-v1 --json text/x", "--json must be a file"),
         ("--polisy random", "Did you mean --policy?"),
@@ -229,7 +229,7 @@ def test_ctrl_c_stops_at_once_and_writes_nothing(
     assert not Path("out.json").exists()
 
 
-# Playing every outside world
+# Playing every initial state
 
 
 MICRO = ["--env", "Battleship-v0", "--env-kwargs", "preset=microgrpo-5x5"]
@@ -247,7 +247,10 @@ def test_an_exact_score_has_no_error(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ([*MICRO, "--policy", "random"], "--exact must come with a policy that draws nothing"),
+        (
+            [*MICRO, "--policy", "random"],
+            "--exact must come with a deterministic policy, got random",
+        ),
         (["--env", "Battleship-v0", "--policy", "exact_posterior"], "too many boards to list"),
         (["--env", "LoadBalancer-v0", "--policy", "oracle"], "cannot enumerate its initial"),
         (["--env", "CartPole-v1", "--policy", "random"], "cannot enumerate its initial states"),

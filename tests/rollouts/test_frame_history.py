@@ -115,7 +115,7 @@ def seen_by(model: GRPO, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
 def test_prediction_sees_what_collection_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained()
-    rollout, estimate = model._collect()
+    rollout, _ = model._collect()
     seen = seen_by(model, monkeypatch)
     g, k = 1, 2
     steps = int(rollout.lengths[g, k])

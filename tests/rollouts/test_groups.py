@@ -68,7 +68,7 @@ def test_native_groups_share_their_outside_world() -> None:
     env = grouped("LoadBalancer-v0", 3, 6, episode_length=40)
     assert isinstance(env.batch, NativeBatch)
     env.reset(np.array([1, 2]))
-    steps = [env.step(np.full(6, t % 4), np.ones(6, np.bool_)) for t in range(40)]
+    steps = [env.batch.step(np.full(6, t % 4), np.ones(6, np.bool_)) for t in range(40)]
     times = np.array([step.infos["response_time_ms"] for step in steps]).reshape(40, 2, 3)
     assert (times == times[:, :, :1]).all()
     assert (times[:, 0] != times[:, 1]).any()
@@ -84,7 +84,7 @@ def test_only_members_that_are_alive_are_stepped() -> None:
     lengths = np.array([0, 3, 1, 2])
     alive = np.ones(4, np.bool_)
     for t in range(4):
-        step = env.step(lengths, alive)
+        step = env.batch.step(lengths, alive)
         assert step.rewards.tolist() == alive.astype(float).tolist()
         assert not step.terminated[~alive].any()
         time = np.where(alive, t + 1.0, np.nan)
@@ -99,8 +99,8 @@ def test_only_members_that_are_alive_are_stepped() -> None:
 def test_observations_of_a_step_are_not_overwritten_by_the_next() -> None:
     env = grouped(Countdown, 2, 2)
     env.reset(np.array([1]))
-    first = env.step(np.array([3, 3]), np.ones(2, np.bool_)).observations
-    env.step(np.array([3, 3]), np.ones(2, np.bool_))
+    first = env.batch.step(np.array([3, 3]), np.ones(2, np.bool_)).observations
+    env.batch.step(np.array([3, 3]), np.ones(2, np.bool_))
     assert first.tolist() == [[1.0], [1.0]]
 
 
@@ -110,14 +110,16 @@ def test_masks_of_members_that_have_ended_allow_everything() -> None:
     assert masks is not None
     assert masks.tolist() == [[True, True, True, False]] * 3
     everyone = np.ones(3, np.bool_)
-    step = env.step(np.array([1, 0, 2]), everyone)  # the first finds the prize: nothing is legal
+    step = env.batch.step(
+        np.array([1, 0, 2]), everyone
+    )  # the first finds the prize: nothing is legal
     assert step.action_masks is not None
     assert step.action_masks.tolist() == [
         [True, True, True, True],
         [False, True, True, False],
         [True, True, False, False],
     ]
-    masks = env.step(np.array([0, 1, 0]), ~step.terminated).action_masks
+    masks = env.batch.step(np.array([0, 1, 0]), ~step.terminated).action_masks
     assert masks is not None
     assert masks.tolist() == [[True] * 4, [True] * 4, [False, True, False, False]]
 
@@ -136,7 +138,7 @@ class OddInfos(OneStep):
 def test_infos_and_masks_of_other_forms() -> None:
     env = grouped(OddInfos, 2, 2)
     env.reset(np.array([1]))
-    step = env.step(np.array([[0, 0], [1, 0]]), np.ones(2, np.bool_))
+    step = env.batch.step(np.array([[0, 0], [1, 0]]), np.ones(2, np.bool_))
     np.testing.assert_array_equal(step.infos["winner"], [1.0, np.nan])
     assert step.action_masks is not None
     assert step.action_masks.tolist() == [[True, False, False, True, True]] * 2

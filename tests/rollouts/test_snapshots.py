@@ -144,7 +144,7 @@ def test_native_copies_share_their_world_in_memory() -> None:
     batch = in_the_middle("native flaky")
     assert isinstance(batch, NativeBatch)
     batch.restore(batch.snapshot(np.array([4, 1])), np.array([[0, 2, 4], [1, 3, 5]]))
-    rows = batch.env.simulator.episodes["trace_row"]  # type: ignore[attr-defined]
+    rows = batch.env.simulator.episodes["trace_row"]
     assert len(set(rows[[0, 2, 4]].tolist())) == len(set(rows[[1, 3, 5]].tolist())) == 1
     assert rows[0] != rows[1]
 

@@ -282,9 +282,11 @@ def test_plot_writes_a_figure(tmp_path: Path, name: str) -> None:
 
 def test_a_recorded_episode_is_that_of_the_seed() -> None:
     from grpo_gym.rollouts.batches import make_batch
+    from grpo_gym.rollouts.native_batch import NativeBatch
     from grpo_gym.trainers.named_policies import baseline_action_function
 
     batch = make_batch("AutoScaler-v0", {"episode_steps": 40}, 1)
+    assert isinstance(batch, NativeBatch)
     action_function = baseline_action_function("hpa", "AutoScaler-v0", batch)
     steps = plotting.record_episode(action_function, "AutoScaler-v0", batch, seed=9)
     assert [past.step for past in steps] == list(range(1, 41))
@@ -319,7 +321,7 @@ def test_what_cannot_be_plotted_is_refused_before_anything_is_played(
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("not a folder")
     Path("folder.png").mkdir()
-    for name in ("evaluate", "record_episode"):
+    for name in ("evaluate", "draw_episode"):
         monkeypatch.setattr(evaluate, name, lambda *_: pytest.fail("played"))
     assert evaluate.main(arguments) == 2
     assert message in capsys.readouterr().err
