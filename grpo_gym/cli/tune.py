@@ -3,39 +3,35 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from concurrent.futures import BrokenExecutor
-from dataclasses import field, fields, replace
+from dataclasses import field, replace
 from os import cpu_count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field
 from rich.console import Console
 
-from grpo_gym.cli.compare import task_name
+from grpo_gym.cli.compare import run_resumable, task_name
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import SOURCE, CommandLine, invocation
-from grpo_gym.cli.signals import Stopped, StopSignals
-from grpo_gym.settings import Count, Integer, checked_dataclass, from_mapping, to_mapping, to_yaml
+from grpo_gym.settings import checked_dataclass, from_mapping, to_mapping, to_yaml
 from grpo_gym.storage.files import write_atomic
-from grpo_gym.trainers.comparison.runs import new_training
+from grpo_gym.trainers.comparison.records import Count, TrialBudget
 from grpo_gym.trainers.comparison.settings import (
-    PeerSettings,
+    SB3Settings,
     Settings,
     check_algorithm,
     find_contender,
     require,
 )
+from grpo_gym.trainers.comparison.training import new_training
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.named_policies import check_environment
 from grpo_gym.trainers.settings import TrainSettings
 
-Episodes = Annotated[Integer, Field(ge=1, le=1_000_000)]
-
 
 @checked_dataclass
 class TuneOptions:
-    """What is searched, for how long, and where it is kept."""
+    """What is searched, and where the results go."""
 
     env: str = "LoadBalancer-v0"
     """Id of the environment."""
@@ -44,23 +40,13 @@ class TuneOptions:
     algorithm: str = "grpo"
     """grpo, ppo, a2c, trpo, maskable_ppo or recurrent_ppo."""
     settings: str | None = None
-    """Settings file to begin with, the first trial; by default the shipped one, if any."""
+    """Settings file of the first trial; by default the shipped one, if any."""
     trials: Count = 20
-    """Trials in all; more than the study has makes it go on."""
-    total_steps: Count = 300_000
-    """Environment steps of each training."""
-    evaluations: Count = 10
-    """Points of each learning curve, at which a trial below the median is given up."""
-    curve_episodes: Episodes = 100
-    """Episodes of each point."""
-    final_episodes: Episodes = 500
-    """Episodes after training; their mean return is a trial's value."""
-    seeds_per_trial: Count = 1
-    """Trainings of each trial, from seed 100; its value is their mean."""
+    """Trials in all; more than the study has continue it."""
     processes: Count | None = None
-    """Trials at a time, each on one core; by default as many as there are cores."""
+    """Trials at a time, each on one core; by default one for each core."""
     study: str | None = None
-    """SQLite file of the study, new or to go on with; by default
+    """SQLite file of the study, new or to be continued; by default
     tuning/<algorithm>-<env>[-<preset>].db."""
     out: str | None = None
     """File for the best settings; by default that of the study with .yaml."""
@@ -86,104 +72,82 @@ _LINE = CommandLine(
     "For example:\n"
     "  --env LoadBalancer-v0 --env-kwargs preset=park --algorithm ppo --trials 20\n"
     "  --env CartPole-v1 --algorithm grpo --trials 30 --total-steps 5e4 --seeds-per-trial 3",
-    {"search": TuneOptions},
+    {"search": TuneOptions, "budget": TrialBudget},
 )
 
 
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parse(given)
-    command = f"{invocation('tune')} {shlex.join(given)}"
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    require(("optuna",), "tune")
-    with StopSignals().installed():
-        try:
-            _search(options, command, console)
-        except Stopped as stop:
-            console.print(f"stopped; go on with: {command}", markup=False)
-            return 128 + stop.number
-    return 0
-
-
-def _parse(arguments: Sequence[str]) -> TuneOptions:
-    given = _LINE.parse(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = _LINE.parse(words)
     options = from_mapping(TuneOptions, given.values["search"], SOURCE)
+    budget = from_mapping(TrialBudget, given.values["budget"], SOURCE)
     if given.help:
-        _LINE.show_help({"search": options})
+        _LINE.show_help({"search": options, "budget": budget})
     check_algorithm(options.algorithm)
-    for option, path in (("--study", options.study_path), ("--out", options.out_path)):
-        check_writable(path, option)
-    return options
+    check_writable(options.study_path, "--study")
+    check_writable(options.out_path, "--out")
+    require(("optuna",), "tune")
+    command = f"{invocation('tune')} {shlex.join(words)}"
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    return run_resumable(lambda: _search(options, budget, command, console), command, console)
 
 
-def _search(options: TuneOptions, command: str, console: Console) -> None:
-    from grpo_gym.trainers.comparison.search import (
-        Budget,
-        best_settings,
-        found_by,
-        open_study,
-        search,
-    )
+def _search(options: TuneOptions, budget: TrialBudget, command: str, console: Console) -> None:
+    """Search, and write the best settings to a file and to standard output."""
+    # of the extra `tune`
+    from grpo_gym.trainers.comparison.search import best_settings, open_study, search, summary
 
     check_environment(options.env, options.env_kwargs)
     contender = find_contender(options.algorithm, options.env, options.env_kwargs, options.settings)
     new_training(contender.settings, seed=0)
-    names = {each.name for each in fields(Budget)}
-    budget = Budget(**{name: getattr(options, name) for name in names})
     path = options.study_path
     study = open_study(path, contender, budget)
     processes = options.processes or cpu_count() or 1
     console.print(
-        f"{path}: {options.trials} trials of {budget.total_steps:,} steps, {processes} at once"
+        f"{path}: {options.trials} trials of {budget.total_steps:,} steps, {processes} at a time"
     )
 
     def tell(line: str) -> None:
         console.print(line, markup=False)
 
-    try:
-        search(path, study, contender, budget, options.trials, processes, tell)
-    except BrokenExecutor as error:
-        raise MemoryError(
-            f"a trial's process was killed, with {processes} at once: give fewer --processes; "
-            "what has finished is kept"
-        ) from error
+    search(path, study, contender, budget, options.trials, processes, tell)
     best = best_settings(study, contender)
-    text = _header(options, found_by(study), command) + _as_yaml(best, options.total_steps)
+    text = _header(options, budget, summary(study), command) + _as_yaml(best, budget.total_steps)
     write_atomic(options.out_path, text.encode())
     console.print(f"settings: {options.out_path}", markup=False)
     Console(highlight=False, soft_wrap=True).print(text, markup=False, end="")
 
 
-def _header(options: TuneOptions, found: str, command: str) -> str:
+def _header(options: TuneOptions, budget: TrialBudget, found: str, command: str) -> str:
     """How the settings were found, as comments."""
     task = " ".join(f"{name}={value}" for name, value in options.env_kwargs.items())
     lines = (
         f"{options.algorithm} on {options.env} {task}".rstrip() + f". {found}.",
-        f"Each trial: {options.seeds_per_trial} training(s) of {options.total_steps:,} steps, "
-        f"judged by the mean return of {options.final_episodes:,} episodes. Made by",
+        f"Each trial: {budget.seeds_per_trial} training(s) of {budget.total_steps:,} steps, "
+        f"judged by the mean return of {budget.final_episodes:,} episodes. Made by",
         f"  {command}",
     )
     return "".join(f"# {line}\n" for line in lines)
 
 
 def _as_yaml(settings: Settings, total_steps: int) -> str:
-    """Settings as a file of configs/, without what is as by default."""
-    if isinstance(settings, PeerSettings):
-        values = _changed(replace(settings, tuned=True), PeerSettings(env=settings.env))
-        values = {"env": settings.env, "algorithm": settings.algorithm, **values}
+    """Settings as a file of configs/, without what equals the defaults."""
+    values: dict[str, Any] = {"env": settings.env}
+    if isinstance(settings, SB3Settings):
+        values["algorithm"] = settings.algorithm
+        values |= _changed(replace(settings, tuned=True), SB3Settings(env=settings.env))
     else:
         shown = replace(settings, total_steps=total_steps, grpo=GRPOConfig())
-        values = {"env": settings.env, **_changed(shown, TrainSettings(env=settings.env))}
+        values |= _changed(shown, TrainSettings(env=settings.env))
         values["total_steps"] = total_steps
-        grpo = replace(settings.grpo, seed=GRPOConfig.seed)
-        values["grpo"] = _changed(grpo, GRPOConfig())
+        values["grpo"] = _changed(replace(settings.grpo, seed=GRPOConfig.seed), GRPOConfig())
     text: str = to_yaml(values)
     return text
 
 
 def _changed(settings: Any, default: Any) -> dict[str, Any]:
-    """Fields that are not as in others."""
-    others = to_mapping(default)
-    return {name: value for name, value in to_mapping(settings).items() if value != others[name]}
+    """Fields that differ from the default."""
+    defaults = to_mapping(default)
+    return {name: value for name, value in to_mapping(settings).items() if value != defaults[name]}

@@ -137,6 +137,6 @@ def test_ctrl_c_keeps_what_is_finished() -> None:
         os.killpg(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=300)
     assert process.returncode == 130, told
-    assert "stopped; go on with: python " in told and "--total-steps 1e9" in told
+    assert "stopped; resume with: python " in told and "--total-steps 1e9" in told
     values = json.loads(OUT.read_text())
     assert "task" in values and any(name.startswith("baseline/") for name in values)

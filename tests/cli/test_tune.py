@@ -6,7 +6,7 @@ import pytest
 
 from grpo_gym.cli.tune import main
 from grpo_gym.settings import from_mapping, load_yaml
-from grpo_gym.trainers.comparison.settings import PeerSettings, find_contender
+from grpo_gym.trainers.comparison.settings import SB3Settings, find_contender
 from grpo_gym.trainers.settings import TrainSettings
 
 pytest.importorskip("optuna")
@@ -30,7 +30,7 @@ def test_finds_goes_on_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     Path("first.yaml").write_text("env: LoadBalancer-v0\nalgorithm: a2c\nvf_coef: 1\n")
     call = [*SMALL, "--algorithm", "a2c", "--processes", "1"]
     assert main([*call, "--trials", "2"]) == 2
-    assert "'vf_coef' is not a setting of PeerSettings" in capsys.readouterr().err
+    assert "'vf_coef' is not a setting of SB3Settings" in capsys.readouterr().err
     Path("first.yaml").write_text("env: LoadBalancer-v0\nalgorithm: a2c\nnum_envs: 4\n")
     assert main([*call, "--trials", "1"]) == 0
     out = Path("tuning/a2c-LoadBalancer-v0.yaml")
@@ -46,7 +46,7 @@ def test_finds_goes_on_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 training(s) of 256 steps" in text and "--trials 3" in text
     values = load_yaml(out)
     assert values["tuned"] is True and values["env_kwargs"] == {"episode_length": 8}
-    assert isinstance(from_mapping(PeerSettings, values, str(out)), PeerSettings)
+    assert isinstance(from_mapping(SB3Settings, values, str(out)), SB3Settings)
 
     assert main([word if word != "256" else "512" for word in [*call, "--trials", "4"]]) == 2
     assert "budget.total_steps was 256 there and is 512 now" in capsys.readouterr().err

@@ -20,7 +20,7 @@ def curve(steps: Sequence[float], returns: Sequence[float], steps_per_second: fl
     ]
 
 
-def run(
+def training(
     final: float,
     start: float = 0.0,
     total: int = 1000,
@@ -28,11 +28,11 @@ def run(
     reached_at: float = 0.5,
     **changes: Any,
 ) -> dict[str, Any]:
-    """A run whose return rises evenly from the start and stays at its final value."""
+    """A training whose return rises evenly from the start and stays at its final value."""
     steps = np.linspace(0.0, total, 11)
     returns = start + (final - start) * np.minimum(steps / (reached_at * total), 1.0)
     return {
-        "settings": {"learning_rate": 3e-4, "hidden_sizes": [64, 64], "seed": 0},
+        "settings": {"learning_rate": 3e-4, "hidden_sizes": [64, 64]},
         "tuned": True,
         "parameters": 9000,
         "policy_parameters": 4500,
@@ -51,6 +51,7 @@ def task(env: str = "CartPole-v1", **env_kwargs: Any) -> dict[str, Any]:
         "env": env,
         "env_kwargs": env_kwargs,
         "total_steps": 1000,
+        "evaluations": 10,
         "evaluation_seed": 2_000_000,
         "curve_episodes": 200,
         "final_episodes": 1000,
@@ -63,15 +64,15 @@ def task(env: str = "CartPole-v1", **env_kwargs: Any) -> dict[str, Any]:
 
 def write(
     path: Path,
-    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    trainings: Mapping[str, Sequence[Mapping[str, Any]]],
     baselines: Mapping[str, float] | None = None,
     head: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A result file with these runs of each algorithm, seeds from 0."""
+    """A result file with these trainings of each algorithm, seeds from 0."""
     values: dict[str, Any] = {"task": head or task()}
     for name, mean in (baselines or {}).items():
         values[f"baseline/{name}"] = {"mean_return": mean, "sem": 0.5}
-    for algorithm, each in runs.items():
+    for algorithm, each in trainings.items():
         values |= {f"{algorithm}/seed {seed}": one for seed, one in enumerate(each)}
     path.write_text(json.dumps(values))
     return path

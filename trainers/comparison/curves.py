@@ -1,4 +1,4 @@
-"""What a training has learned after so many steps and seconds, measured without disturbing it."""
+"""Learning curves: evaluations during a training that do not disturb it or its clock."""
 
 import contextlib
 import random
@@ -8,26 +8,22 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-Point = dict[str, int | float]
-"""`steps` of the environment, `cpu_seconds`, `wall_seconds`, `mean_return`."""
+from grpo_gym.trainers.comparison.records import CurvePoint
 
 
 class Clock:
-    """Seconds of this process' processor and of the wall, which can be stopped for a while."""
+    """CPU time of this process and elapsed time, in seconds; it can be paused."""
 
     def __init__(self) -> None:
         """Start at zero."""
         self._cpu_start = time.process_time()
         self._wall_start = time.perf_counter()
 
-    def read(self) -> tuple[float, float]:
-        """Seconds of the processor and of the wall since the start, without the stops."""
-        return time.process_time() - self._cpu_start, time.perf_counter() - self._wall_start
-
     @contextlib.contextmanager
-    def stopped(self) -> Iterator[tuple[float, float]]:
-        """What happens within takes no time; gives what the clock reads."""
-        cpu_seconds, wall_seconds = self.read()
+    def paused(self) -> Iterator[tuple[float, float]]:
+        """Stand still for the duration of the block; yields CPU seconds and elapsed seconds."""
+        cpu_seconds = time.process_time() - self._cpu_start
+        wall_seconds = time.perf_counter() - self._wall_start
         try:
             yield cpu_seconds, wall_seconds
         finally:
@@ -36,10 +32,10 @@ class Clock:
 
 
 class Curve:
-    """Mean returns during a training, evenly in environment steps, from before it to its end.
+    """Mean returns from before a training to its end, evenly spaced in environment steps.
 
     Attributes:
-        points: What was measured.
+        points: The evaluations so far.
     """
 
     def __init__(
@@ -47,18 +43,17 @@ class Curve:
         measure: Callable[[], float],
         total_steps: int,
         evaluations: int,
-        on_point: Callable[[Point], None] | None = None,
+        on_point: Callable[[CurvePoint], None] | None = None,
     ) -> None:
-        """Begin; the clock runs from now on.
+        """Start the clock.
 
         Args:
-            measure: Plays episodes; their mean return.
-            total_steps: Environment steps that the training is to take.
-            evaluations: Points after the first; fewer where an iteration takes more steps than lie
-                between two of them.
+            measure: Plays episodes and returns their mean return.
+            total_steps: Environment steps that the training will take.
+            evaluations: Points after the first; fewer where one iteration passes several of them.
             on_point: Called with each point after the first.
         """
-        self.points: list[Point] = []
+        self.points: list[CurvePoint] = []
         self._measure = measure
         self._total_steps = total_steps
         self._evaluations = evaluations
@@ -67,32 +62,31 @@ class Curve:
         self._clock = Clock()
 
     def record(self, steps: int, at_end: bool = False) -> None:
-        """Measure if it is time to.
+        """Evaluate if a point is due.
 
         Args:
             steps: Environment steps so far.
-            at_end: Whether the training is over; its last point is that.
+            at_end: Whether training is over, which is when the last point is due.
         """
         passed = steps * self._evaluations // self._total_steps
-        early = passed == self._passed or steps >= self._total_steps
-        if early and not at_end:
+        if not at_end and (passed == self._passed or steps >= self._total_steps):
             return
         self._passed = passed
-        with self._clock.stopped() as (cpu_seconds, wall_seconds), undisturbed():
-            point: Point = {
-                "steps": steps,
-                "cpu_seconds": round(cpu_seconds, 3),
-                "wall_seconds": round(wall_seconds, 3),
-                "mean_return": self._measure(),
-            }
+        with self._clock.paused() as (cpu_seconds, wall_seconds), _random_state_kept():
+            point = CurvePoint(
+                steps=steps,
+                cpu_seconds=round(cpu_seconds, 3),
+                wall_seconds=round(wall_seconds, 3),
+                mean_return=self._measure(),
+            )
             self.points.append(point)
             if self._on_point is not None and steps > 0:
                 self._on_point(point)
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Leave the global random numbers as they were, which Stable-Baselines3 learns with."""
+def _random_state_kept() -> Iterator[None]:
+    """Restore the global random number generators, with which Stable-Baselines3 trains."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

@@ -25,7 +25,8 @@ from grpo_gym.trainers.comparison.plot_style import (
     short_number,
     tidy,
 )
-from grpo_gym.trainers.comparison.task_results import RANDOM, Run, TaskResults, all_runs
+from grpo_gym.trainers.comparison.records import Axis, TrainingResult
+from grpo_gym.trainers.comparison.task_results import RANDOM, TaskResults
 from grpo_gym.trainers.named_policies import privileged_names
 
 _POINTS = 101
@@ -56,7 +57,7 @@ def draw_task(results: TaskResults, threshold: float | None) -> bytes:
     by_steps, by_seconds = figure.subplots(1, 2, sharey=True)
     figure.subplots_adjust(left=0.075, right=0.83, bottom=0.19, top=0.79, wspace=0.06)
     log_seconds = _speeds_differ(results)
-    for algorithm, runs in results.runs.items():
+    for algorithm, runs in results.trainings.items():
         _draw_curve(by_steps, algorithm, runs, "steps", False)
         _draw_curve(by_seconds, algorithm, runs, "cpu_seconds", log_seconds)
     levels = shown_baselines(results)
@@ -74,7 +75,7 @@ def draw_task(results: TaskResults, threshold: float | None) -> bytes:
     _describe_seconds(by_seconds, log_seconds)
     by_steps.set_ylabel("mean return of an episode", fontsize=MEDIUM)
     plain_numbers(by_steps.yaxis, (low, high))
-    add_title(figure, f"{results.name}: return while training", list(results.runs), 6.0)
+    add_title(figure, f"{results.name}: return while training", list(results.trainings), 6.0)
     add_caption(figure, _curve_caption(results))
     return as_png(figure)
 
@@ -88,8 +89,8 @@ def draw_overview(tasks: Sequence[TaskResults]) -> bytes:
     Returns:
         The content of a PNG file, 1600 pixels wide.
     """
-    algorithms = list(dict.fromkeys(name for results in tasks for name in results.runs))
-    inches = [0.35 + 0.32 * len(results.runs) for results in tasks]
+    algorithms = list(dict.fromkeys(name for results in tasks for name in results.trainings))
+    inches = [0.35 + 0.32 * len(results.trainings) for results in tasks]
     height = 2.65 + sum(inches) + _ROW_GAP * (len(tasks) - 1)
     figure = Figure(figsize=(WIDTH, height))
     rows = figure.subplots(len(tasks), 1, squeeze=False, height_ratios=inches)[:, 0]
@@ -118,8 +119,12 @@ def draw_overview(tasks: Sequence[TaskResults]) -> bytes:
 
 def shown_baselines(results: TaskResults) -> dict[str, float]:
     """Mean returns of the best baselines that a policy can be held to, and of random actions."""
-    privileged = privileged_names(results.task["env"])
-    fair = {name: mean for name, (mean, _) in results.baselines.items() if name not in privileged}
+    privileged = privileged_names(results.task.env)
+    fair = {
+        name: final.mean_return
+        for name, final in results.baselines.items()
+        if name not in privileged
+    }
     best = sorted((name for name in fair if name != RANDOM), key=lambda name: -fair[name])
     names = best[:_BEST_BASELINES] + ([RANDOM] if RANDOM in fair else [])
     return {name: fair[name] for name in names}
@@ -135,9 +140,9 @@ def vertical_limits(results: TaskResults, levels: Mapping[str, float]) -> tuple[
         levels: Horizontal lines by name.
     """
     counted = []
-    for run in all_runs(results):
-        settled = run.curve["steps"] >= _SETTLED * run.curve["steps"][-1]
-        counted += [*run.curve["mean_return"][settled], run.mean_return]
+    for run in results.all_trainings:
+        steps = run.times("steps")
+        counted += [*run.curve_returns[steps >= _SETTLED * steps[-1]], run.final.mean_return]
     span = max(counted) - min(counted) or abs(counted[0]) or 1.0
     counted += [level for level in levels.values() if level >= min(counted) - 0.5 * span]
     low, high = min(counted), max(counted)
@@ -145,7 +150,7 @@ def vertical_limits(results: TaskResults, levels: Mapping[str, float]) -> tuple[
     return low - 0.05 * span, high + 0.05 * span
 
 
-def band(runs: Sequence[Run], axis: str, grid: np.ndarray) -> tuple[np.ndarray, ...]:
+def band(runs: Sequence[TrainingResult], axis: Axis, grid: np.ndarray) -> tuple[np.ndarray, ...]:
     """Interquartile mean of the runs' curves and its interval, at common points.
 
     Args:
@@ -156,25 +161,27 @@ def band(runs: Sequence[Run], axis: str, grid: np.ndarray) -> tuple[np.ndarray, 
     Returns:
         The middle, the lower and the upper end, shape (P,) each.
     """
-    curves = [np.interp(grid, run.curve[axis], run.curve["mean_return"]) for run in runs]
+    curves = [np.interp(grid, run.times(axis), run.curve_returns) for run in runs]
     return statistics.interquartile_band(np.array(curves))
 
 
-def common_grid(runs: Sequence[Run], axis: str, log: bool) -> np.ndarray:
+def common_grid(runs: Sequence[TrainingResult], axis: Axis, log: bool) -> np.ndarray:
     """Points that all runs have reached, shape (P,), float64; a logarithmic one leaves out 0."""
-    last = min(run.curve[axis][-1] for run in runs)
+    last = min(run.times(axis)[-1] for run in runs)
     if not log:
         return np.linspace(0.0, last, _POINTS)
-    first = min(run.curve[axis][run.curve[axis] > 0.0].min() for run in runs)
+    first = min(times[times > 0.0].min() for times in (run.times(axis) for run in runs))
     return np.geomspace(min(first, last), last, _POINTS)
 
 
 def _speeds_differ(results: TaskResults) -> bool:
-    seconds = [np.median([run.cpu_seconds for run in runs]) for runs in results.runs.values()]
+    seconds = [np.median([run.cpu_seconds for run in runs]) for runs in results.trainings.values()]
     return bool(max(seconds) > _LOG_FROM * min(seconds) > 0.0)
 
 
-def _draw_curve(axes: Axes, algorithm: str, runs: Sequence[Run], axis: str, log: bool) -> None:
+def _draw_curve(
+    axes: Axes, algorithm: str, runs: Sequence[TrainingResult], axis: Axis, log: bool
+) -> None:
     grid = common_grid(runs, axis, log)
     middle, low, high = band(runs, axis, grid)
     colour = colour_of(algorithm)
@@ -245,7 +252,7 @@ def _describe_seconds(axes: Axes, log: bool) -> None:
 
 def _draw_row(axes: Axes, results: TaskResults, algorithms: Sequence[str]) -> None:
     """Final returns of one task."""
-    present = [name for name in algorithms if name in results.runs]
+    present = [name for name in algorithms if name in results.trainings]
     for row, algorithm in enumerate(present):
         estimate = statistics.interquartile_mean(results.final_returns(algorithm))
         colour = colour_of(algorithm)
@@ -280,9 +287,9 @@ def _row_label(results: TaskResults) -> str:
 
 
 def _curve_caption(results: TaskResults) -> str:
-    counts = sorted({len(runs) for runs in results.runs.values()})
+    counts = sorted({len(runs) for runs in results.trainings.values()})
     seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
-    episodes = results.task["curve_episodes"]
+    episodes = results.task.curve_episodes
     return (
         f"Line: interquartile mean over {seeds} training seeds; band: its 95 % stratified "
         f"bootstrap interval.\nEach point is played on the same {episodes:,} episodes, which no "

@@ -1,4 +1,4 @@
-"""A comparison as a Markdown page with pictures; every statement on it comes from the numbers."""
+"""A comparison as a Markdown page with figures; every statement follows from the numbers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,11 @@ import numpy as np
 from grpo_gym.settings import ConfigError, to_yaml
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.comparison import plots, statistics
-from grpo_gym.trainers.comparison.figures_in_words import (
+from grpo_gym.trainers.comparison.records import Axis, TrainingResult
+from grpo_gym.trainers.comparison.statistics import Estimate
+from grpo_gym.trainers.comparison.task_results import OURS, TaskResults, read_task, title
+from grpo_gym.trainers.comparison.threshold import Threshold, choose_threshold
+from grpo_gym.trainers.comparison.wording import (
     NOTHING,
     compare_ends,
     compare_returns,
@@ -17,15 +21,12 @@ from grpo_gym.trainers.comparison.figures_in_words import (
     estimate_text,
     number_text,
     places_for,
-    probability_text,
     time_text,
 )
-from grpo_gym.trainers.comparison.statistics import Estimate
-from grpo_gym.trainers.comparison.task_results import OURS, Run, TaskResults, read_task, title
-from grpo_gym.trainers.comparison.threshold import Threshold, choose_threshold
 from grpo_gym.trainers.named_policies import privileged_names
 
 REPORT = "report.md"
+_AXES: tuple[Axis, Axis] = ("steps", "cpu_seconds")
 _COLUMNS = (
     "",
     "runs",
@@ -38,166 +39,63 @@ _COLUMNS = (
     "parameters: policy / all",
     "peak memory, MB",
 )
-_INTERVALS = """\
-IQM is the interquartile mean of the runs' final returns, the mean of their middle half. In
-brackets are 95 % percentile intervals of a stratified bootstrap (arXiv 2108.13264), which draws
-whole training runs with replacement: they show how much the training seed decides. Of few runs
-they are too narrow (of 3 normal ones they hold the true value in 75 % of cases, of 5 in 91 %, of 10
-in 94 %), and of a single run there is none. P(GRPO is better) is the probability that a run of
-GRPO ends above one of the other algorithm.
-"""
-_TIMES = """\
-Steps are environment steps; seconds are those of the training process on one core, evaluations
-left out. A run reaches the threshold where the straight line between two of its evaluations
-crosses it first; the table has the median over runs, in which a run that never does counts as
-infinitely slow.
+_INTRODUCTION = """\
+# Comparison
+
+IQM is the interquartile mean of the final returns over training runs: the mean of their middle
+half. Brackets hold 95 % percentile intervals of a stratified bootstrap over whole runs (arXiv
+2108.13264), so they show the effect of the training seed. With few runs they are too narrow: for
+normal returns they cover the true value in 75 % of cases with 3 runs, 91 % with 5 and 94 % with 10.
+A single run has no interval. P(GRPO is better) is the probability that a run of GRPO ends above a
+run of the other algorithm.
+
+Steps are environment steps; seconds are CPU time of the training process on one core, without
+evaluations. A run reaches the threshold where linear interpolation between its evaluations first
+crosses it; the table shows the median over runs, in which a run that never does counts as
+infinite.
 """
 
 
 def write_report(files: Sequence[Path], folder: Path, threshold: float | None = None) -> Path:
-    """Write a report of one or several tasks, with a picture of each.
+    """Write a report of one or several tasks, with a figure of each.
 
     Args:
-        files: Result files of the comparison, one a task; runs may still be missing.
-        folder: Where it goes; pictures have the names of the files.
-        threshold: The return to which times are measured; None: see `choose_threshold`. Only with
-            one task.
+        files: Result files, one for each task; trainings may still be missing.
+        folder: Where to write; figures are named after the files.
+        threshold: The return to which times are measured, for a single task; by default that of
+            `choose_threshold`.
 
     Returns:
         The Markdown file.
 
     Raises:
-        ConfigError: If a file is no result file or has no run, two have one name, or a threshold
-            is given for several tasks.
+        ConfigError: If a file is no result file or holds no training, two have the same name, or
+            a threshold is given for several tasks.
         OSError: If something cannot be written.
     """
     _check_request(files, threshold)
     tasks = [read_task(path) for path in files]
-    parts = ["# Comparison\n", _INTERVALS, _TIMES]
+    parts = [_INTRODUCTION]
     if len(tasks) > 1:
         write_atomic(folder / "overview.png", plots.draw_overview(tasks))
-        parts.append(overview(tasks))
+        parts.append(_overview(tasks))
     for results in tasks:
-        level = choose_threshold(results, threshold)
-        picture = folder / f"{results.path.stem}.png"
-        write_atomic(picture, plots.draw_task(results, level.level))
-        parts.append(task_section(results, level, picture.name))
+        chosen = choose_threshold(results, threshold)
+        figure = folder / f"{results.path.stem}.png"
+        write_atomic(figure, plots.draw_task(results, chosen.level))
+        parts.append(_task_section(results, chosen, figure.name))
     report = folder / REPORT
     write_atomic(report, "\n".join(parts).encode())
     return report
-
-
-def overview(tasks: Sequence[TaskResults]) -> str:
-    """All tasks in one table, and how often our algorithm is better over all of them."""
-    algorithms = list(dict.fromkeys(name for results in tasks for name in results.runs))
-    rows = []
-    for results in tasks:
-        estimates = final_iqms(results)
-        places = places_for(estimates.values())
-        cells = [
-            estimate_text(estimates[name], places) if name in estimates else NOTHING
-            for name in algorithms
-        ]
-        rows.append([results.name, *cells])
-    table = _table(["IQM of the return [95 %]", *map(title, algorithms)], rows)
-    sentences = [_over_all_tasks(tasks, name) for name in algorithms if name != OURS]
-    text = "".join(f"- {sentence}\n" for sentence in sentences if sentence)
-    picture = "![Return after training on every task](overview.png)\n"
-    return "\n".join(["## All tasks\n", picture, table, text])
-
-
-def task_section(results: TaskResults, threshold: Threshold, picture: str) -> str:
-    """One task: what was run, the picture, the table, what follows, and all settings.
-
-    Args:
-        results: What was measured.
-        threshold: The return to which times are measured.
-        picture: Name of its file.
-    """
-    return "\n".join(
-        [
-            f"## {results.name}\n",
-            _what_was_run(results),
-            f"![Learning curves of {results.name}]({picture})\n",
-            _task_table(results, threshold.level),
-            _baseline_note(results) + threshold.reason + "\n",
-            statements(results, threshold.level),
-            *(_settings(name, runs) for name, runs in results.runs.items()),
-        ]
-    )
-
-
-def statements(results: TaskResults, threshold: float | None) -> str:
-    """What the numbers say about our algorithm and each other one, as a list in Markdown."""
-    if OURS not in results.runs:
-        return ""
-    ours = results.runs[OURS]
-    places = places_for(final_iqms(results).values())
-    lines = []
-    for name, runs in results.runs.items():
-        if name == OURS:
-            continue
-        text = compare_returns(
-            title(name), results.final_returns(OURS), results.final_returns(name), places
-        )
-        if threshold is not None:
-            steps = (times_to(threshold, ours, "steps"), times_to(threshold, runs, "steps"))
-            seconds = [times_to(threshold, each, "cpu_seconds") for each in (ours, runs)]
-            text += " " + compare_times(title(name), steps, (seconds[0], seconds[1]))
-            text += " " + _catch_up(results, name, places)
-        untuned = [title(each) for each in (OURS, name) if not results.runs[each][0].tuned]
-        if untuned:
-            text += f" Not tuned for this task: {', '.join(untuned)}."
-        lines.append(f"- **GRPO and {title(name)}.** {text}\n")
-    return "".join(lines)
-
-
-def final_iqms(results: TaskResults) -> dict[str, Estimate]:
-    """Interquartile mean of the final returns, by algorithm."""
-    return {
-        name: statistics.interquartile_mean(results.final_returns(name)) for name in results.runs
-    }
-
-
-def times_to(threshold: float, runs: Sequence[Run], axis: str) -> np.ndarray:
-    """When each run first reached a return, shape (S,), float64; infinite if never.
-
-    Args:
-        threshold: The return.
-        runs: Of one algorithm.
-        axis: "steps" or "cpu_seconds".
-    """
-    return np.array(
-        [
-            statistics.first_reached(run.curve[axis], run.curve["mean_return"], threshold)
-            for run in runs
-        ]
-    )
-
-
-def _catch_up(results: TaskResults, algorithm: str, places: int) -> str:
-    """When our curve is where another one ends; both are played on the curve's episodes."""
-    ours, theirs = results.runs[OURS], results.runs[algorithm]
-    ends = np.array([run.curve["mean_return"][-1] for run in theirs])
-    level = statistics.interquartile_mean(ends).value
-    return compare_ends(
-        title(algorithm),
-        number_text(level, places),
-        (times_to(level, ours, "steps"), times_to(level, ours, "cpu_seconds")),
-        (
-            np.array([float(run.steps) for run in theirs]),
-            np.array([run.cpu_seconds for run in theirs]),
-        ),
-    )
 
 
 def _check_request(files: Sequence[Path], threshold: float | None) -> None:
     if not files:
         raise ConfigError("files must name at least one result file, got none")
     stems = [path.stem for path in files]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise ConfigError(f"files must have different names, got {twice[0]!r} twice: rename one")
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise ConfigError(f"files must have different names, got {stem!r} twice: rename one")
     if threshold is not None and len(files) > 1:
         raise ConfigError(
             f"threshold must be left out with several tasks, got {threshold}: report each by itself"
@@ -206,44 +104,81 @@ def _check_request(files: Sequence[Path], threshold: float | None) -> None:
         raise ConfigError(f"threshold must be a finite number, got {threshold}")
 
 
-def _over_all_tasks(tasks: Sequence[TaskResults], algorithm: str) -> str:
-    both = [results for results in tasks if {OURS, algorithm} <= results.runs.keys()]
-    if not both:
-        return ""
-    pairs = [(each.final_returns(OURS), each.final_returns(algorithm)) for each in both]
-    probability = probability_text(statistics.probability_of_improvement(*pairs))
-    tasks_text = "1 task" if len(both) == 1 else f"{len(both)} tasks"
-    return (
-        f"A run of GRPO ends above one of {title(algorithm)} with probability {probability} "
-        f"(mean over {tasks_text})."
+def _overview(tasks: Sequence[TaskResults]) -> str:
+    """All tasks in one table, and how often GRPO is better over all of them."""
+    algorithms = list(dict.fromkeys(name for results in tasks for name in results.trainings))
+    rows = []
+    for results in tasks:
+        estimates = _final_iqms(results)
+        places = places_for(estimates.values())
+        cells = [
+            estimate_text(estimates[name], places) if name in estimates else NOTHING
+            for name in algorithms
+        ]
+        rows.append([results.name, *cells])
+    lines = []
+    for name in algorithms:
+        both = [results for results in tasks if {OURS, name} <= results.trainings.keys()]
+        if name == OURS or not both:
+            continue
+        pairs = [(each.final_returns(OURS), each.final_returns(name)) for each in both]
+        probability = estimate_text(statistics.probability_of_improvement(*pairs), 2)
+        lines.append(
+            f"- A run of GRPO ends above a run of {title(name)} with probability {probability} "
+            f"(mean over {len(both)} {'task' if len(both) == 1 else 'tasks'}).\n"
+        )
+    return "\n".join(
+        [
+            "## All tasks\n",
+            "![Return after training on every task](overview.png)\n",
+            _table(["IQM of the return [95 %]", *map(title, algorithms)], rows),
+            "".join(lines),
+        ]
+    )
+
+
+def _task_section(results: TaskResults, threshold: Threshold, figure: str) -> str:
+    """One task: what was run, the figure, the table, conclusions, and all settings."""
+    others = [name for name in results.trainings if name != OURS and OURS in results.trainings]
+    conclusions = [_conclusion(results, name, threshold.level) for name in others]
+    return "\n".join(
+        [
+            f"## {results.name}\n",
+            _what_was_run(results),
+            f"![Learning curves of {results.name}]({figure})\n",
+            _task_table(results, threshold.level),
+            _baseline_note(results) + threshold.reason + "\n",
+            "".join(conclusions),
+            *(_settings(name, runs[0]) for name, runs in results.trainings.items()),
+        ]
     )
 
 
 def _what_was_run(results: TaskResults) -> str:
     task = results.task
-    actions = "the most probable actions" if task["deterministic"] else "sampled actions"
-    seeds = ", ".join(f"{title(name)} {len(runs)}" for name, runs in results.runs.items())
+    actions = "the most probable actions" if task.deterministic else "sampled actions"
+    runs = ", ".join(f"{title(name)} {len(runs)}" for name, runs in results.trainings.items())
     return (
-        f"{task['total_steps']:,} environment steps a run; runs with different training seeds: "
-        f"{seeds}. Evaluated with {actions} on {task['final_episodes']:,} episodes at the end and "
-        f"{task['curve_episodes']:,} at each point of the curves, the same ones for everybody and "
-        f"seen by no training (seeds from {task['evaluation_seed']:,}).\n\n"
-        f"- Machine: {_pairs(task['machine'])}.\n"
-        f"- Versions: {_pairs(task['versions'])}.\n"
-        f"- Command: `{task['command']}`\n"
+        f"Runs of {task.total_steps:,} environment steps with different training seeds: {runs}. "
+        f"Policies are evaluated with {actions} on the same unseen episodes: "
+        f"{task.final_episodes:,} at the end (seeds from {task.evaluation_seed:,}) and "
+        f"{task.curve_episodes:,} at each point of the curves.\n\n"
+        f"- Machine: {_pairs(task.machine)}.\n"
+        f"- Versions: {_pairs(task.versions)}.\n"
+        f"- Command: `{task.command}`\n"
     )
 
 
 def _task_table(results: TaskResults, threshold: float | None) -> str:
-    estimates = final_iqms(results)
+    estimates = _final_iqms(results)
     places = places_for(estimates.values())
     order = sorted(estimates, key=lambda name: -estimates[name].value)
     rows = [_row(results, name, estimates[name], places, threshold) for name in order]
-    privileged = privileged_names(results.task["env"])
-    for name, (mean, sem) in sorted(results.baselines.items(), key=lambda each: -each[1][0]):
+    privileged = privileged_names(results.task.env)
+    for name, final in sorted(results.baselines.items(), key=lambda each: -each[1].mean_return):
         mark = " \\*" if name in privileged else ""
-        margin = number_text(1.96 * sem, places)
-        cells = [f"{name}{mark}", NOTHING, NOTHING, f"{number_text(mean, places)} ± {margin}"]
+        mean, margin = (number_text(x, places) for x in (final.mean_return, 1.96 * final.sem))
+        cells = [f"{name}{mark}", NOTHING, NOTHING, f"{mean} ± {margin}"]
         rows.append(cells + [NOTHING] * (len(_COLUMNS) - len(cells)))
     return _table(_COLUMNS, rows)
 
@@ -251,18 +186,17 @@ def _task_table(results: TaskResults, threshold: float | None) -> str:
 def _row(
     results: TaskResults, name: str, iqm: Estimate, places: int, threshold: float | None
 ) -> list[str]:
-    """What the table says of one algorithm."""
-    runs = results.runs[name]
-    returns = results.final_returns(name)
+    """The cells of one algorithm."""
+    runs, returns = results.trainings[name], results.final_returns(name)
     better = NOTHING
-    if name != OURS and OURS in results.runs:
+    if name != OURS and OURS in results.trainings:
         pair = (results.final_returns(OURS), returns)
-        better = probability_text(statistics.probability_of_improvement(pair))
+        better = estimate_text(statistics.probability_of_improvement(pair), 2)
     times = [NOTHING, NOTHING]
     if threshold is not None:
-        times = [time_text(times_to(threshold, runs, axis)) for axis in ("steps", "cpu_seconds")]
+        times = [time_text(_times_to(threshold, runs, axis)) for axis in _AXES]
     speed = np.median([run.steps / max(run.cpu_seconds, 1e-9) for run in runs])
-    memory = np.median([run.peak_memory_mb for run in runs])
+    memory = [run.peak_memory_mb for run in runs if run.peak_memory_mb is not None]
     return [
         f"**{title(name)}**",
         str(len(runs)),
@@ -272,7 +206,7 @@ def _row(
         *times,
         f"{speed:,.0f}",
         f"{runs[0].policy_parameters:,} / {runs[0].parameters:,}",
-        f"{memory:,.0f}",
+        f"{np.median(memory):,.0f}" if memory else NOTHING,
     ]
 
 
@@ -280,17 +214,59 @@ def _baseline_note(results: TaskResults) -> str:
     if not results.baselines:
         return ""
     note = "Rows without runs are baselines: mean return ± 1.96 standard errors over episodes"
-    if results.baselines.keys() & privileged_names(results.task["env"]):
-        note += "; \\* sees what no policy in production can"
+    if results.baselines.keys() & privileged_names(results.task.env):
+        note += "; \\* uses information that is unavailable in production"
     return note + ". "
 
 
-def _settings(name: str, runs: Sequence[Run]) -> str:
+def _conclusion(results: TaskResults, other: str, threshold: float | None) -> str:
+    """What follows about GRPO and another algorithm, as an item of a list."""
+    ours, theirs = results.trainings[OURS], results.trainings[other]
+    places = places_for(_final_iqms(results).values())
+    name = title(other)
+    returns = (results.final_returns(OURS), results.final_returns(other))
+    sentences = [compare_returns(name, *returns, places)]
+    if threshold is not None:
+        steps, seconds = (
+            (_times_to(threshold, ours, axis), _times_to(threshold, theirs, axis)) for axis in _AXES
+        )
+        # The end of their curve, because ours is played on the curve's episodes.
+        ends = np.array([run.curve[-1].mean_return for run in theirs])
+        level = statistics.interquartile_mean(ends).value
+        ours_steps, ours_seconds = (_times_to(level, ours, axis) for axis in _AXES)
+        whole = (
+            np.array([float(run.steps) for run in theirs]),
+            np.array([run.cpu_seconds for run in theirs]),
+        )
+        sentences += [
+            compare_times(name, steps, seconds),
+            compare_ends(name, number_text(level, places), (ours_steps, ours_seconds), whole),
+        ]
+    untuned = [title(each) for each in (OURS, other) if not results.trainings[each][0].tuned]
+    if untuned:
+        sentences.append(f"Not tuned for this task: {', '.join(untuned)}.")
+    return f"- **GRPO and {name}.** {' '.join(sentences)}\n"
+
+
+def _final_iqms(results: TaskResults) -> dict[str, Estimate]:
+    """Interquartile mean of the final returns, by algorithm."""
+    return {
+        name: statistics.interquartile_mean(results.final_returns(name))
+        for name in results.trainings
+    }
+
+
+def _times_to(threshold: float, runs: Sequence[TrainingResult], axis: Axis) -> np.ndarray:
+    """Steps or seconds after which each run first reaches a return, (S,); infinite if never."""
+    return np.array(
+        [statistics.first_reached(run.times(axis), run.curve_returns, threshold) for run in runs]
+    )
+
+
+def _settings(name: str, run: TrainingResult) -> str:
     """All settings of an algorithm, folded away."""
-    # The seed is all that differs from run to run.
-    settings = {key: value for key, value in runs[0].settings.items() if key != "seed"}
-    text = to_yaml(settings)
-    tuned = "tuned" if runs[0].tuned else "not tuned"
+    text = to_yaml(run.settings)
+    tuned = "tuned" if run.tuned else "not tuned"
     return (
         f"<details><summary>Settings of {title(name)} ({tuned})</summary>\n\n"
         f"```yaml\n{text}```\n\n</details>\n"

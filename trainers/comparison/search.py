@@ -1,7 +1,7 @@
-"""A search for settings, the same for every algorithm: optuna proposes, trainings answer.
+"""A search for settings that treats every algorithm alike: optuna proposes, trainings answer.
 
-One study lies in one SQLite file. Its first trial is the settings that there are already, so what
-is found is at least as good in the episodes of the search.
+One study lies in one SQLite file. Its first trial uses the settings given at the start, so the
+best trial is at least as good as they are on the episodes of the search.
 """
 
 import math
@@ -16,6 +16,7 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,95 +25,57 @@ import optuna
 import sqlalchemy.exc
 from optuna.trial import Trial, TrialState
 
-from grpo_gym.settings import ConfigError, Count, checked_dataclass, from_mapping, to_mapping
+from grpo_gym.settings import ConfigError, from_mapping, to_mapping
 from grpo_gym.storage.processes import stop_at_once
-from grpo_gym.trainers.comparison.curves import Point
-from grpo_gym.trainers.comparison.runs import Plan, refuse_difference, run
-from grpo_gym.trainers.comparison.search_spaces import search_space
-from grpo_gym.trainers.comparison.settings import (
-    Contender,
-    PeerSettings,
-    Settings,
-    describe,
-    keyword_arguments,
-)
+from grpo_gym.trainers.comparison.measurements import refuse_difference, train_and_evaluate
+from grpo_gym.trainers.comparison.records import CurvePoint, Plan, TrialBudget
+from grpo_gym.trainers.comparison.search_spaces import first_parameters, search_space, values_of
+from grpo_gym.trainers.comparison.settings import Contender, SB3Settings, Settings, describe
 from grpo_gym.trainers.settings import TrainSettings
 
 FIRST_SEED = 100
-"""Seed of the first training; a comparison's begin at 0."""
+"""Seed of the first training of a trial; a comparison's begin at 0."""
 EVALUATION_SEED = 8_000_000
-"""Seed of the first episode after training, far from a comparison's."""
+"""Seed of the first final episode; a comparison's begin at 5,000,000."""
 _SAMPLER_SEED = 0
 _STUDY = "settings"
 _STARTUP_TRIALS = 5
-"""Trials that are random, or whole, before the others are judged by them."""
-_LONGEST = 1.25
-"""Iterations are whole: a trial that trained longer than this share of its steps does not count."""
+"""Random trials before the sampler, and complete ones before the pruner, uses what was found."""
+_MAX_OVERRUN = 1.25
+"""Trials are pruned if whole iterations make them longer than this share of their steps."""
 
 
-@checked_dataclass
-class Budget:
-    """What every trial may cost, and how it is judged."""
-
-    total_steps: Count
-    """Environment steps of each training."""
-    evaluations: Count = 10
-    """Points of each learning curve, at which a trial below the median is given up."""
-    curve_episodes: Count = 100
-    """Episodes of each point."""
-    final_episodes: Count = 500
-    """Episodes after training; their mean return is a trial's value."""
-    seeds_per_trial: Count = 1
-    """Trainings of each trial; its value is their mean."""
-
-    def plan(self, settings: Settings) -> Plan:
-        """The plan of its trainings."""
-        return Plan(
-            env=settings.env,
-            env_kwargs=settings.env_kwargs,
-            total_steps=self.total_steps,
-            evaluations=self.evaluations,
-            curve_episodes=self.curve_episodes,
-            final_episodes=self.final_episodes,
-            evaluation_seed=EVALUATION_SEED,
-        )
-
-
-def open_study(path: Path, contender: Contender, budget: Budget) -> optuna.Study:
-    """The study of a file, new or to go on with; trials that were interrupted come again.
+def open_study(path: Path, contender: Contender, budget: TrialBudget) -> optuna.Study:
+    """Open a study, new or to be continued; interrupted trials are queued again.
 
     Args:
         path: The SQLite file.
-        contender: The algorithm and the settings to begin with.
-        budget: Of every trial.
+        contender: The algorithm and its settings at the start.
+        budget: Budget of every trial.
 
     Raises:
-        ConfigError: If the file is no study, or one of something else or of another budget.
+        ConfigError: If the file is no study, or one with another algorithm, start or budget.
     """
-    asked = {
-        "algorithm": contender.algorithm,
-        "env": contender.settings.env,
-        "budget": to_mapping(budget),
-        "settings": describe(contender.settings),
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         study = _load(path, budget)
     except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
         reason = getattr(error, "orig", error)
         raise ConfigError(
-            f"{path} must be a study of optuna that can be written, got {reason}: choose another "
-            "--study"
+            f"{path} must be a writable study of optuna, got {reason}: choose another --study"
         ) from error
+    asked = {
+        "algorithm": contender.algorithm,
+        "env": contender.settings.env,
+        "budget": to_mapping(budget),
+        "settings": describe(contender.settings),
+    }
     for name, value in asked.items():
         if name not in study.user_attrs:
             study.set_user_attr(name, value)
         refuse_difference(path, "--study", name, study.user_attrs[name], value)
     if not study.trials:
-        shipped = _shipped_values(contender)
-        space = search_space(contender)
-        first = {name: space[name].as_parameter(value) for name, value in shipped.items()}
-        study.enqueue_trial(first, {"shipped": True})
+        study.enqueue_trial(first_parameters(contender), {"shipped": True})
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         fixed = trial.system_attrs.get("fixed_params", {})
         study.enqueue_trial({**fixed, **trial.params}, trial.user_attrs)
@@ -124,38 +87,39 @@ def search(
     path: Path,
     study: optuna.Study,
     contender: Contender,
-    budget: Budget,
+    budget: TrialBudget,
     trials: int,
     processes: int,
     report: Callable[[str], None],
 ) -> None:
-    """Try settings out until there are so many trials; each is kept as soon as it is told.
+    """Run trials until the study has a given number; each is stored as soon as it ends.
 
     Args:
         path: The study's file.
-        study: What `open_study` gave.
-        contender: The algorithm and the settings to begin with.
-        budget: Of every trial.
-        trials: How many, those of the file included.
+        study: From `open_study`.
+        contender: The algorithm and its settings at the start.
+        budget: Budget of every trial.
+        trials: Number of trials, including those of the file.
         processes: Trials at a time; each uses one core.
         report: Called with a line about each trial.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=_leave_interrupts_to_parent)
+    # Ctrl-C reaches every process of a terminal; this one stops the others.
+    ignore_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(processes, context, initializer=ignore_interrupts)
     running: dict[Future[float], int] = {}
     try:
         while True:
             while len(running) < processes and _count(study) + len(running) < trials:
                 number, settings = propose(study, contender)
-                future = pool.submit(try_out, path, number, contender, settings, budget)
+                future = pool.submit(run_trial, path, number, contender, settings, budget)
                 running[future] = number
             if not running:
                 break
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                report(_tell(study, running.pop(future), future))
-    except BaseException:
-        # Somebody has interrupted, or nothing can be kept: the rest would be work for nothing.
+                report(_store(study, running.pop(future), future))
+    except BaseException:  # interrupted, or nothing can be stored: the rest would be wasted
         stop_at_once(pool)
         raise
     pool.shutdown()
@@ -163,60 +127,61 @@ def search(
 
 def propose(study: optuna.Study, contender: Contender) -> tuple[int, Settings]:
     """The number of a new trial, and its settings."""
-    trial = study.ask()
-    shipped = _shipped_values(contender)
-    values = {
-        name: kind.suggest(trial, name, shipped[name])
-        for name, kind in search_space(contender).items()
-    }
-    return trial.number, apply(
-        contender.settings, values, study.user_attrs["budget"]["total_steps"]
-    )
+    trial = study.ask(search_space(contender))
+    return trial.number, _settings_of(study, contender, trial.params)
 
 
-def try_out(
-    path: Path, number: int, contender: Contender, settings: Settings, budget: Budget
+def run_trial(
+    path: Path, number: int, contender: Contender, settings: Settings, budget: TrialBudget
 ) -> float:
     """The value of a trial: the mean return after training, over its seeds.
 
     Args:
         path: The study's file.
-        number: Of the trial.
+        number: Number of the trial.
         contender: The algorithm.
-        settings: To try.
-        budget: How long.
+        settings: The settings to try.
+        budget: Its budget.
 
     Raises:
         optuna.TrialPruned: If it is worse than half of the others at the same point, or trained
-            for too long. The settings that there were already are always tried to the end.
+            too long. The settings given at the start are never pruned.
     """
     study = _load(path, budget)
     trial = Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
-    shipped = "shipped" in trial.user_attrs
+    is_start = "shipped" in trial.user_attrs
     tried = Contender(algorithm=contender.algorithm, settings=settings, tuned=False)
+    values = to_mapping(budget)
+    values.pop("seeds_per_trial")
+    plan = Plan(
+        **values,
+        env=settings.env,
+        env_kwargs=settings.env_kwargs,
+        evaluation_seed=EVALUATION_SEED,
+    )
     returns: list[float] = []
     for seed in range(FIRST_SEED, FIRST_SEED + budget.seeds_per_trial):
-        judge = None if shipped or returns else _judge(trial, budget)
-        found = run(tried, seed, budget.plan(settings), judge)
-        if not shipped and found["steps"] > _LONGEST * budget.total_steps:
-            raise optuna.TrialPruned(f"trained for {found['steps']:,} steps")
-        returns.append(found["final"]["mean_return"])
+        on_point = None if is_start or returns else partial(_prune, trial, budget)
+        result = train_and_evaluate(tried, seed, plan, on_point)
+        if not is_start and result.steps > _MAX_OVERRUN * budget.total_steps:
+            raise optuna.TrialPruned(f"trained for {result.steps:,} steps")
+        returns.append(result.final.mean_return)
     return float(np.mean(returns))
 
 
-def apply(settings: Settings, values: Mapping[str, Any], total_steps: int) -> Settings:
-    """Settings with other values, made to fit each other.
+def with_values(settings: Settings, values: Mapping[str, Any], total_steps: int) -> Settings:
+    """Settings with some values changed, and adjusted to fit together.
 
     Args:
-        settings: To begin with.
-        values: By their place, such as "settings.gamma".
-        total_steps: Environment steps of a training: at least four iterations of a peer.
+        settings: The settings to change.
+        values: New values by place, such as "settings.gamma".
+        total_steps: Environment steps of a training; an algorithm of Stable-Baselines3 takes at
+            least four iterations for them.
     """
     changed = to_mapping(settings)
-    for name, value in values.items():
-        *parent, last = name.split(".")
-        inner = changed[parent[0]] if parent else changed
-        inner[last] = value
+    for place, value in values.items():
+        *parent, name = place.split(".")
+        (changed[parent[0]] if parent else changed)[name] = value
     if isinstance(settings, TrainSettings):
         return from_mapping(TrainSettings, changed, "search")
     keywords = changed["settings"]
@@ -227,17 +192,15 @@ def apply(settings: Settings, values: Mapping[str, Any], total_steps: int) -> Se
     if "settings.batch_size" in values:
         rollout = keywords["n_steps"] * changed["num_envs"]
         keywords["batch_size"] = max(math.gcd(keywords["batch_size"], rollout), 2)
-    return from_mapping(PeerSettings, changed, "search")
+    return from_mapping(SB3Settings, changed, "search")
 
 
 def best_settings(study: optuna.Study, contender: Contender) -> Settings:
     """The settings of the best trial."""
-    params = study.best_trial.params
-    values = {name: kind.value(params[name]) for name, kind in search_space(contender).items()}
-    return apply(contender.settings, values, study.user_attrs["budget"]["total_steps"])
+    return _settings_of(study, contender, study.best_trial.params)
 
 
-def found_by(study: optuna.Study) -> str:
+def summary(study: optuna.Study) -> str:
     """How good the best trial is, in words."""
     first = next(
         trial.value
@@ -247,8 +210,8 @@ def found_by(study: optuna.Study) -> str:
     return f"Best of {_count(study)} trials: {study.best_value:.5g}; the first: {first:.5g}"
 
 
-def _load(path: Path, budget: Budget) -> optuna.Study:
-    """The study of a file, made if there is none."""
+def _load(path: Path, budget: TrialBudget) -> optuna.Study:
+    """The study of a file, created if necessary."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = optuna.storages.RDBStorage(
         f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60.0}}
@@ -262,58 +225,45 @@ def _load(path: Path, budget: Budget) -> optuna.Study:
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS, budget.evaluations // 4 + 1),
         )
-        # Begun again with the same seed, it would propose the same again.
+        # The same seed would propose the same trials again after every restart.
         seed = _SAMPLER_SEED + len(study.get_trials(deepcopy=False))
         study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
     return study
 
 
-def _shipped_values(contender: Contender) -> dict[str, Any]:
-    """The values to begin with, by their place."""
-    mapping = to_mapping(contender.settings)
-    if isinstance(contender.settings, PeerSettings):
-        mapping["settings"] = keyword_arguments(contender.settings)
-    values = {}
-    for name in search_space(contender):
-        *parent, last = name.split(".")
-        values[name] = (mapping[parent[0]] if parent else mapping)[last]
-    return values
+def _settings_of(
+    study: optuna.Study, contender: Contender, parameters: Mapping[str, Any]
+) -> Settings:
+    total_steps = study.user_attrs["budget"]["total_steps"]
+    return with_values(contender.settings, values_of(parameters), total_steps)
 
 
-def _judge(trial: Trial, budget: Budget) -> Callable[[Point], None]:
-    """Tells each point to the study, and gives up where the study says so."""
-
-    def judge(point: Point) -> None:
-        number = round(point["steps"] * budget.evaluations / budget.total_steps)
-        trial.report(point["mean_return"], number)
-        if trial.should_prune():
-            raise optuna.TrialPruned(f"below the median after {point['steps']:,} steps")
-
-    return judge
+def _prune(trial: Trial, budget: TrialBudget, point: CurvePoint) -> None:
+    """Report a point to the study, and stop the trial if the study says so."""
+    number = round(point.steps * budget.evaluations / budget.total_steps)
+    trial.report(point.mean_return, number)
+    if trial.should_prune():
+        raise optuna.TrialPruned(f"below the median after {point.steps:,} steps")
 
 
 def _count(study: optuna.Study) -> int:
-    """Trials that came to an end; FAIL are those that were interrupted."""
+    """Number of trials that ended; FAIL are those that were interrupted."""
     return len(study.get_trials(False, (TrialState.COMPLETE, TrialState.PRUNED)))
 
 
-def _tell(study: optuna.Study, number: int, future: "Future[float]") -> str:
-    """Keep what a trial came to; a line about it.
+def _store(study: optuna.Study, number: int, future: "Future[float]") -> str:
+    """Store the outcome of a trial, and describe it in a line.
 
     Raises:
-        Exception: That of the settings there were already, or of the pool.
+        Exception: The error of the settings given at the start, or of the pool.
     """
     error = future.exception()
     if error is None:
         study.tell(number, future.result())
         return f"trial {number}: {future.result():.5g}, best {study.best_value:.5g}"
-    given_up = isinstance(error, optuna.TrialPruned)
-    shipped = "shipped" in study.get_trials(deepcopy=False)[number].user_attrs
-    if not given_up and (shipped or isinstance(error, BrokenExecutor)):
+    pruned = isinstance(error, optuna.TrialPruned)
+    is_start = "shipped" in study.get_trials(deepcopy=False)[number].user_attrs
+    if not pruned and (is_start or isinstance(error, BrokenExecutor)):
         raise error
     study.tell(number, state=TrialState.PRUNED)
-    return f"trial {number}: given up, {error if given_up else repr(error)}"
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return f"trial {number}: pruned, {error if pruned else repr(error)}"

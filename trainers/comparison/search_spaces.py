@@ -1,127 +1,135 @@
-"""What is searched for each algorithm: small tables, about as wide for all of them."""
+"""The search space of each algorithm: small tables, about equally wide for all of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from grpo_gym.settings import parse_value
-from grpo_gym.trainers.comparison.settings import Contender
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-if TYPE_CHECKING:
-    from optuna.trial import Trial
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values; lists are written as text."""
-
-    values: tuple[Any, ...]
-
-    def suggest(self, trial: "Trial", name: str, shipped: Any) -> Any:
-        """A value; the shipped one is among the choices."""
-        texts = list(dict.fromkeys([*map(str, self.values), str(shipped)]))
-        return self.value(trial.suggest_categorical(name, texts))
-
-    def as_parameter(self, value: Any) -> Any:
-        """A value as the study has it."""
-        return str(value)
-
-    def value(self, parameter: Any) -> Any:
-        """What the study has as a value."""
-        return parse_value(parameter)
+from grpo_gym.settings import parse_value, to_mapping
+from grpo_gym.trainers.comparison.settings import Contender, SB3Settings, keyword_arguments
 
 
 @dataclass(frozen=True)
-class Between:
-    """A number of an interval."""
+class LogInterval:
+    """Numbers of an interval, searched on a logarithmic scale."""
 
     low: float
     high: float
-    log: bool = False
-
-    def suggest(self, trial: "Trial", name: str, shipped: Any) -> Any:
-        """A value; the interval is as wide as to hold the shipped one."""
-        low, high = min(self.low, shipped), max(self.high, shipped)
-        return trial.suggest_float(name, low, high, log=self.log and low > 0.0)
-
-    def as_parameter(self, value: Any) -> Any:
-        """A value as the study has it."""
-        return float(value)
-
-    def value(self, parameter: Any) -> Any:
-        """What the study has as a value."""
-        return parameter
 
 
-Space = Mapping[str, Choice | Between]
+Space = Mapping[str, tuple[Any, ...] | LogInterval]
 
-_DISCOUNTS = Choice((0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0))
-_WIDTHS = Choice(([64, 64], [128, 128], [256, 256]))
-_ACTIVATIONS = Choice(("tanh", "relu"))
-_RATES = Between(1e-4, 1e-2, log=True)
+_LEARNING_RATES = LogInterval(1e-4, 1e-2)
+_DISCOUNTS = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
+_WIDTHS = ([64, 64], [128, 128], [256, 256])
+_ACTIVATIONS = ("tanh", "relu")
+_ENTROPY = (0.0, 0.0001, 0.001, 0.01)
+_SCHEDULES = ("constant", "linear")
+_VALUE_LOSS = (0.25, 0.5, 1.0)
+_LONG_ROLLOUTS = (16, 32, 64, 128, 256, 512, 1024)
 _ON_POLICY: Space = {
-    "num_envs": Choice((8, 16, 32, 64, 128, 256)),
-    "normalise_rewards": Choice((False, True)),
+    "num_envs": (8, 16, 32, 64, 128, 256),
+    "normalise_rewards": (False, True),
     "activation": _ACTIVATIONS,
     "hidden_sizes": _WIDTHS,
     "settings.gamma": _DISCOUNTS,
-    "settings.gae_lambda": Choice((0.8, 0.9, 0.95, 0.98, 1.0)),
+    "settings.gae_lambda": (0.8, 0.9, 0.95, 0.98, 1.0),
 }
 _PPO: Space = {
     **_ON_POLICY,
-    "learning_rate_schedule": Choice(("constant", "linear")),
-    "settings.n_steps": Choice((16, 32, 64, 128, 256, 512, 1024)),
-    "settings.batch_size": Choice((64, 128, 256, 512, 1024, 2048)),
-    "settings.n_epochs": Choice((3, 4, 5, 10, 20)),
-    "settings.learning_rate": _RATES,
-    "settings.clip_range": Choice((0.1, 0.2, 0.3)),
-    "settings.ent_coef": Choice((0.0, 0.0001, 0.001, 0.01)),
-    "settings.vf_coef": Choice((0.25, 0.5, 1.0)),
+    "learning_rate_schedule": _SCHEDULES,
+    "settings.n_steps": _LONG_ROLLOUTS,
+    "settings.batch_size": (64, 128, 256, 512, 1024, 2048),
+    "settings.n_epochs": (3, 4, 5, 10, 20),
+    "settings.learning_rate": _LEARNING_RATES,
+    "settings.clip_range": (0.1, 0.2, 0.3),
+    "settings.ent_coef": _ENTROPY,
+    "settings.vf_coef": _VALUE_LOSS,
 }
 SPACES: dict[str, Space] = {
     "grpo": {
-        "grpo.num_groups": Choice((2, 4, 8, 16, 32)),
-        "grpo.group_size": Choice((8, 16, 32, 64)),
+        "grpo.num_groups": (2, 4, 8, 16, 32),
+        "grpo.group_size": (8, 16, 32, 64),
         "grpo.discount": _DISCOUNTS,
-        "grpo.learning_rate": _RATES,
-        "grpo.final_learning_rate": Choice((0.0, 0.02, 0.05, 0.2, 1.0)),
-        "grpo.num_minibatches": Choice((4, 8, 16, 32)),
-        "grpo.epochs": Choice((1, 2, 3, 4, 6)),
-        "grpo.entropy_coefficient": Choice((0.0, 0.0001, 0.001, 0.01)),
+        "grpo.learning_rate": _LEARNING_RATES,
+        "grpo.final_learning_rate": (0.0, 0.02, 0.05, 0.2, 1.0),
+        "grpo.num_minibatches": (4, 8, 16, 32),
+        "grpo.epochs": (1, 2, 3, 4, 6),
+        "grpo.entropy_coefficient": _ENTROPY,
         "grpo.activation": _ACTIVATIONS,
         "grpo.hidden_sizes": _WIDTHS,
     },
     "ppo": _PPO,
     "maskable_ppo": _PPO,
-    "recurrent_ppo": {**_PPO, "lstm_width": Choice((32, 64, 128, 256))},
+    "recurrent_ppo": {**_PPO, "lstm_width": (32, 64, 128, 256)},
     "a2c": {
         **_ON_POLICY,
-        "learning_rate_schedule": Choice(("constant", "linear")),
-        "settings.n_steps": Choice((5, 8, 16, 32, 64)),
-        "settings.learning_rate": _RATES,
-        "settings.ent_coef": Choice((0.0, 0.0001, 0.001, 0.01)),
-        "settings.vf_coef": Choice((0.25, 0.5, 1.0)),
-        "settings.use_rms_prop": Choice((True, False)),
-        "settings.normalize_advantage": Choice((False, True)),
+        "learning_rate_schedule": _SCHEDULES,
+        "settings.n_steps": (5, 8, 16, 32, 64),
+        "settings.learning_rate": _LEARNING_RATES,
+        "settings.ent_coef": _ENTROPY,
+        "settings.vf_coef": _VALUE_LOSS,
+        "settings.use_rms_prop": (True, False),
+        "settings.normalize_advantage": (False, True),
     },
     "trpo": {
         **_ON_POLICY,
-        "settings.n_steps": Choice((16, 32, 64, 128, 256, 512, 1024)),
-        "settings.batch_size": Choice((64, 128, 256, 512)),
-        "settings.n_critic_updates": Choice((5, 10, 20)),
-        "settings.learning_rate": _RATES,
-        "settings.target_kl": Choice((0.003, 0.01, 0.03)),
-        "settings.cg_damping": Choice((0.01, 0.1)),
+        "settings.n_steps": _LONG_ROLLOUTS,
+        "settings.batch_size": (64, 128, 256, 512),
+        "settings.n_critic_updates": (5, 10, 20),
+        "settings.learning_rate": _LEARNING_RATES,
+        "settings.target_kl": (0.003, 0.01, 0.03),
+        "settings.cg_damping": (0.01, 0.1),
     },
 }
-"""What is searched, by algorithm and by the place of each value in its settings."""
+"""Values to choose from, by algorithm and by the place of each in its settings."""
 
 
-def search_space(contender: Contender) -> Space:
-    """What is searched for an algorithm, but for what its kind of policy has no use for."""
-    only_mlp = ("activation", "hidden_sizes")
+def first_values(contender: Contender) -> dict[str, Any]:
+    """The contender's own value of everything that is searched, by place.
+
+    What its kind of policy does not use is left out.
+    """
+    mapping = to_mapping(contender.settings)
+    if isinstance(contender.settings, SB3Settings):
+        mapping["settings"] = keyword_arguments(contender.settings)
+    values = {}
+    for place in SPACES[contender.algorithm]:
+        *parent, name = place.split(".")
+        if contender.settings.policy == "mlp" or name not in ("activation", "hidden_sizes"):
+            values[place] = (mapping[parent[0]] if parent else mapping)[name]
+    return values
+
+
+def search_space(contender: Contender) -> dict[str, BaseDistribution]:
+    """Optuna's distributions by place, each widened to include the contender's own value."""
     return {
-        name: kind
-        for name, kind in SPACES[contender.algorithm].items()
-        if contender.settings.policy == "mlp" or name.rpartition(".")[2] not in only_mlp
+        place: _distribution(SPACES[contender.algorithm][place], value)
+        for place, value in first_values(contender).items()
     }
+
+
+def first_parameters(contender: Contender) -> dict[str, Any]:
+    """The contender's own values as parameters of a trial."""
+    space = search_space(contender)
+    return {
+        place: float(value) if isinstance(space[place], FloatDistribution) else str(value)
+        for place, value in first_values(contender).items()
+    }
+
+
+def values_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by place, from the parameters of a trial."""
+    return {
+        place: parse_value(parameter) if isinstance(parameter, str) else parameter
+        for place, parameter in parameters.items()
+    }
+
+
+def _distribution(space: tuple[Any, ...] | LogInterval, value: Any) -> BaseDistribution:
+    if isinstance(space, LogInterval):
+        low, high = min(space.low, value), max(space.high, value)
+        return FloatDistribution(low, high, log=low > 0.0)
+    # Choices are text, because optuna knows no lists.
+    return CategoricalDistribution(list(dict.fromkeys(map(str, [*space, value]))))

@@ -1,4 +1,4 @@
-"""Which algorithms are compared, and what each of them trains with."""
+"""Which algorithms are compared, and the settings of each."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,8 @@ from grpo_gym.settings import (
     ConfigError,
     Count,
     Fraction,
+    Integer,
+    Number,
     PositiveFraction,
     check_value,
     checked_dataclass,
@@ -24,19 +26,18 @@ from grpo_gym.settings import (
 )
 from grpo_gym.trainers.settings import TrainSettings, default_config
 
-PEERS = {
+SB3_CLASSES = {
     "ppo": ("stable_baselines3", "PPO"),
     "a2c": ("stable_baselines3", "A2C"),
     "trpo": ("sb3_contrib", "TRPO"),
     "maskable_ppo": ("sb3_contrib", "MaskablePPO"),
     "recurrent_ppo": ("sb3_contrib", "RecurrentPPO"),
 }
-"""Algorithms that GRPO is compared with: their package and class."""
-ALGORITHMS = ("grpo", *PEERS)
+"""Package and class of each algorithm that GRPO is compared with."""
+ALGORITHMS = ("grpo", *SB3_CLASSES)
 
-PeerName = Literal["ppo", "a2c", "trpo", "maskable_ppo", "recurrent_ppo"]
 
-_OURS_TO_SET = (
+_RESERVED = (
     "policy",
     "env",
     "policy_kwargs",
@@ -49,93 +50,93 @@ _OURS_TO_SET = (
     "rollout_buffer_kwargs",
     "_init_setup_model",
 )
-"""Keyword arguments of the classes that the comparison gives itself."""
+"""Keyword arguments of the classes that the comparison itself passes."""
+_POSITIVE = Field(gt=0)
 _RANGES = {
-    "learning_rate": Field(gt=0),
+    "learning_rate": _POSITIVE,
     "n_steps": Field(ge=1),
     "batch_size": Field(ge=2),
     "n_epochs": Field(ge=1),
     "gamma": Field(gt=0, le=1),
     "gae_lambda": Field(ge=0, le=1),
-    "clip_range": Field(gt=0),
-    "clip_range_vf": Field(gt=0),
+    "clip_range": _POSITIVE,
+    "clip_range_vf": _POSITIVE,
     "ent_coef": Field(ge=0),
     "vf_coef": Field(ge=0),
-    "max_grad_norm": Field(gt=0),
-    "target_kl": Field(gt=0),
+    "max_grad_norm": _POSITIVE,
+    "target_kl": _POSITIVE,
 }
-"""What those of Stable-Baselines3 must be where it does not say so itself."""
+"""Ranges of keyword arguments that Stable-Baselines3 does not check itself."""
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    name: {"settings": {"n_steps": 128}} for name in ("ppo", "trpo", "maskable_ppo")
+}
+"""Used without a file: 16 environments of 128 steps are Stable-Baselines3's own 2,048."""
 
 
 @checked_dataclass
-class PeerSettings:
-    """What an algorithm of Stable-Baselines3 trains with."""
+class SB3Settings:
+    """Settings of an algorithm of Stable-Baselines3."""
 
     env: str
     """Id of the environment."""
-    algorithm: PeerName = "ppo"
+    algorithm: Literal["ppo", "a2c", "trpo", "maskable_ppo", "recurrent_ppo"] = "ppo"
     """The algorithm; trpo, maskable_ppo and recurrent_ppo are sb3-contrib's."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment."""
     training_env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments that replace or join them in training only."""
+    """Further arguments in training only; they override `env_kwargs`."""
     tuned: bool = False
-    """Whether these settings were searched for, as scripts/tune.py does; the report says so."""
+    """Whether these settings come from a search such as scripts/tune.py; the report says so."""
     num_envs: Count = 16
-    """Environments that are collected from at once."""
+    """Number of parallel environments."""
     normalise_observations: bool = False
-    """Normalise observations by their running mean and deviation (VecNormalize); evaluations use
-    what training has found."""
+    """Normalise observations by their running mean and standard deviation (VecNormalize);
+    evaluations use the statistics of training."""
     normalise_rewards: bool = False
-    """Divide rewards by the running deviation of returns in training (VecNormalize)."""
+    """Divide rewards by the running standard deviation of returns in training (VecNormalize)."""
     policy: Literal["mlp", "board"] = "mlp"
-    """The kind of policy; "board" is that of GRPO with a critic over its images."""
+    """The kind of policy; "board" is GRPO's, with a critic over its channels."""
     hidden_sizes: tuple[Count, ...] = (64, 64)
     """Width of each hidden layer of the `mlp` policy, and of its critic's."""
     activation: Literal["tanh", "relu", "silu"] = "tanh"
     """Activation of the `mlp` policy."""
     channels: Count = 32
-    """Images of a hidden layer of the `board` policy."""
+    """Channels of the hidden layers of the `board` policy."""
     blocks: Count = 2
     """Residual blocks of the `board` policy."""
     lstm_width: Count = 256
-    """Width of the recurrences of recurrent_ppo (256: sb3-contrib's own)."""
+    """Width of the LSTM layers of recurrent_ppo (256: sb3-contrib's default)."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
-    """How the learning rate falls, by environment steps."""
+    """How the learning rate changes over environment steps."""
     final_learning_rate: Fraction = 0.0
     """Fraction of the learning rate that is left at the end of the linear schedule."""
     final_discount: PositiveFraction | None = None
-    """Where `gamma` moves to, evenly by environment steps; None: it stays."""
+    """Value that `gamma` approaches linearly over environment steps; None keeps it constant."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the algorithm's class; its defaults where there are none."""
+    """Keyword arguments of the algorithm's class; its defaults otherwise."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
         if self.policy == "board" and self.algorithm == "recurrent_ppo":
             raise ConfigError(
-                'policy must be "mlp" with recurrent_ppo, got "board": its recurrence reads rows'
+                'policy must be "mlp" with recurrent_ppo, got "board": its LSTM reads vectors'
             )
         for name in self.settings:
-            if name in _OURS_TO_SET:
+            if name in _RESERVED:
                 raise ConfigError(f"settings[{name!r}] must be left out: the comparison sets it")
 
 
-Settings = TrainSettings | PeerSettings
-
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    name: {"settings": {"n_steps": 128}} for name in ("ppo", "trpo", "maskable_ppo")
-}
-"""Instead of a file: 16 environments of 128 steps are Stable-Baselines3's own 2,048."""
+Settings = TrainSettings | SB3Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """An algorithm and what it trains with.
+    """An algorithm with its settings.
 
     Attributes:
         algorithm: One of `ALGORITHMS`.
         settings: Its settings.
-        tuned: Whether they were found for this very task.
+        tuned: Whether they were tuned for this task.
     """
 
     algorithm: str
@@ -144,16 +145,14 @@ class Contender:
 
 
 def require(modules: Sequence[str], extra: str) -> None:
-    """Refuse to begin without what is needed later.
+    """Refuse to begin without optional packages.
 
     Raises:
         ConfigError: If one of the modules is not installed.
     """
     for module in modules:
         if find_spec(module) is None:
-            raise ConfigError(
-                f'{module} must be installed for this: pip install "grpo-gym[{extra}]"'
-            )
+            raise ConfigError(f'{module} must be installed: pip install "grpo-gym[{extra}]"')
 
 
 def check_algorithm(algorithm: str) -> None:
@@ -165,17 +164,17 @@ def check_algorithm(algorithm: str) -> None:
     if algorithm not in ALGORITHMS:
         hint = suggest(algorithm, ALGORITHMS)
         raise ConfigError(f"algorithm must be a known name, got {algorithm!r}.{hint}")
-    if algorithm in PEERS:
+    if algorithm in SB3_CLASSES:
         require(("stable_baselines3", "sb3_contrib"), "compare")
 
 
 def find_contender(
     algorithm: str, env: str, env_kwargs: Mapping[str, Any], file: str | None = None
 ) -> Contender:
-    """An algorithm with the settings of a file, of the shipped one, or with defaults.
+    """An algorithm with the settings of a file, with the shipped settings, or with defaults.
 
-    Arguments of the environment stand over the file's, one by one; another preset of the
-    environment has nothing of them.
+    Each of `env_kwargs` overrides the file's argument of that name; with another preset of the
+    environment, the file's own arguments are ignored.
 
     Args:
         algorithm: One of `ALGORITHMS`.
@@ -184,54 +183,50 @@ def find_contender(
         file: A settings file instead of the shipped one.
 
     Raises:
-        ConfigError: If something is unknown, makes no sense, or is for another environment.
+        ConfigError: If a setting is unknown or invalid, or the file is for another environment.
     """
     check_algorithm(algorithm)
     env = env.removeprefix("grpo_gym:")
     values = _shipped(algorithm, env, env_kwargs) if file is None else load_yaml(file)
     source = file or f"shipped settings of {algorithm} for {env}"
     settings = _read(algorithm, {"env": env, **(values or _DEFAULTS.get(algorithm, {}))}, source)
-    exact = settings.env_kwargs.get("preset") == env_kwargs.get("preset")
-    if settings.env != env or not (exact or file is None):
+    own_preset, preset = settings.env_kwargs.get("preset"), env_kwargs.get("preset")
+    if settings.env != env or (file is not None and own_preset != preset):
         raise ConfigError(
-            f"{source}: it must be for {env} with preset {env_kwargs.get('preset')}, got "
-            f"{settings.env} with {settings.env_kwargs.get('preset')}: --env and --env-kwargs "
-            "preset=... say what is compared"
+            f"{source} must be for {env} with preset {preset}, got {settings.env} with "
+            f"{own_preset}: choose the task with --env and --env-kwargs preset=..."
         )
+    same_task = own_preset == preset
     settings = replace(
         settings,
-        env_kwargs={**(settings.env_kwargs if exact else {}), **env_kwargs},
-        training_env_kwargs=settings.training_env_kwargs if exact else {},
+        env_kwargs={**(settings.env_kwargs if same_task else {}), **env_kwargs},
+        training_env_kwargs=settings.training_env_kwargs if same_task else {},
     )
-    searched = True
-    if isinstance(settings, PeerSettings):
-        searched = settings.tuned
+    tuned = bool(values) and same_task
+    if isinstance(settings, SB3Settings):
         keyword_arguments(settings)
-    tuned = bool(values) and exact and searched
+        tuned = tuned and settings.tuned
     return Contender(algorithm=algorithm, settings=settings, tuned=tuned)
 
 
-def keyword_arguments(settings: PeerSettings) -> dict[str, Any]:
-    """All keyword arguments of the algorithm's class, its defaults among them.
+def keyword_arguments(settings: SB3Settings) -> dict[str, Any]:
+    """All keyword arguments of the algorithm's class, including defaults.
 
     Raises:
-        ConfigError: If one is unknown or makes no sense, or minibatches do not divide a rollout.
+        ConfigError: If one is unknown or invalid, or minibatches do not divide a rollout.
     """
-    known = {
-        name: parameter.default
-        for name, parameter in inspect.signature(
-            algorithm_class(settings.algorithm)
-        ).parameters.items()
-        if name not in _OURS_TO_SET
-    }
+    parameters = inspect.signature(algorithm_class(settings.algorithm)).parameters
+    known = {name: each.default for name, each in parameters.items() if name not in _RESERVED}
     for name in settings.settings:
         if name not in known:
             raise ConfigError(
-                f"settings[{name!r}] is not an argument of {PEERS[settings.algorithm][1]}."
+                f"settings[{name!r}] is not an argument of {SB3_CLASSES[settings.algorithm][1]}."
                 f"{suggest(str(name), known)}"
             )
-    values = {**known, **settings.settings}
-    checked = {name: _checked(name, value, known[name]) for name, value in values.items()}
+    checked = {
+        name: _check_keyword(name, settings.settings.get(name, default), default)
+        for name, default in known.items()
+    }
     rollout = settings.num_envs * checked["n_steps"]
     batch_size = checked.get("batch_size", rollout)
     if rollout < 2 or rollout % batch_size:
@@ -243,36 +238,37 @@ def keyword_arguments(settings: PeerSettings) -> dict[str, Any]:
 
 
 def algorithm_class(algorithm: str) -> Any:
-    """The class of a peer.
+    """The class of an algorithm of Stable-Baselines3.
 
     Raises:
         ConfigError: If it is unknown or not installed.
     """
     check_algorithm(algorithm)
-    package, name = PEERS[algorithm]
+    package, name = SB3_CLASSES[algorithm]
     return getattr(import_module(package), name)
 
 
 def describe(settings: Settings) -> dict[str, Any]:
-    """All that decides what is trained, but for the seed and the number of steps."""
-    if isinstance(settings, PeerSettings):
-        values = to_mapping(replace(settings, settings=keyword_arguments(settings)))
-        left_out = {"env", "algorithm", "tuned", *_unused_fields(settings)}
-        return {name: value for name, value in values.items() if name not in left_out}
-    values = to_mapping(settings)
-    values["grpo"].pop("seed")
-    names = ("env_kwargs", "training_env_kwargs", "policy", "grpo")
-    return {name: values[name] for name in names}
+    """Everything that decides a training except its seed and number of steps, as plain values."""
+    if isinstance(settings, TrainSettings):
+        values = to_mapping(settings)
+        values["grpo"].pop("seed")
+        return {key: values[key] for key in ("env_kwargs", "training_env_kwargs", "policy", "grpo")}
+    values = to_mapping(replace(settings, settings=keyword_arguments(settings)))
+    unused = {"env", "algorithm", "tuned"}
+    unused |= {"channels", "blocks"} if settings.policy == "mlp" else {"hidden_sizes", "activation"}
+    if settings.algorithm != "recurrent_ppo":
+        unused.add("lstm_width")
+    return {key: value for key, value in values.items() if key not in unused}
 
 
 def _shipped(algorithm: str, env: str, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The shipped settings for an environment and its preset; empty if there are none.
 
-    Ours are those for short trainings where there are such, and else those of every training.
+    GRPO has settings for short trainings on some tasks, and else those of every training.
     """
     name = env.replace("/", "-").replace(":", "-")
-    preset = env_kwargs.get("preset")
-    exact = name if preset is None else f"{name}-{preset}"
+    exact = f"{name}-{env_kwargs['preset']}" if env_kwargs.get("preset") is not None else name
     folder = files("grpo_gym.configs") / "comparison" / algorithm
     for candidate in (exact,) if algorithm == "grpo" else (exact, name):
         entry = folder / f"{candidate}.yaml"
@@ -283,27 +279,23 @@ def _shipped(algorithm: str, env: str, env_kwargs: Mapping[str, Any]) -> dict[st
 
 
 def _read(algorithm: str, values: Mapping[str, Any], source: str) -> Settings:
-    if algorithm != "grpo":
-        peer = from_mapping(PeerSettings, {"algorithm": algorithm, **values}, source)
-        if peer.algorithm != algorithm:
-            raise ConfigError(f"{source}: algorithm must be {algorithm}, got {peer.algorithm}")
-        return peer
-    settings = from_mapping(TrainSettings, values, source)
-    if settings.algo != "grpo":
-        raise ConfigError(f"{source}: algo must be grpo, got {settings.algo}")
+    settings: Settings
+    if algorithm == "grpo":
+        settings = from_mapping(TrainSettings, values, source)
+        key, found = "algo", settings.algo
+    else:
+        settings = from_mapping(SB3Settings, {"algorithm": algorithm, **values}, source)
+        key, found = "algorithm", settings.algorithm
+    if found != algorithm:
+        raise ConfigError(f"{source}: {key} must be {algorithm}, got {found}")
     return settings
 
 
-def _checked(name: str, value: Any, default: Any) -> Any:
-    """A keyword argument as the kind of its default, within its range."""
-    kind: Any = float if default is None or name == "target_kl" else type(default)
+def _check_keyword(name: str, value: Any, default: Any) -> Any:
+    """A keyword argument converted to the type of its default, and within its range."""
+    is_number = default is None or name == "target_kl"
+    kind: Any = float if is_number else type(default)
+    kind = {int: Integer, float: Number}.get(kind, kind)
     annotation: Any = Annotated[kind, _RANGES[name]] if name in _RANGES else kind
     optional = annotation | None if default is None else annotation
     return check_value(f"settings[{name!r}]", value, optional)
-
-
-def _unused_fields(settings: PeerSettings) -> set[str]:
-    """Fields that say nothing about this algorithm and policy."""
-    mlp, board = {"hidden_sizes", "activation"}, {"channels", "blocks"}
-    unused = board if settings.policy == "mlp" else mlp
-    return unused if settings.algorithm == "recurrent_ppo" else {*unused, "lstm_width"}

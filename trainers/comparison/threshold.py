@@ -1,4 +1,4 @@
-"""The return to which the speed of algorithms is compared."""
+"""The return up to which the speed of algorithms is compared."""
 
 from dataclasses import dataclass
 
@@ -14,28 +14,30 @@ class Threshold:
     """A return to reach.
 
     Attributes:
-        level: The return; None if there is no sensible one.
-        reason: Sentences that say why this one.
+        level: The return; None if no level makes sense.
+        reason: Sentences that explain the choice.
     """
 
     level: float | None
     reason: str
 
 
-def choose_threshold(results: TaskResults, asked: float | None = None) -> Threshold:
+def choose_threshold(results: TaskResults, requested: float | None = None) -> Threshold:
     """A return that every algorithm that has learned reaches, so that times can be compared.
 
-    It lies 95 % of the way from where learning starts to the lowest interquartile mean at the end;
-    algorithms that end no better than the start do not count.
+    It lies 95 % of the way from an untrained policy's return to the lowest final interquartile
+    mean; algorithms that end no better than untrained are ignored.
 
     Args:
         results: What was measured.
-        asked: The level to take instead.
+        requested: The level to use instead.
     """
-    if asked is not None:
-        return Threshold(asked, f"Threshold: {_number(asked)}, as was asked for.")
-    start = results.start()
-    finals = {name: interquartile_mean(results.final_returns(name)).value for name in results.runs}
+    if requested is not None:
+        return Threshold(requested, f"Threshold: {_number(requested)}, as requested.")
+    start = results.untrained_return
+    finals = {
+        name: interquartile_mean(results.final_returns(name)).value for name in results.trainings
+    }
     learned = {name: final for name, final in finals.items() if final > start}
     where = "random actions" if RANDOM in results.baselines else "the worst first evaluation"
     if not learned:
@@ -43,16 +45,15 @@ def choose_threshold(results: TaskResults, asked: float | None = None) -> Thresh
     lowest = min(learned, key=lambda name: learned[name])
     level = start + _SHARE * (learned[lowest] - start)
     reason = (
-        f"Threshold: {_number(level)}, {_SHARE:.0%} of the way from {where} ({_number(start)}) to "
-        f"the lowest final IQM ({title(lowest)}'s, {_number(learned[lowest])}), which every "
-        "algorithm can be expected to reach."
-    ).replace("95%", "95 %")
+        f"Threshold: {_number(level)}, {100 * _SHARE:.0f} % of the way from {where} "
+        f"({_number(start)}) to the lowest final IQM ({title(lowest)}, {_number(learned[lowest])})."
+    )
     for name in finals.keys() - learned.keys():
-        reason += f" {title(name)} ends no better than that start and is left out of this."
+        reason += f" {title(name)} is ignored: it ends no better than that start."
     if learned[lowest] - start < _EASY * (max(learned.values()) - start):
         reason += (
-            " That is less than half of what the best one learns: give a threshold to see how "
-            "fast the others get further."
+            " The best algorithm learns more than twice as much: request a higher threshold to "
+            "compare the others."
         )
     return Threshold(level, reason)
 

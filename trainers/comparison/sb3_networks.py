@@ -1,8 +1,9 @@
-"""Our policy `board` as actor of Stable-Baselines3's algorithms, with a critic beside it.
+"""The policy `board` as the actor of Stable-Baselines3's algorithms, with a critic beside it.
 
-Shapes: B observations; C images of a hidden layer, H rows, W columns, A = H * W cells.
+Shapes: B observations; C channels of a hidden layer, H rows, W columns, A = H * W cells.
 """
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -12,37 +13,32 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from grpo_gym.policies.board import BoardPolicy
+from grpo_gym.policies.options import BoardOptions
 
 
 class BoardFeatures(BaseFeaturesExtractor):  # type: ignore[misc,unused-ignore]
-    """The board policy but for its last layer: images of the hidden layers, (B, C * A)."""
+    """The board policy without its last layer."""
 
-    def __init__(self, observation_space: gym.spaces.Box, channels: int, blocks: int) -> None:
+    def __init__(self, observation_space: gym.spaces.Box, options: BoardOptions) -> None:
         """Build the layers.
 
         Args:
-            observation_space: Images of a board.
-            channels: C.
-            blocks: Residual blocks.
+            observation_space: Channels of a board, shape (..., H, W).
+            options: Options of the board policy.
         """
-        rows, columns = observation_space.shape[-2:]
-        super().__init__(observation_space, channels * rows * columns)
-        policy = BoardPolicy(
-            observation_space,
-            gym.spaces.Discrete(rows * columns),
-            channels=channels,
-            blocks=blocks,
-        )
-        self.images = policy.network[:-2]
+        cells = math.prod(observation_space.shape[-2:])
+        super().__init__(observation_space, options.channels * cells)
+        policy = BoardPolicy(observation_space, gym.spaces.Discrete(cells), options)
+        self.convolutions = policy.network[:-2]
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Hidden images side by side, (B, C * A), for observations (B, ..., H, W)."""
-        hidden: Tensor = self.images(observations.flatten(1))
+        """Hidden channels, flattened to (B, C * A), of observations (B, ..., H, W)."""
+        hidden: Tensor = self.convolutions(observations.flatten(1))
         return hidden.flatten(1)
 
 
 class _BoardActor:
-    """Scores of the cells from the hidden images, as the last layer of the board policy."""
+    """Scores of the cells from the hidden channels, as the board policy's last layer."""
 
     observation_space: gym.spaces.Box
     features_dim: int
@@ -67,23 +63,18 @@ class _BoardActor:
 
 
 class BoardActorCritic(_BoardActor, ActorCriticPolicy):  # type: ignore[misc,unused-ignore]
-    """Actor and critic over the same images; the actor is our board policy."""
+    """The board policy and a critic over the same channels."""
 
 
 class MaskableBoardActorCritic(_BoardActor, MaskableActorCriticPolicy):  # type: ignore[misc,unused-ignore]
-    """The same for algorithms that know which cells are left."""
+    """The same, for algorithms that mask actions."""
 
 
-def board_policy_kwargs(channels: int, blocks: int) -> dict[str, Any]:
-    """`policy_kwargs` that go with these policies.
-
-    Args:
-        channels: C.
-        blocks: Residual blocks.
-    """
+def board_policy_kwargs(options: BoardOptions) -> dict[str, Any]:
+    """`policy_kwargs` of these policies."""
     return {
         "net_arch": [],
-        "ortho_init": False,  # our layers are so already
+        "ortho_init": False,  # the board policy initialises its own layers
         "features_extractor_class": BoardFeatures,
-        "features_extractor_kwargs": {"channels": channels, "blocks": blocks},
+        "features_extractor_kwargs": {"options": options},
     }

@@ -1,4 +1,4 @@
-"""Training algorithms of Stable-Baselines3 as the comparison trains every algorithm.
+"""Algorithms of Stable-Baselines3 behind the interface of a comparison.
 
 Shapes: B environments, D features of a flattened observation.
 """
@@ -13,122 +13,125 @@ from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
+from typing_extensions import override
 
 from grpo_gym.envs.sb3 import to_sb3
 from grpo_gym.evaluation.episodes import ActionFunction
 from grpo_gym.policies.board import BoardPolicy
-from grpo_gym.rollouts.batches import NativeBatch, make_batch
+from grpo_gym.policies.options import BoardOptions
+from grpo_gym.rollouts.batches import make_batch
+from grpo_gym.rollouts.native_batch import NativeBatch
 from grpo_gym.settings import ConfigError
-from grpo_gym.trainers.comparison.networks import (
+from grpo_gym.trainers.comparison.sb3_networks import (
     BoardActorCritic,
     MaskableBoardActorCritic,
     board_policy_kwargs,
 )
-from grpo_gym.trainers.comparison.settings import PeerSettings, algorithm_class, keyword_arguments
+from grpo_gym.trainers.comparison.settings import SB3Settings, algorithm_class, keyword_arguments
+from grpo_gym.trainers.comparison.training import Training, count_parameters
 
 _ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 _OBSERVATIONS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 _CRITICS = (
-    "value_net",
-    "mlp_extractor.value_net",
-    "vf_features_extractor",
-    "lstm_critic",
-    "critic",
+    "value_net.",
+    "mlp_extractor.value_net.",
+    "vf_features_extractor.",
+    "lstm_critic.",
+    "critic.",
 )
-"""Where the policies of Stable-Baselines3 have what does not act."""
+"""Prefixes of the parameters that choose no actions."""
 
 
-class PeerTraining:
-    """An algorithm of Stable-Baselines3; see `ours.Training` for the methods.
+class SB3Training(Training):
+    """An algorithm of Stable-Baselines3.
 
     Attributes:
-        model: Stable-Baselines3's.
+        model: Stable-Baselines3's model.
     """
 
-    def __init__(self, settings: PeerSettings, seed: int) -> None:
-        """Make the model and its environments; nothing is collected yet.
+    def __init__(self, settings: SB3Settings, seed: int) -> None:
+        """Make the model and its environments without collecting anything.
 
         Args:
-            settings: What to train with.
-            seed: Decides everything that is random.
+            settings: Everything but the number of steps.
+            seed: Seed of the training.
 
         Raises:
             ConfigError: If the algorithm cannot play the environment, or not with these settings.
         """
         self._settings = settings
         keywords = keyword_arguments(settings)
-        native = _check_environment(settings)
-        venv = _make_training_envs(settings, native)
+        venv = _make_training_envs(settings, native=_check_environment(settings))
         if settings.algorithm == "maskable_ppo" and not is_masking_supported(venv):
             venv.close()
-            raise ConfigError(
-                f"algorithm must be ppo for {settings.env}, got maskable_ppo: the environment has "
-                "no method action_masks()"
+            raise _masking_error(settings, "the environment has no method action_masks()")
+        self._normaliser = None
+        if settings.normalise_observations or settings.normalise_rewards:
+            self._normaliser = VecNormalize(
+                venv,
+                norm_obs=settings.normalise_observations,
+                norm_reward=settings.normalise_rewards,
+                gamma=keywords["gamma"],
             )
-        self._normaliser = _normaliser(settings, venv, keywords["gamma"])
-        schedule = _learning_rate(settings, keywords.pop("learning_rate"))
         self.model = algorithm_class(settings.algorithm)(
             _policy_class(settings),
             self._normaliser or venv,
             policy_kwargs=_policy_kwargs(settings),
-            learning_rate=schedule,
+            learning_rate=_learning_rate(settings, keywords.pop("learning_rate")),
             seed=seed,
             device="cpu",
             **keywords,
         )
 
     @property
+    @override
     def num_steps(self) -> int:
-        """See `Training.num_steps`."""
         return int(self.model.num_timesteps)
 
     @property
+    @override
     def parameters(self) -> int:
-        """See `Training.parameters`."""
-        return sum(parameter.numel() for parameter in self.model.policy.parameters())
+        return count_parameters(self.model.policy)
 
     @property
+    @override
     def policy_parameters(self) -> int:
-        """See `Training.policy_parameters`."""
-        return sum(
-            parameter.numel()
-            for name, parameter in self.model.policy.named_parameters()
-            if not name.startswith(tuple(f"{critic}." for critic in _CRITICS))
-        )
+        named = self.model.policy.named_parameters()
+        return sum(values.numel() for name, values in named if not name.startswith(_CRITICS))
 
+    @property
+    @override
+    def network(self) -> nn.Module:
+        policy: nn.Module = self.model.policy
+        return policy
+
+    @override
     def learn(self, total_steps: int, record: Callable[[int], None]) -> None:
-        """See `Training.learn`."""
         between = _BetweenIterations(record, self._settings.final_discount, total_steps)
         self.model.learn(total_steps, callback=between, log_interval=None)
 
+    @override
     def action_function(self, deterministic: bool) -> ActionFunction:
-        """See `Training.action_function`."""
-
         def act(
-            observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
+            features: np.ndarray, masks: np.ndarray | None, state: Any, episode_start: np.ndarray
         ) -> tuple[np.ndarray, Any]:
-            seen = unflatten_batch(self.model.observation_space, observations)
+            observations = unflatten_batch(self.model.observation_space, features)
             if self._normaliser is not None:
-                seen = self._normaliser.normalize_obs(seen)
-            further = {"action_masks": masks} if self._settings.algorithm == "maskable_ppo" else {}
+                observations = self._normaliser.normalize_obs(observations)
+            masking = {"action_masks": masks} if self._settings.algorithm == "maskable_ppo" else {}
             actions: tuple[np.ndarray, Any] = self.model.predict(
-                seen, state=state, episode_start=start, deterministic=deterministic, **further
+                observations, state, episode_start, deterministic, **masking
             )
             return actions
 
         return act
 
-    def weights(self) -> nn.Module:
-        """See `Training.weights`."""
-        policy: nn.Module = self.model.policy
-        return policy
-
 
 def unflatten_batch(space: gym.Space[Any], features: np.ndarray) -> np.ndarray:
-    """Observations as a space has them, from rows of features; `spaces.flatten_batch` undone.
+    """Observations from rows of features, the inverse of `spaces.flatten_batch`.
 
     Args:
-        space: Of one observation: Box, Discrete, MultiDiscrete or MultiBinary.
+        space: Space of one observation: Box, Discrete, MultiDiscrete or MultiBinary.
         features: Shape (B, D), float32.
 
     Returns:
@@ -170,8 +173,8 @@ class _BetweenIterations(BaseCallback):  # type: ignore[misc,unused-ignore]
         return True
 
 
-def _check_environment(settings: PeerSettings) -> bool:
-    """Refuse what the algorithm cannot play; whether the environment is native.
+def _check_environment(settings: SB3Settings) -> bool:
+    """Refuse what the algorithm cannot play; returns whether the environment is native.
 
     Raises:
         ConfigError: If it cannot.
@@ -191,86 +194,64 @@ def _check_environment(settings: PeerSettings) -> bool:
             )
         if settings.normalise_observations and not isinstance(observed, spaces.Box):
             raise ConfigError(
-                f"normalise_observations must be false with observations {observed}: only those "
-                "of a Box are numbers"
+                f"normalise_observations must be false with observations {observed}: only a Box "
+                "holds numbers"
             )
         if settings.policy == "board":
-            BoardPolicy(observed, acted, channels=1, blocks=0)  # refuses what is no board
-        _check_counting(settings, observed, acted)
-        _check_actions(settings, acted, batch.reset([0])[1])
+            BoardPolicy(observed, acted, BoardOptions(channels=1, blocks=0))  # refuses other spaces
+        for name, space in (("observations", observed), ("actions", acted)):
+            if np.any(getattr(space, "start", 0)):
+                raise ConfigError(
+                    f"{name} must count from 0 for {settings.algorithm}, got {space}: shift them "
+                    "with gymnasium.wrappers.TransformObservation or TransformAction"
+                )
+        if settings.algorithm == "maskable_ppo":
+            if not isinstance(acted, spaces.Discrete | spaces.MultiDiscrete):
+                raise _masking_error(settings, f"its actions are {acted}")
+            if batch.reset([0])[1] is None:
+                raise _masking_error(settings, "the environment has no info['action_mask']")
         return isinstance(batch, NativeBatch)
     finally:
         batch.close()
         training.close()
 
 
-def _check_counting(settings: PeerSettings, *observed_and_acted: gym.Space[Any]) -> None:
-    for name, space in zip(("observations", "actions"), observed_and_acted, strict=True):
-        if np.any(getattr(space, "start", 0)):
-            raise ConfigError(
-                f"{name} must count from 0 for {settings.algorithm}, got {space}: a wrapper of "
-                "gymnasium, TransformObservation or TransformAction, can shift them"
-            )
+def _masking_error(settings: SB3Settings, reason: str) -> ConfigError:
+    return ConfigError(f"algorithm must be ppo for {settings.env}, got maskable_ppo: {reason}")
 
 
-def _check_actions(settings: PeerSettings, space: gym.Space[Any], masks: np.ndarray | None) -> None:
-    if settings.algorithm != "maskable_ppo":
-        return
-    if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        raise ConfigError(f"algorithm must be ppo for actions {space}, got maskable_ppo")
-    if masks is None:
-        raise ConfigError(
-            f"algorithm must be ppo for {settings.env}, got maskable_ppo: the environment has no "
-            "info['action_mask'] to play it with"
-        )
+def _make_training_envs(settings: SB3Settings, native: bool) -> VecEnv:
+    """Our batch simulator, or Stable-Baselines3's own loop over third-party environments.
 
-
-def _make_training_envs(settings: PeerSettings, native: bool) -> VecEnv:
-    """Our batch simulator, or Stable-Baselines3's own loop over the environments of others.
-
-    Vector environments of Gymnasium itself reset a step later than Stable-Baselines3 needs.
+    Gymnasium's vector environments reset a step later than Stable-Baselines3 needs.
     """
     kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
+    count = settings.num_envs
     if native:
         return to_sb3(
-            gym.make_vec(
-                settings.env, num_envs=settings.num_envs, autoreset_mode="SameStep", **kwargs
-            )
+            gym.make_vec(settings.env, num_envs=count, autoreset_mode="SameStep", **kwargs)
         )
-    return DummyVecEnv(
-        [lambda: gym.make(settings.env, disable_env_checker=True, **kwargs)] * settings.num_envs
-    )
+    return DummyVecEnv([lambda: gym.make(settings.env, disable_env_checker=True, **kwargs)] * count)
 
 
-def _normaliser(settings: PeerSettings, venv: VecEnv, discount: float) -> VecNormalize | None:
-    if not (settings.normalise_observations or settings.normalise_rewards):
-        return None
-    return VecNormalize(
-        venv,
-        norm_obs=settings.normalise_observations,
-        norm_reward=settings.normalise_rewards,
-        gamma=discount,
-    )
-
-
-def _learning_rate(settings: PeerSettings, first: float) -> float | Callable[[float], float]:
-    """The learning rate as Stable-Baselines3 takes it: by the share of steps that is left."""
+def _learning_rate(settings: SB3Settings, first: float) -> float | Callable[[float], float]:
+    """The learning rate as Stable-Baselines3 takes it: by the fraction of steps that is left."""
     if settings.learning_rate_schedule == "constant":
         return first
     final = settings.final_learning_rate
     return lambda left: first * (final + (1.0 - final) * max(left, 0.0))
 
 
-def _policy_class(settings: PeerSettings) -> Any:
+def _policy_class(settings: SB3Settings) -> Any:
     if settings.policy == "board":
         masked = settings.algorithm == "maskable_ppo"
         return MaskableBoardActorCritic if masked else BoardActorCritic
     return "MlpLstmPolicy" if settings.algorithm == "recurrent_ppo" else "MlpPolicy"
 
 
-def _policy_kwargs(settings: PeerSettings) -> dict[str, Any]:
+def _policy_kwargs(settings: SB3Settings) -> dict[str, Any]:
     if settings.policy == "board":
-        return board_policy_kwargs(settings.channels, settings.blocks)
+        return board_policy_kwargs(BoardOptions(channels=settings.channels, blocks=settings.blocks))
     kwargs: dict[str, Any] = {
         "net_arch": list(settings.hidden_sizes),
         "activation_fn": _ACTIVATIONS[settings.activation],
