@@ -1,0 +1,45 @@
+"""docs/networks.md does what it says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpo_gym.policies import registry
+from grpo_gym.policies.options import (
+    BoardOptions,
+    GRUOptions,
+    MLPOptions,
+    PolicyOptions,
+    TemporalOptions,
+)
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "networks.md").read_text("utf-8")
+
+
+def test_its_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+    names: dict[str, Any] = {"__name__": "networks_page"}
+    exec(compile(code, "docs/networks.md", "exec"), names)
+    assert names["model"].policy_source == "my-net"
+
+
+def test_its_table_names_every_option() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \|([^|]*)\|$", PAGE, re.MULTILINE))
+    common = set(PolicyOptions.__dataclass_fields__)
+    kinds: dict[str, Any] = {
+        "linear": PolicyOptions,
+        "mlp": MLPOptions,
+        "board": BoardOptions,
+        "gru": GRUOptions,
+        "temporal": TemporalOptions,
+    }
+    for name, options in kinds.items():
+        own = set(options.__dataclass_fields__) - common
+        assert set(re.findall(r"`(\w+)`", rows[name])) == own, name
+    assert common == set(re.findall(r"`(\w+)`", PAGE.partition("All of them take")[2][:120])) - {
+        "GRPO"
+    }
