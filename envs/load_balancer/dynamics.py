@@ -1,4 +1,4 @@
-"""The laws of one environment: what a request meets at a server, and how time passes.
+"""The dynamics of one environment: how servers answer requests, and how time passes.
 
 Each server is a first-come-first-served queue with one worker. At the arrival of a request at t
     start = max(t, free_at), departure = start + size / rate * slowdown, response = departure - t,
@@ -43,7 +43,7 @@ class Memory(NamedTuple):
 def fault_at(
     faults: np.ndarray, row: int, n: int, first: int, time_ms: float, ramp_ms: float
 ) -> tuple[float, int, float]:
-    """Severity in [0, 1], kind and end of the fault in force at `time_ms`."""
+    """Severity in [0, 1], kind and end (ms) of the fault in force at `time_ms`."""
     severity, kind, end = 0.0, 0, 0.0
     for f in range(first, faults.shape[2]):
         fault = faults[row, n, f]
@@ -67,7 +67,7 @@ def slowdown_under(severity: float, kind: int, p: Any) -> float:
 
 @inlined
 def error_rate_under(healthy: float, severity: float, kind: int, p: Any) -> float:
-    """Error probability of a server before the contribution of its load."""
+    """Error probability of a server without the contribution of its load."""
     if kind == trace.SLOW or kind == trace.DOWN:
         return healthy
     return healthy + (p.fault_error_rate - healthy) * severity
@@ -114,7 +114,7 @@ def route(memory: Memory, b: int, n: int) -> tuple[float, float, float, float, b
 
 @inlined
 def reward_of(response_ms: float, errors: float, queueing_ms: float, p: Any) -> float:
-    """Reward of one request; under "park" its own share of the return."""
+    """The reward of one request; with "park" its own share of the return."""
     if p.reward == LATENCY:
         return -response_ms / p.latency_scale_ms - p.error_penalty * errors
     if p.reward == DEMO:
@@ -147,10 +147,10 @@ def _enqueue(
 def _advance(
     server: Any, requests: np.ndarray, b: int, now: float, until: float, weight: float
 ) -> float:
-    """Let every request leave a server whose service ends by `until`.
+    """Remove the requests that a server has answered by `until`, and observe their responses.
 
     Returns:
-        The time integral of the server's requests from now until then, in request ms.
+        The time integral of the server's requests from `now` to `until`, in request ms.
     """
     area = 0.0
     while server.in_flight > 0 and server.next_departure_ms <= until:
@@ -166,7 +166,7 @@ def _advance(
             server.next_departure_ms = requests[b, request.next].departure_ms
             server.oldest_arrival_ms = requests[b, request.next].arrival_ms
         else:
-            server.work = 0.0  # exactly, whatever rounding left
+            server.work = 0.0  # removes rounding errors
     if server.in_flight > 0:
         area += server.in_flight * (until - now)
     return area
@@ -174,7 +174,7 @@ def _advance(
 
 @kernel
 def _area_left(server: Any, requests: np.ndarray, b: int, now: float) -> float:
-    """The time integral of the server's requests from now until the last one left, request ms."""
+    """The time integral of the server's requests from `now` until it is empty, in request ms."""
     area = 0.0
     slot = server.head
     for _ in range(server.in_flight):
@@ -208,7 +208,7 @@ def refresh(memory: Memory, b: int, n: int, now: float) -> None:
 def _refresh_health(
     server: Any, faults: np.ndarray, row: int, n: int, now: float, ramp_ms: float
 ) -> None:
-    """Find the fault in force or next to come, and when this must be looked at again."""
+    """Find the current or next fault, and the time of the next change."""
     last = faults.shape[2] - 1
     f = server.fault
     while f < last and (

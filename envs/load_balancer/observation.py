@@ -1,8 +1,8 @@
-"""What the balancer sees: published metrics and their encoding as features in [0, 1].
+"""What the balancer sees: metrics of the servers, and their encoding as features in [0, 1].
 
-Every quantity x is encoded as log1p(x) / log1p(10,000), so that a small network can form
-products and quotients: x counts requests, tenths of a mean service time, hundredths of a
-per cent of errors, tenths of a mean size, or tenths of the pace of a server of rate 1.
+A quantity x is encoded as log1p(x) / log1p(10,000), so that a small network can form products and
+quotients. The units of x are requests, tenths of a mean service time, hundredths of a per cent of
+errors, tenths of a mean size, and tenths of the pace (ms per unit of work) of a server of rate 1.
 """
 
 import math
@@ -18,31 +18,33 @@ _SCALE = np.float32(1.0 / math.log1p(_LARGEST))
 _ONE = np.float32(1.0)
 _WITHOUT_SIZE = len(SERVER_FEATURES)
 _WITH_SIZE = len(SERVER_FEATURES) + len(SIZE_FEATURES)
-_MANY = 1_000
+_MANY_ERRORS = 1_000
+"""Longer runs of errors are not counted."""
 
 
 @inlined
 def queue_ms(in_flight: float) -> float:
-    """Queueing delay as the tiny-grpo demonstration models it: 5 ms per request above ten."""
+    """The queueing delay in tiny-grpo's model: 5 ms for each request above ten."""
     return 5.0 * max(0.0, in_flight - 10.0)
 
 
 @inlined
 def observe_latency(server: Any, response_ms: float, weight: float) -> None:
+    """Update the average latency, and the one that jumps to peaks, by a response."""
     peak = server.peak_latency_ms
     if peak > 0.0:
         server.latency_ms += weight * (response_ms - server.latency_ms)
-    else:  # the first response is the average so far
+    else:  # the first response
         server.latency_ms = response_ms
     server.peak_latency_ms = max(response_ms, peak + weight * (response_ms - peak))
 
 
 @inlined
 def observe_service(server: Any, request: Any, weight: float) -> None:
-    """What the balancer infers of one service: it lasted since the one before, or the arrival."""
+    """Update the average service time: from the previous departure or the arrival, if later."""
     service_ms = request.departure_ms - max(request.arrival_ms, server.last_departure_ms)
     pace = service_ms / max(request.size, 1e-9)
-    if server.last_departure_ms < 0.0:  # the first service is the average so far
+    if server.last_departure_ms < 0.0:  # the first service
         weight = 1.0
     server.service_ms += weight * (service_ms - server.service_ms)
     server.pace += weight * (pace - server.pace)
@@ -51,18 +53,19 @@ def observe_service(server: Any, request: Any, weight: float) -> None:
 
 @inlined
 def observe_error(server: Any, error: float, time_ms: float, weight: float) -> None:
+    """Update the error rate and the number of errors in a row by a response: 1 if it failed."""
     if server.observed_at_ms < 0.0:
         server.error_rate = error
     else:
         server.error_rate += weight * (error - server.error_rate)
-    in_a_row = min(server.consecutive_errors + 1, _MANY)
-    server.consecutive_errors = in_a_row if error > 0.0 else 0
+    consecutive = min(server.consecutive_errors + 1, _MANY_ERRORS)
+    server.consecutive_errors = consecutive if error > 0.0 else 0
     server.observed_at_ms = time_ms
 
 
 @inlined
 def publish(server: Any, seen: Any, now: float, p: Any) -> None:
-    """Copy a server's metrics to where the balancer sees them, when that is due.
+    """Copy a server's metrics to where the balancer sees them, if a publication is due.
 
     Without staleness the balancer sees the server itself.
     """
@@ -98,9 +101,8 @@ def _per_server(now: float, metrics: np.ndarray, p: Any, out: np.ndarray, b: int
         out[b, i] = seen.in_flight
         out[b, i + 1] = seen.latency_ms * to_feature
         out[b, i + 2] = seen.error_rate * _LARGEST
-        # Never observed: as old as can be.
         age = (now - seen.observed_at_ms) * to_feature
-        out[b, i + 3] = _LARGEST if seen.observed_at_ms < 0.0 else age
+        out[b, i + 3] = _LARGEST if seen.observed_at_ms < 0.0 else age  # never observed: oldest
         waiting = (now - seen.oldest_arrival_ms) * to_feature
         out[b, i + 4] = waiting if seen.in_flight > 0 else 0.0
         out[b, i + 5] = seen.service_ms * to_feature
@@ -128,12 +130,12 @@ def _aggregate(metrics: np.ndarray, out: np.ndarray, b: int) -> None:
 def encoded(x: np.float32) -> np.float32:
     """log1p(x) / log1p(10,000), clipped to at most 1, for float32 x >= 0.
 
-    The logarithm is written out so that the compiler can do many at once: with
+    The logarithm is written out so that the compiler can vectorise it: with
     1 + x = 2^e m, m in [sqrt(1/2), sqrt(2)) and s = (m - 1) / (m + 1),
     log(1 + x) = e log 2 + 2 atanh(s), whose series to s^7 is exact to single precision.
     """
     bits = np.float32(_ONE + x).view(np.int32)
-    # Less the bits of sqrt(1/2), the exponent is that of m in [sqrt(1/2), sqrt(2)).
+    # Subtracting the bits of sqrt(1/2) gives the exponent that belongs to this range of m.
     exponent = np.int32(np.int32(bits - np.int32(0x3F3504F3)) >> np.int32(23))
     m = np.int32(bits - np.int32(exponent << np.int32(23))).view(np.float32)
     s = (m - _ONE) / (m + _ONE)
@@ -153,7 +155,7 @@ def observe_all(
     observations: np.ndarray,
     flat: np.ndarray,
 ) -> None:
-    """Write the observation of every environment, shape (B, D), of which `flat` is a view."""
+    """Write all observations, shape (B, D), float32; `flat` is a view of them, shape (B * D,)."""
     for b in range(observations.shape[0]):
         episode = episodes[b]
         if p.observation == PER_SERVER:
@@ -166,7 +168,7 @@ def observe_all(
     if p.observation == PER_SERVER:
         for i in range(flat.shape[0]):
             flat[i] = encoded(flat[i])
-    elif p.observe_size:  # the other aggregate features are clipped ratios, as published
+    elif p.observe_size:  # the other aggregate features are clipped ratios, as in tiny-grpo
         for b in range(observations.shape[0]):
             last = observations.shape[1] - 1
             observations[b, last] = encoded(observations[b, last])

@@ -1,11 +1,11 @@
-"""The outside world of a load-balancing episode, drawn once from a seed; no action changes it.
+"""The trace of a load-balancing episode: all that is random, drawn from a seed at reset.
 
-A trace holds every request's arrival time, size and error coin, and every server's faults.
-Members of a group share one trace (common random numbers), so their returns differ only by
-what they did. Each part has a stream of its own, so changing one part of a configuration leaves
-the others as they were.
+A trace holds every request's arrival time, size and error coin, and every server's faults. No
+action changes it. Members of a group share one trace (common random numbers), so their returns
+differ only by their actions. Each part has a random stream of its own, so a change of one setting
+leaves the other parts as they were.
 
-Shapes: R traces, T requests an episode, N servers, F fault slots a server.
+Shapes: R trace rows, T requests per episode, N servers, F fault slots per server.
 """
 
 import math
@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from grpo_gym.envs.kernels import kernel
+from grpo_gym.envs.kernels import inlined, kernel
 from grpo_gym.envs.randomness import stream_key, uniform
 
 ARRIVAL = np.dtype([("arrival_ms", "f8"), ("size", "f4"), ("error_coin", "f4")])
-"""One request: when it arrives, its work (ms on a server of rate 1), and a uniform in (0, 1]."""
+"""A request: its arrival, its size (ms on a server of rate 1), and a uniform number in (0, 1]."""
 
 FAULT = np.dtype([("start_ms", "f8"), ("end_ms", "f8"), ("kind", "i8")])
-"""One fault of one server, active in [start_ms, end_ms). Unused slots start at infinity."""
+"""A fault of a server, active in [start_ms, end_ms). Unused slots start at infinity."""
 
 FAULT_KINDS = ("degraded", "slow", "erroring", "down")
 DEGRADED, SLOW, ERRORING, DOWN = range(4)
+_NO_FAULT = np.array([(np.inf, np.inf, DEGRADED)], FAULT)
 
 ARRIVAL_PROCESSES = ("poisson", "deterministic", "diurnal", "markov_modulated")
 POISSON, DETERMINISTIC_ARRIVALS, DIURNAL, MARKOV_MODULATED = range(4)
@@ -50,11 +51,12 @@ TRACE_PARAMETERS = np.dtype(
         ("fault_mix", "f8", (len(FAULT_KINDS),)),
     ]
 )
-"""What the drawing kernels read; one record, made from a `LoadBalancerConfig`."""
+"""The settings of a `LoadBalancerConfig` that `draw_traces` reads."""
 
 SCHEDULED_FAULT = np.dtype(
     [("server", "i8"), ("kind", "i8"), ("first_request", "i8"), ("last_request", "i8")]
 )
+"""A fault at fixed requests: it ends when `last_request` arrives."""
 
 _ARRIVALS, _SIZES, _ERRORS, _FAULTS, _PHASES = range(1, 6)
 
@@ -72,11 +74,11 @@ def draw_traces(
 
     Args:
         seeds: One seed per drawn trace, shape (M,), uint64.
-        rows: Where each goes, shape (M,), int64.
+        rows: Row of each trace, shape (M,), int64.
         parameters: One `TRACE_PARAMETERS` record, shape (1,).
-        schedule: Faults by request index, `SCHEDULED_FAULT` records.
-        arrivals: Written, `ARRIVAL` records, shape (R, T + 1).
-        faults: Written, `FAULT` records, shape (R, N, F).
+        schedule: Faults at fixed requests, `SCHEDULED_FAULT` records.
+        arrivals: Output, `ARRIVAL` records, shape (R, T + 1).
+        faults: Output, `FAULT` records, shape (R, N, F).
     """
     p = parameters[0]
     for m in range(seeds.shape[0]):
@@ -84,23 +86,20 @@ def draw_traces(
         _draw_arrival_times(seeds[m], p, arrivals[row])
         _draw_sizes(seeds[m], p, arrivals[row])
         for n in range(faults.shape[1]):
-            _draw_faults(seeds[m], n, p, schedule, arrivals[row], faults[row, n])
+            for f in range(faults.shape[2]):
+                faults[row, n, f] = _NO_FAULT[0]
+            if not _schedule_faults(n, schedule, arrivals[row], faults[row, n]):
+                _draw_faults(seeds[m], n, p, arrivals[row, -1].arrival_ms, faults[row, n])
 
 
 @kernel
 def _draw_arrival_times(seed: np.uint64, p: Any, arrivals: np.ndarray) -> None:
     key = stream_key(seed, _ARRIVALS)
-    now = 0.0
-    draws = 0
-    bursting = False
     phase = 2.0 * math.pi * uniform(key, 0)
-    rate = 1.0 / p.mean_gap_ms
-    # The calm rate is set so that the long-run rate is 1 / mean_gap_ms whatever the bursts.
     burst_share = p.mean_burst_ms / (p.mean_burst_ms + p.mean_calm_ms)
-    calm_rate = rate / (1.0 - burst_share + burst_share * p.burst_ratio)
-    if p.arrival_process == MARKOV_MODULATED:
-        bursting = uniform(key, 1) <= burst_share
+    bursting = p.arrival_process == MARKOV_MODULATED and uniform(key, 1) <= burst_share
     draws = 2
+    now = 0.0
     for t in range(arrivals.shape[0]):
         if p.arrival_process == POISSON:
             gap = -math.log(uniform(key, draws)) * p.mean_gap_ms
@@ -108,39 +107,61 @@ def _draw_arrival_times(seed: np.uint64, p: Any, arrivals: np.ndarray) -> None:
         elif p.arrival_process == DETERMINISTIC_ARRIVALS:
             gap = p.mean_gap_ms
         elif p.arrival_process == DIURNAL:
-            gap = 0.0
-            peak = rate * (1.0 + p.diurnal_amplitude)
-            accepted = False
-            while not accepted:  # thinning (Lewis and Shedler 1979)
-                gap += -math.log(uniform(key, draws)) / peak
-                angle = 2.0 * math.pi * (now + gap) / p.diurnal_period_ms + phase
-                current = rate * (1.0 + p.diurnal_amplitude * math.sin(angle))
-                accepted = uniform(key, draws + 1) * peak <= current
-                draws += 2
+            gap, draws = _diurnal_gap(key, draws, now, phase, p)
         else:
-            gap = 0.0
-            arrived = False
-            while not arrived:  # the next event is an arrival or a change of regime
-                arrival_rate = calm_rate * p.burst_ratio if bursting else calm_rate
-                change_rate = 1.0 / (p.mean_burst_ms if bursting else p.mean_calm_ms)
-                total = arrival_rate + change_rate
-                gap += -math.log(uniform(key, draws)) / total
-                arrived = uniform(key, draws + 1) * total <= arrival_rate
-                if not arrived:
-                    bursting = not bursting
-                draws += 2
+            gap, draws, bursting = _modulated_gap(key, draws, bursting, burst_share, p)
         if p.integer_times:
             gap = math.floor(gap)
         now += gap
         arrivals[t].arrival_ms = now
 
 
+@inlined
+def _diurnal_gap(key: np.uint64, draws: int, now: float, phase: float, p: Any) -> tuple[float, int]:
+    """Time to the next arrival at a sinusoidal rate, and the random numbers used so far.
+
+    Source: thinning (Lewis and Shedler, 1979).
+    """
+    rate = 1.0 / p.mean_gap_ms
+    peak = rate * (1.0 + p.diurnal_amplitude)
+    gap = 0.0
+    accepted = False
+    while not accepted:
+        gap += -math.log(uniform(key, draws)) / peak
+        angle = 2.0 * math.pi * (now + gap) / p.diurnal_period_ms + phase
+        current = rate * (1.0 + p.diurnal_amplitude * math.sin(angle))
+        accepted = uniform(key, draws + 1) * peak <= current
+        draws += 2
+    return gap, draws
+
+
+@inlined
+def _modulated_gap(
+    key: np.uint64, draws: int, bursting: bool, burst_share: float, p: Any
+) -> tuple[float, int, bool]:
+    """Time to the next arrival, the random numbers used so far, and whether it is in a burst."""
+    # The calm rate keeps the long-run rate at 1 / mean_gap_ms.
+    calm_rate = 1.0 / p.mean_gap_ms / (1.0 - burst_share + burst_share * p.burst_ratio)
+    gap = 0.0
+    arrived = False
+    while not arrived:  # the next event is an arrival or a change of regime
+        arrival_rate = calm_rate * p.burst_ratio if bursting else calm_rate
+        change_rate = 1.0 / (p.mean_burst_ms if bursting else p.mean_calm_ms)
+        total = arrival_rate + change_rate
+        gap += -math.log(uniform(key, draws)) / total
+        arrived = uniform(key, draws + 1) * total <= arrival_rate
+        if not arrived:
+            bursting = not bursting
+        draws += 2
+    return gap, draws, bursting
+
+
 @kernel
 def _draw_sizes(seed: np.uint64, p: Any, arrivals: np.ndarray) -> None:
     key = stream_key(seed, _SIZES)
     error_key = stream_key(seed, _ERRORS)
-    sigma_squared = math.log(1.0 + p.size_scv)
-    scale = p.size_mean * (p.size_shape - 1.0) / p.size_shape
+    log_variance = math.log(1.0 + p.size_scv)
+    smallest = p.size_mean * (p.size_shape - 1.0) / p.size_shape
     # Two exponentials with balanced means have any coefficient of variation above 1.
     branch = 0.5 * (1.0 + math.sqrt(max(p.size_scv - 1.0, 0.0) / (p.size_scv + 1.0)))
     for t in range(arrivals.shape[0]):
@@ -152,9 +173,9 @@ def _draw_sizes(seed: np.uint64, p: Any, arrivals: np.ndarray) -> None:
         elif p.size_distribution == LOGNORMAL:
             angle = 2.0 * math.pi * uniform(key, 2 * t + 1)
             normal = math.sqrt(-2.0 * math.log(first)) * math.cos(angle)
-            size = p.size_mean * math.exp(math.sqrt(sigma_squared) * normal - 0.5 * sigma_squared)
+            size = p.size_mean * math.exp(math.sqrt(log_variance) * normal - 0.5 * log_variance)
         elif p.size_distribution == PARETO:
-            size = scale * first ** (-1.0 / p.size_shape)
+            size = smallest * first ** (-1.0 / p.size_shape)
         else:
             share = branch if uniform(key, 2 * t + 1) <= branch else 1.0 - branch
             size = -math.log(first) * p.size_mean / (2.0 * share)
@@ -165,37 +186,34 @@ def _draw_sizes(seed: np.uint64, p: Any, arrivals: np.ndarray) -> None:
 
 
 @kernel
-def _draw_faults(
-    seed: np.uint64,
-    server: int,
-    p: Any,
-    schedule: np.ndarray,
-    arrivals: np.ndarray,
-    faults: np.ndarray,
-) -> None:
-    for f in range(faults.shape[0]):
-        faults[f].start_ms = np.inf
-        faults[f].end_ms = np.inf
-        faults[f].kind = DEGRADED
+def _schedule_faults(
+    server: int, schedule: np.ndarray, arrivals: np.ndarray, faults: np.ndarray
+) -> bool:
+    """Write the faults scheduled for a server, and return whether there are any."""
     count = 0
     for s in range(schedule.shape[0]):
         if schedule[s].server == server and schedule[s].first_request < len(arrivals):
             faults[count].start_ms = arrivals[schedule[s].first_request].arrival_ms
-            kind = schedule[s].kind
+            faults[count].kind = schedule[s].kind
             end = schedule[s].last_request
-            if kind == DOWN:  # it comes back with the last arrival, or its queue would never end
+            if schedule[s].kind == DOWN:  # ends by the last arrival, so that its queue empties
                 end = min(end, len(arrivals) - 1)
             faults[count].end_ms = arrivals[end].arrival_ms if end < len(arrivals) else np.inf
-            faults[count].kind = kind
             count += 1
-    if count > 0 or not math.isfinite(p.mean_time_to_failure_ms):
+    return count > 0
+
+
+@kernel
+def _draw_faults(
+    seed: np.uint64, server: int, p: Any, last_arrival_ms: float, faults: np.ndarray
+) -> None:
+    if not math.isfinite(p.mean_time_to_failure_ms):
         return
     key = stream_key(seed, _FAULTS + 16 * (server + 1))
-    last_arrival = arrivals[len(arrivals) - 1].arrival_ms
     now = 0.0
     for f in range(faults.shape[0]):
         now += -math.log(uniform(key, 3 * f)) * p.mean_time_to_failure_ms
-        if now > last_arrival:
+        if now > last_arrival_ms:
             break
         faults[f].start_ms = now
         now += -math.log(uniform(key, 3 * f + 1)) * p.mean_time_to_recovery_ms
@@ -215,5 +233,5 @@ def _pick(probabilities: np.ndarray, coin: float) -> int:
 
 @kernel
 def refresh_phase(seed: np.uint64, server: int) -> float:
-    """Where in the refresh period a server's metrics are published, uniform in (0, 1]."""
+    """The point in the refresh period at which a server's metrics are published, in (0, 1]."""
     return uniform(stream_key(seed, _PHASES), server)

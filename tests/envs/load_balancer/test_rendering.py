@@ -9,8 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import grpo_gym  # noqa: F401, registers the environments
-from grpo_gym.envs.load_balancer import rendering
-from grpo_gym.envs.load_balancer import trace as world
+from grpo_gym.envs.load_balancer import rendering, trace
 from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
 from grpo_gym.envs.load_balancer.presets import PRESETS, make_config
 from grpo_gym.envs.load_balancer.rendering import (
@@ -161,11 +160,11 @@ def test_a_server_that_only_refused_has_errors_but_no_latency() -> None:
     assert (server.latency, server.errors, server.age) == ("-", "12.5%", "2 ms ago")
 
 
-@pytest.mark.parametrize("kind", range(len(world.FAULT_KINDS)))
+@pytest.mark.parametrize("kind", range(len(trace.FAULT_KINDS)))
 def test_health_is_the_fault_in_force_now(kind: int) -> None:
     simulator = hand_made(recovery_ramp_ms=100.0)
     now = 34_560.0
-    name = world.FAULT_KINDS[kind]
+    name = trace.FAULT_KINDS[kind]
     for start, end, health in (
         (now + 1.0, now + 50.0, "healthy"),
         (now, now + 50.0, name),
@@ -183,16 +182,16 @@ def test_health_is_the_fault_in_force_now(kind: int) -> None:
 
 def test_a_later_fault_of_the_same_server_is_found() -> None:
     simulator = hand_made()
-    simulator.faults[0, 1, 0] = (0.0, 10.0, world.SLOW)
-    simulator.faults[0, 1, 1] = (34_000.0, 35_000.0, world.DOWN)
+    simulator.faults[0, 1, 0] = (0.0, 10.0, trace.SLOW)
+    simulator.faults[0, 1, 1] = (34_000.0, 35_000.0, trace.DOWN)
     server = View(simulator, HISTORY).servers[1]
     assert (server.health, server.effect) == ("down", "refuses requests")
 
 
 def test_effects_name_the_settings() -> None:
     simulator = hand_made(slow_factor=2.5, fault_error_rate=0.3)
-    set_fault(simulator, 0, world.DEGRADED, 0.0, 1e9)
-    set_fault(simulator, 1, world.ERRORING, 0.0, 1e9)
+    set_fault(simulator, 0, trace.DEGRADED, 0.0, 1e9)
+    set_fault(simulator, 1, trace.ERRORING, 0.0, 1e9)
     effects = [server.effect for server in View(simulator, []).servers]
     assert effects == ["2.5x slower, 30.0% errors", "30.0% errors", "", ""]
 
@@ -416,7 +415,7 @@ def test_the_image_shows_health_by_colour_and_word() -> None:
     simulator = hand_made(recovery_ramp_ms=100.0)
     frames = [render_rgb(simulator, HISTORY)]
     pills = []
-    for kind, name in enumerate(world.FAULT_KINDS):
+    for kind, name in enumerate(trace.FAULT_KINDS):
         set_fault(simulator, 3, kind, 0.0, 1e9)
         frames.append(render_rgb(simulator, HISTORY))
         assert rows_that_differ(frames[0], frames[-1]) == {"3"}
@@ -471,7 +470,7 @@ def test_a_members_faults_are_those_of_its_trace() -> None:
     simulator = simulator_of(num_envs=2)
     simulator.faults["start_ms"] = simulator.faults["end_ms"] = np.inf
     simulator.episodes["trace_row"] = 1, 0
-    simulator.faults[0, 2, 0] = (0.0, 1e9, world.DOWN)
+    simulator.faults[0, 2, 0] = (0.0, 1e9, trace.DOWN)
     health = [[s.health for s in View(simulator, [], member).servers] for member in range(2)]
     assert health == [["healthy"] * 4, ["healthy", "healthy", "down", "healthy"]]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from grpo_gym.envs.load_balancer import trace as world
+from grpo_gym.envs.load_balancer import trace
 from grpo_gym.envs.load_balancer.presets import make_config
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
 
@@ -197,7 +197,7 @@ def test_share_of_time_in_faults(arrivals: dict[str, Any]) -> None:
     assert abs(mean - 0.25) < 4 * error
     kinds = faults["kind"][np.isfinite(faults["start_ms"])]
     counts = np.bincount(kinds, minlength=4)
-    assert counts[world.ERRORING] == 0
+    assert counts[trace.ERRORING] == 0
     assert (
         stats.chisquare(counts[[0, 1, 3]], counts.sum() * np.array([0.25, 0.5, 0.25])).pvalue > 1e-3
     )
