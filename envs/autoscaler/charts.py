@@ -1,7 +1,7 @@
 """Charts over time, drawn with Pillow: a canvas, panels on it, and round ticks for their axes."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -68,9 +68,7 @@ class Panel(NamedTuple):
             low, high, value = math.log(low), math.log(high), math.log(value)
         return self.bottom - (self.bottom - self.top) * (value - low) / (high - low)
 
-    def axis(
-        self, heading: str, legend: Mapping[str, str], tick_text: Callable[[float], str]
-    ) -> None:
+    def axis(self, heading: str, legend: dict[str, str], tick_text: Callable[[float], str]) -> None:
         """Draw the heading, the legend (colours by name) and a line for each tick."""
         self.canvas.text(self.left, self.top - 13, heading, INK, 12)
         x = float(self.right)

@@ -9,15 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from grpo_gym.envs.autoscaler.charts import (
-    GREY,
-    INK,
-    LINE,
-    Canvas,
-    Panel,
-    linear_ticks,
-    logarithmic_ticks,
-)
+from grpo_gym.envs.autoscaler import charts
+from grpo_gym.envs.autoscaler.charts import GREY, INK, LINE, Canvas, Panel
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
 from grpo_gym.envs.autoscaler.service import replica_capacity
 from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator as Simulator
@@ -107,16 +100,15 @@ def facts(config: AutoScalerConfig, frames: Sequence[Frame]) -> dict[str, str]:
     }
 
 
-def render_ansi(simulator: Simulator, history: Sequence[Frame], member: int = 0) -> str:
-    """Draw one environment as plain text, at most 98 columns wide.
+def render_ansi(simulator: Simulator, history: Sequence[Frame]) -> str:
+    """Draw the first environment as plain text, at most 98 columns wide.
 
     Args:
         simulator: The simulator.
         history: The steps of this episode so far, newest last.
-        member: Which environment.
     """
     config = simulator.config
-    frames = list(history) or [current_frame(simulator, member)]
+    frames = list(history) or [current_frame(simulator)]
     texts = [f"{name} {value}" for name, value in facts(config, frames).items()]
     recent = frames[-CHARTED_ANSI:]
     demand, capacity = [f.demand for f in recent], [f.capacity for f in recent]
@@ -200,7 +192,7 @@ def _draw_time_axis(canvas: Canvas, config: AutoScalerConfig, first: Frame) -> N
 def _draw_charts(canvas: Canvas, config: AutoScalerConfig, frames: Sequence[Frame]) -> None:
     spans = [(_x(config, frame.step - 1), _x(config, frame.step)) for frame in frames]
     demand, capacity = [f.demand for f in frames], [f.capacity for f in frames]
-    ticks = linear_ticks(max(demand + capacity), 4)
+    ticks = charts.linear_ticks(max(demand + capacity), 4)
     rates = Panel(canvas, LEFT, RIGHT, *RATES, ticks, spans)
     legend = {"demand": ACCENT, "capacity": ROOM, "beyond capacity": RED}
     rates.axis("requests a second", legend, "{:,.6g}".format)
@@ -209,7 +201,7 @@ def _draw_charts(canvas: Canvas, config: AutoScalerConfig, frames: Sequence[Fram
 
     sla = config.sla_p99_ms
     p50, p99 = [f.p50_latency_ms for f in frames], [f.p99_latency_ms for f in frames]
-    ticks = logarithmic_ticks(min(*p50, 20.0), max(*p99, sla, 2_000.0))
+    ticks = charts.logarithmic_ticks(min(*p50, 20.0), max(*p99, sla, 2_000.0))
     latencies = Panel(canvas, LEFT, RIGHT, *LATENCIES, ticks, spans)
     promise = f"promised {latency_text(sla)}"
     legend = {"median": SLATE, "99th percentile": ACCENT, promise: RED}
@@ -220,13 +212,13 @@ def _draw_charts(canvas: Canvas, config: AutoScalerConfig, frames: Sequence[Fram
     latencies.line(p99, ACCENT)
 
     counts = [(0, f.replicas, f.replicas + f.pending) for f in frames]
-    ticks = linear_ticks(max(total for _, _, total in counts), 3)
+    ticks = charts.linear_ticks(max(total for _, _, total in counts), 3)
     replicas = Panel(canvas, LEFT, RIGHT, *REPLICAS, ticks, spans)
     replicas.axis("replicas", {"serving": SLATE, "starting up": AMBER}, "{:,.6g}".format)
     replicas.bars(counts, SLATE, AMBER)
 
     costs = np.cumsum([f.cost_dollars for f in frames]).tolist()
-    total = Panel(canvas, LEFT, RIGHT, *COSTS, linear_ticks(max(costs[-1], 1.0), 3), spans)
+    total = Panel(canvas, LEFT, RIGHT, *COSTS, charts.linear_ticks(max(costs[-1], 1.0), 3), spans)
     total.axis("cost so far", {"dollars": SLATE}, "${:,.6g}".format)
     total.line(costs, SLATE, 4)
 
