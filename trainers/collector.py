@@ -1,6 +1,7 @@
 """Collecting an iteration's rollout: the seeds of its groups, and when they branch."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from grpo_gym.policies.network import Policy
@@ -28,7 +29,8 @@ class Collector:
         """
         self._config = config
         if config.grouping == "branch":
-            _check_branching(env, env_kwargs)
+            with closing(make_batch(env, env_kwargs, 2)) as pair:
+                check_snapshots(pair)
         self._env = EnvGroups(make_batch(env, env_kwargs, config.num_envs), config.group_size)
 
     def collect(self, policy: Policy, iteration: int, round_number: int = 0) -> GroupedRollout:
@@ -70,11 +72,3 @@ class Collector:
         return Branching(
             config.branch_every, config.branch_lookahead, config.branch_from, generators
         )
-
-
-def _check_branching(env: EnvSource, env_kwargs: Mapping[str, Any]) -> None:
-    pair = make_batch(env, env_kwargs, 2)
-    try:
-        check_snapshots(pair)
-    finally:
-        pair.close()

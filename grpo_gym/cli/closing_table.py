@@ -10,7 +10,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from grpo_gym.cli.tables import decimals, fixed, plain_table
-from grpo_gym.evaluation.episodes import Evaluable, Evaluation, evaluate
+from grpo_gym.evaluation.episodes import MAX_ENVS, Evaluable, Evaluation, evaluate
 from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch
@@ -22,9 +22,8 @@ from grpo_gym.trainers.named_policies import (
 )
 
 SEED = 1_000_000
-"""First seed of the closing comparison."""
+"""Seed of the first episode."""
 TRAINED = "trained policy"
-_MAX_ENVS = 128
 
 
 def compare_with_baselines(
@@ -55,14 +54,14 @@ def compare_with_baselines(
     console.print(f"\n{env_id}: {episodes:,} episodes from seed {SEED}", highlight=False)
     descriptor = descriptor_of(env_id)
     columns = {} if descriptor is None else descriptor.table_columns
-    console.print(comparison_table(results, privileged, columns))
+    console.print(closing_table(results, privileged, columns))
     console.print(f"> {checkpoint.parent.name}/{checkpoint.name}, most probable actions")
     if privileged:
         console.print("* has information that no policy in production has")
 
 
 def _play(name: str, model: Evaluable, env_id: str, episodes: int) -> Evaluation:
-    with closing(make_batch(env_id, model.env_kwargs, min(episodes, _MAX_ENVS))) as batch:
+    with closing(make_batch(env_id, model.env_kwargs, min(episodes, MAX_ENVS))) as batch:
         if name == TRAINED:
             action_function = model.action_function()
         else:
@@ -70,7 +69,7 @@ def _play(name: str, model: Evaluable, env_id: str, episodes: int) -> Evaluation
         return evaluate(action_function, batch, episodes, SEED)
 
 
-def comparison_table(
+def closing_table(
     results: dict[str, Evaluation],
     privileged: set[str],
     metrics: Mapping[str, tuple[str, float]],

@@ -17,7 +17,7 @@ from grpo_gym.cli.options import SOURCE, CommandLine
 from grpo_gym.cli.plotting import check_figures, check_plot, draw_episode
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.cli.tables import decimals, fixed, plain_table
-from grpo_gym.evaluation.episodes import ActionFunction, Evaluable, Evaluation, evaluate
+from grpo_gym.evaluation.episodes import MAX_ENVS, ActionFunction, Evaluable, Evaluation, evaluate
 from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch, make_enumerated
 from grpo_gym.rollouts.env_batch import EnvBatch
@@ -33,7 +33,6 @@ from grpo_gym.trainers.named_policies import (
     load_model,
 )
 
-_MAX_ENVS = 128
 _MAX_ENUMERATED = 2048
 _LONG_EPISODE = 10_000
 
@@ -206,10 +205,10 @@ def _batch_limit(env_id: str, kwargs: dict[str, Any]) -> int:
     """Environments side by side: fewer if traces are long and need much memory."""
     descriptor = descriptor_of(env_id)
     if descriptor is None:
-        return _MAX_ENVS
+        return MAX_ENVS
     with closing(cast(NativeBatch, make_batch(env_id, kwargs, 1))) as batch:
         length = descriptor.episode_length(batch.env.config)
-    return _MAX_ENVS // 4 if length > _LONG_EPISODE else _MAX_ENVS
+    return MAX_ENVS // 4 if length > _LONG_EPISODE else MAX_ENVS
 
 
 def _table(result: dict[str, Any]) -> Table:

@@ -9,6 +9,7 @@ Shapes: E episodes, B environments, D features of a flattened observation, A cho
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -18,6 +19,9 @@ from grpo_gym.evaluation.statistics import Summary, summarise
 from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch
 from grpo_gym.settings import ConfigError
+
+MAX_ENVS = 128
+"""Most environments that evaluations play side by side."""
 
 
 class ActionFunction(Protocol):
@@ -124,13 +128,9 @@ class Evaluable:
             env_kwargs: Replace the model's own.
         """
         kwargs = self.env_kwargs if env_kwargs is None else dict(env_kwargs)
-        batch = make_batch(self.env_source, kwargs, max(1, min(episodes, 128)))
-        try:
-            return evaluate(
-                self.action_function(deterministic, seed), batch, episodes, seed, warmup
-            )
-        finally:
-            batch.close()
+        with closing(make_batch(self.env_source, kwargs, max(1, min(episodes, MAX_ENVS)))) as batch:
+            action_function = self.action_function(deterministic, seed)
+            return evaluate(action_function, batch, episodes, seed, warmup)
 
 
 def evaluate(

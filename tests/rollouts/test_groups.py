@@ -110,9 +110,8 @@ def test_masks_of_members_that_have_ended_allow_everything() -> None:
     assert masks is not None
     assert masks.tolist() == [[True, True, True, False]] * 3
     everyone = np.ones(3, np.bool_)
-    step = env.batch.step(
-        np.array([1, 0, 2]), everyone
-    )  # the first finds the prize: nothing is legal
+    # The first finds the prize: nothing is legal.
+    step = env.batch.step(np.array([1, 0, 2]), everyone)
     assert step.action_masks is not None
     assert step.action_masks.tolist() == [
         [True, True, True, True],

@@ -13,7 +13,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import grpo_gym  # noqa: F401, registers the environments
-from grpo_gym.cli.closing_table import comparison_table
+from grpo_gym.cli.closing_table import closing_table
 from grpo_gym.envs.autoscaler.descriptor import DESCRIPTOR
 from grpo_gym.envs.autoscaler.env import AutoScalerEnv
 from grpo_gym.envs.autoscaler.observation import METRIC_RANGES, feature_names
@@ -298,7 +298,7 @@ def test_the_closing_table_tells_what_was_promised_and_paid() -> None:
         metrics = {"violation": np.array(violations), "cost_dollars": np.array(dollars)}
         return Evaluation(0, -np.array(dollars), np.array([10, 10]), metrics)
 
-    table = comparison_table(
+    table = closing_table(
         {"dear": played([0.0, 0.01], [8.0, 9.0]), "cheap": played([0.02, 0.03], [5.0, 6.0])},
         set(),
         DESCRIPTOR.table_columns,
