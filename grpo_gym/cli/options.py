@@ -10,12 +10,12 @@ import inspect
 import re
 import sys
 import textwrap
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, TypedDict
 
 import tyro
@@ -27,7 +27,7 @@ SOURCE = "command line"
 """What errors call the source of options."""
 
 _REGISTRY = ConstructorRegistry()
-"""How the help shows types that tyro shows otherwise."""
+"""How the help shows mappings."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class CommandLine:
         self.command = command
         self.description = description
         self.groups = dict(groups)
+        self._types = {title: _option_types(config) for title, config in groups.items()}
 
     def parse(self, arguments: Sequence[str]) -> Given:
         """Read the words of a command line without checking values.
@@ -68,25 +69,23 @@ class CommandLine:
         Raises:
             ConfigError: If an option is unknown, is given twice, or lacks its value.
         """
-        as_text = {
-            title: {
-                name: bool if _is_flag(kind) else tuple[str, ...]
-                for name, kind in _field_types(config).items()
-            }
-            for title, config in self.groups.items()
+        words = {
+            name: bool if _is_flag(kind) else tuple[str, ...]
+            for types in self._types.values()
+            for name, kind in types.items()
         }
-        parsed, unknown = tyro.cli(
-            _options(as_text), args=list(arguments), add_help=False, return_unknown_args=True
+        given, unknown = tyro.cli(
+            _mapping_of(words),
+            args=list(arguments),
+            add_help=False,
+            return_unknown_args=True,
         )
         help_asked = "-h" in unknown or "--help" in unknown
         self._refuse_unknown([word for word in unknown if word not in ("-h", "--help")])
         _refuse_repeated(arguments)
         values = {
-            title: {
-                name: _value(name, words, _field_types(config)[name])
-                for name, words in parsed[title].items()
-            }
-            for title, config in self.groups.items()
+            title: {name: _value(name, given[name], types[name]) for name in types if name in given}
+            for title, types in self._types.items()
         }
         return Given(values, help_asked)
 
@@ -99,26 +98,18 @@ class CommandLine:
         Raises:
             SystemExit: Always, with status 0.
         """
-        sections: dict[str, dict[str, Any]] = {}
-        docs, values = {}, {}
+        sections, values = {}, {}
         for group, config in self.groups.items():
-            for title, owner, kinds in _sections(group, config):
-                texts = field_docs(owner)
-                sections[title] = {
-                    name: Annotated[
-                        bool if _is_flag(kind) else kind, tyro.conf.arg(help=texts[name])
-                    ]
-                    for name, kind in kinds.items()
-                }
-                docs[title] = (owner.__doc__ or "").partition("\n")[0]
-                shown = {name: getattr(defaults[group], name) for name in kinds}
-                values[title] = {  # a flag has no default that is None
+            for title, owner, types in _sections(group, config):
+                sections[title] = Annotated[_section(owner, types), tyro.conf.OmitArgPrefixes]
+                values[title] = {
                     name: value
-                    for name, value in shown.items()
-                    if value is not None or not _is_flag(kinds[name])
+                    for name, kind in types.items()
+                    # tyro refuses None as the default of a flag.
+                    if (value := getattr(defaults[group], name)) is not None or not _is_flag(kind)
                 }
         tyro.cli(
-            _options(sections, docs),
+            _mapping_of(sections),
             args=["--help"],
             prog=invocation(self.command),
             description=self.description,
@@ -130,7 +121,7 @@ class CommandLine:
         for word in words:
             if not word.startswith("-"):
                 raise ConfigError(f"{word!r} belongs to no option: see --help")
-            known = [as_option(name) for c in self.groups.values() for name in _field_types(c)]
+            known = [as_option(name) for types in self._types.values() for name in types]
             hint = nearest(word.partition("=")[0].replace("_", "-"), known).replace("'", "")
             raise ConfigError(f"{word} is not an option of {self.command}.{hint or ' See --help.'}")
 
@@ -189,34 +180,41 @@ def _shown_as_pairs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | 
     )
 
 
-def _options(groups: Mapping[str, Mapping[str, Any]], docs: Mapping[str, str] | None = None) -> Any:
-    """The type that tyro fills: for each group, a mapping of the options that are given."""
-    filled = {}
-    for title, kinds in groups.items():
-        group = TypedDict("Group", kinds, total=False)  # type: ignore[misc]
-        group.__doc__ = (docs or {}).get(title)
-        filled[title] = Annotated[group, tyro.conf.OmitArgPrefixes]
-    return TypedDict("Options", filled)  # type: ignore[operator]
-
-
 def _sections(title: str, config: type) -> Iterator[tuple[str, type, dict[str, Any]]]:
     """A config class and its base classes: a title, the class, and the fields it adds."""
-    left = _field_types(config)
+    left = _option_types(config)
     for owner in config.__mro__:
-        kinds = {name: left.pop(name) for name in inspect.get_annotations(owner) if name in left}
-        if kinds:
+        types = {name: left.pop(name) for name in inspect.get_annotations(owner) if name in left}
+        if types:
             own = re.sub(r"(Config|Options|Settings)$", "", owner.__name__).lower()
-            yield title if owner is config else own, owner, kinds
+            yield title if owner is config else own, owner, types
 
 
-def _field_types(config: type) -> dict[str, Any]:
-    kinds = typing.get_type_hints(config)
-    return {f.name: kinds[f.name] for f in fields(config) if not is_dataclass(kinds[f.name])}
+def _section(owner: type, types: Mapping[str, Any]) -> Any:
+    """The fields that a class adds as a type whose options tyro can show."""
+    docs = field_docs(owner)
+    options = {
+        name: Annotated[bool if _is_flag(kind) else kind, tyro.conf.arg(help=docs[name])]
+        for name, kind in types.items()
+    }
+    section = _mapping_of(options)
+    section.__doc__ = (owner.__doc__ or "").partition("\n")[0]
+    return section
+
+
+def _mapping_of(options: dict[str, Any]) -> Any:
+    """The type of a mapping from options, which may be absent, to their values."""
+    return TypedDict("Options", options, total=False)  # type: ignore[operator]
+
+
+def _option_types(config: type) -> dict[str, Any]:
+    types = typing.get_type_hints(config)
+    return {f.name: types[f.name] for f in fields(config) if not is_dataclass(types[f.name])}
 
 
 def _is_flag(kind: Any) -> bool:
     """Whether a field is true or false; without the flag it may also be None."""
-    return kind is bool or set(typing.get_args(kind)) == {bool, types.NoneType}
+    return kind is bool or set(typing.get_args(kind)) == {bool, NoneType}
 
 
 def _value(name: str, words: tuple[str, ...] | bool, kind: Any) -> Any:
@@ -232,7 +230,7 @@ def _value(name: str, words: tuple[str, ...] | bool, kind: Any) -> Any:
         found = "none" if not words else " ".join(words)
         raise ConfigError(f"{as_option(name)} must be followed by one value, got {found}")
     (word,) = words
-    may_be_none = types.NoneType in typing.get_args(kind) and str not in typing.get_args(kind)
+    may_be_none = NoneType in typing.get_args(kind) and str not in typing.get_args(kind)
     return None if word == "None" and may_be_none else word
 
 
