@@ -37,9 +37,8 @@ def contender(algorithm: str) -> Contender:
     if algorithm == "grpo":
         found = find_contender("grpo", "LoadBalancer-v0", ENV_KWARGS)
         small = replace(found.settings.grpo, num_groups=2, group_size=4)  # type: ignore[union-attr]
-        return Contender(
-            algorithm="grpo", settings=replace(found.settings, grpo=small), tuned=False
-        )
+        settings = replace(found.settings, grpo=small)  # type: ignore[arg-type]
+        return Contender(algorithm="grpo", settings=settings, tuned=False)
     settings = SB3Settings(
         env="LoadBalancer-v0",
         algorithm=algorithm,  # type: ignore[arg-type]
@@ -161,6 +160,7 @@ def test_a_file_of_another_task_is_refused(tmp_path: Path, name: str, value: Any
 
 def test_runs_of_other_settings_are_refused(tmp_path: Path) -> None:
     path, ppo = stored(tmp_path), contender("ppo")
+    assert isinstance(ppo.settings, SB3Settings)
     changed = replace(ppo.settings, settings={"n_steps": 16, "batch_size": 64, "gamma": 0.5})
     other = Contender(algorithm="ppo", settings=changed, tuned=False)
     with pytest.raises(ConfigError, match=r"seed 0: settings.settings.gamma was 0.99 .* 0.5 now"):

@@ -148,7 +148,7 @@ def test_another_budget_or_start_is_refused(tmp_path: Path) -> None:
         open_study(path, contender, replace(BUDGET, total_steps=3_000))
     with pytest.raises(ConfigError, match="algorithm was 'ppo'"):
         open_study(path, find_contender("trpo", "CartPole-v1", {}), BUDGET)
-    other = replace(contender.settings, num_envs=16)
+    other = replace(contender.settings, num_envs=16)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"settings.num_envs was 8 there and is 16"):
         open_study(path, Contender(algorithm="ppo", settings=other, tuned=False), BUDGET)
     (tmp_path / "no.db").write_text("something else")
