@@ -158,21 +158,14 @@ def _copy_space(space: gym.Space[Any], memo: dict[int, Any]) -> gym.Space[Any]:
 
 
 def _copy_generator(generator: np.random.Generator, memo: dict[int, Any]) -> np.random.Generator:
-    """Like `copy.deepcopy`, but three times faster: that draws entropy from the system first."""
-    bits = generator.bit_generator
-    seeds = bits.seed_seq
-    known = not memo.keys().isdisjoint((id(generator), id(bits), id(seeds)))
-    if known or type(bits) is not np.random.PCG64 or type(seeds) is not np.random.SeedSequence:
-        return copy.deepcopy(generator, memo)
-    memo[id(seeds)] = copied_seeds = np.random.SeedSequence(
-        seeds.entropy,
-        spawn_key=seeds.spawn_key,
-        pool_size=seeds.pool_size,
-        n_children_spawned=seeds.n_children_spawned,
-    )
-    memo[id(bits)] = copied_bits = np.random.PCG64(copied_seeds)
-    copied_bits.state = bits.state
-    memo[id(generator)] = copied = np.random.Generator(copied_bits)
+    """Like `copy.deepcopy`, but faster: that draws entropy from the system first."""
+    if id(generator) not in memo:
+        bits = generator.bit_generator
+        if id(bits) not in memo:
+            memo[id(bits)] = type(bits)(copy.deepcopy(bits.seed_seq, memo))
+            memo[id(bits)].state = bits.state
+        memo[id(generator)] = np.random.Generator(memo[id(bits)])
+    copied: np.random.Generator = memo[id(generator)]
     return copied
 
 

@@ -67,7 +67,7 @@ def digits_after(start: float, actions: list[int]) -> float:
     return start
 
 
-# Exactly, in a deterministic world: 6 steps, branching every 2
+# Exactly, in a deterministic environment: 6 steps, branching every 2
 
 
 @pytest.mark.parametrize("trunk", ["random", "first", "best"])
@@ -227,7 +227,7 @@ def test_infos_are_means_over_all_steps() -> None:
     assert rollout.infos == {"time": pytest.approx(float(times.mean()))}
 
 
-# One outside world for all branches
+# One trace for all branches
 
 
 def test_branches_of_a_third_partys_environment_share_its_luck() -> None:
@@ -366,7 +366,7 @@ def test_a_rollout_without_masks_beside_one_that_has_them_may_do_anything() -> N
 
 
 class SomeTellNothing(OneStep):
-    """Every third world or so pays the same for every action."""
+    """A share of the episodes pays the same for every action."""
 
     action_space: gym.Space[Any] = gym.spaces.Discrete(2)
     observation_space: gym.Space[Any] = gym.spaces.Box(0.0, 1.0, (1,), np.float32)

@@ -64,7 +64,7 @@ def test_one_environment_in_several_wrappers_is_refused() -> None:
         grouped(lambda: gym.wrappers.TimeLimit(base, 50), 2, 4)
 
 
-def test_native_groups_share_their_outside_world() -> None:
+def test_members_of_native_groups_share_a_trace() -> None:
     env = grouped("LoadBalancer-v0", 3, 6, episode_length=40)
     assert isinstance(env.batch, NativeBatch)
     env.reset(np.array([1, 2]))

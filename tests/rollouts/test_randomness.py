@@ -32,7 +32,7 @@ def test_seeds_depend_on_every_part_of_their_key() -> None:
     assert derive_seed(1, Stream.EPISODES, 2, 3) == derive_seed(1, Stream.EPISODES, 2, 3)
 
 
-def test_worlds_of_a_group_do_not_depend_on_the_number_of_groups() -> None:
+def test_episode_seeds_do_not_depend_on_the_number_of_groups() -> None:
     assert (
         episode_seeds(0, 5, range(8), None)[:3].tolist()
         == episode_seeds(0, 5, range(3), None).tolist()
@@ -44,7 +44,7 @@ def test_worlds_of_a_group_do_not_depend_on_the_number_of_groups() -> None:
     assert episode_seeds(0, 5, range(8), None).dtype == np.int64
 
 
-def test_worlds_are_all_different() -> None:
+def test_episode_seeds_are_all_different() -> None:
     shared = {int(s) for i in range(50) for s in episode_seeds(0, i, range(8), None)}
     assert len(shared) == 400
     unrelated = episode_seeds(0, 0, range(8), 16)

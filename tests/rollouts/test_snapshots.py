@@ -140,7 +140,7 @@ def test_restored_members_show_their_observation_before_they_are_stepped() -> No
         np.testing.assert_array_equal(after[:2], before[[1, 1]])
 
 
-def test_native_copies_share_their_world_in_memory() -> None:
+def test_native_copies_share_their_trace_in_memory() -> None:
     batch = in_the_middle("native flaky")
     assert isinstance(batch, NativeBatch)
     batch.restore(batch.snapshot(np.array([4, 1])), np.array([[0, 2, 4], [1, 3, 5]]))
