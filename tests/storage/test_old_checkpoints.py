@@ -24,13 +24,15 @@ from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.online import OnlineGRPO
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-MLP = {
+MLP: dict[str, Any] = {
+    "env": "LoadBalancer-v0",
     "weights": "f1f26f08d896e9dd3f08e413d627cf8594dc4ee7d1d818a16bf8fbb7c435ebb7",
     "notes": {"evaluated_return": -1.0},
     "returns": [-2832.4005542, -5284.85999621, -2726.49497099],
     "continued": [0.197961, 0.233778, 0.293310, 0.274951],
 }
-GRU = {
+GRU: dict[str, Any] = {
+    "env": "AutoScaler-v0",
     "weights": "fca3dfe89345f715d7e408c9dbf31de9ec920dbb34dddb0a1a2bffa6c97feb30",
     "notes": {},
     "returns": [-15932.57333308, -14014.70426106, -17124.00318974],
@@ -39,8 +41,9 @@ GRU = {
         *(0.074546, 0.068100, 0.094172, 0.077061, 0.050132, 0.047430, 0.039189),
     ],
 }
-ONLINE = {
+ONLINE: dict[str, Any] = {
     "weights": "b4c425d5c66b28f00d32917f51776da6c1ca6a02b3f1a6e53dd1a2200b406961",
+    "returns": [-192.402358551, -262.900772351, -556.334041511],
     "continued": [
         *(-0.301539781461, -1.085244219259, 0.105937056284, -0.968195377565),
         *(-0.378746956337, -1.563760431129, -2.162050729047, -2.118439879133),
@@ -58,7 +61,7 @@ def test_a_grpo_model_of_0_1_0_evaluates_and_learns_on(file: str, expected: dict
     np.testing.assert_allclose(model.evaluate(episodes=3).returns, expected["returns"], rtol=1e-6)
     model.learn(600)
     assert (model.iteration, model.num_steps) == (6, 1_920)
-    observation, _ = gym.make(model.env_source, **model.env_kwargs).reset(seed=0)
+    observation, _ = gym.make(expected["env"], **model.env_kwargs).reset(seed=0)
     probabilities = model.probabilities(observation)
     np.testing.assert_allclose(probabilities, expected["continued"], atol=1e-5)
 
@@ -67,8 +70,7 @@ def test_an_online_model_of_0_1_0_evaluates_and_learns_on() -> None:
     model = OnlineGRPO.load(DATA / "online_0_1_0.ckpt")
     assert model.weights_sha256() == ONLINE["weights"]
     assert model.num_steps == 3_000
-    returns = [-192.402358551, -262.900772351, -556.334041511]
-    np.testing.assert_allclose(model.evaluate(episodes=3).returns, returns, rtol=1e-6)
+    np.testing.assert_allclose(model.evaluate(episodes=3).returns, ONLINE["returns"], rtol=1e-6)
     model.learn(500)
     assert model.num_steps == 3_500
     np.testing.assert_allclose(model.policy.weights, ONLINE["continued"], rtol=1e-6)
