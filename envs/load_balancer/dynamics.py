@@ -66,11 +66,20 @@ def slowdown_under(severity: float, kind: int, p: Any) -> float:
 
 
 @inlined
-def error_rate_under(healthy: float, severity: float, kind: int, p: Any) -> float:
-    """Error probability of a server without the contribution of its load."""
-    if kind == trace.SLOW or kind == trace.DOWN:
-        return healthy
-    return healthy + (p.fault_error_rate - healthy) * severity
+def _answer(
+    constants: Any, severity: float, kind: int, refused: bool, in_flight: int, p: Any
+) -> tuple[float, float]:
+    """Latency apart from the service (ms) and error probability with so many requests."""
+    if refused:
+        latency, errors = p.down_response_ms, 1.0
+    else:
+        latency = constants.base_latency_ms * slowdown_under(severity, kind, p)
+        latency += constants.latency_per_request_ms * in_flight
+        errors = constants.error_rate
+        if kind == trace.DEGRADED or kind == trace.ERRORING:
+            errors = errors + (p.fault_error_rate - errors) * severity
+        errors = min(1.0, errors + p.error_per_request * in_flight)
+    return latency, errors
 
 
 @inlined
@@ -86,16 +95,10 @@ def route(memory: Memory, b: int, n: int) -> tuple[float, float, float, float, b
     severity, kind, end = 0.0, 0, 0.0
     if server.degraded:
         severity, kind, end = fault_at(faults, row, n, server.fault, now, p.recovery_ramp_ms)
-    active = server.in_flight + 1
-    base = constants.base_latency_ms * slowdown_under(severity, kind, p)
-    base += constants.latency_per_request_ms * active
-    errors = error_rate_under(constants.error_rate, severity, kind, p)
-    errors = min(1.0, errors + p.error_per_request * active)
-    start = departure = now
     refused = kind == trace.DOWN and now < end
-    if refused:
-        base, errors = p.down_response_ms, 1.0
-    elif p.dynamics != DECAYING_LOAD:
+    latency, errors = _answer(constants, severity, kind, refused, server.in_flight + 1, p)
+    start = departure = now
+    if not refused and p.dynamics != DECAYING_LOAD:
         if server.free_at_ms > now:
             start = server.free_at_ms
             # A server that is healthy until then needs no look at its faults.
@@ -109,7 +112,7 @@ def route(memory: Memory, b: int, n: int) -> tuple[float, float, float, float, b
                     start = end
         size = memory.arrivals[row, episode.step].size
         departure = start + size / constants.rate * slowdown_under(severity, kind, p)
-    return start, departure, departure - now + base, errors, refused
+    return start, departure, departure - now + latency, errors, refused
 
 
 @inlined
@@ -192,12 +195,10 @@ def refresh(memory: Memory, b: int, n: int, now: float) -> None:
         _refresh_health(server, faults, row, n, now, p.recovery_ramp_ms)
     if p.dynamics == DECAYING_LOAD:
         severity, kind, end = fault_at(faults, row, n, server.fault, now, p.recovery_ramp_ms)
-        base = constants.base_latency_ms * slowdown_under(severity, kind, p)
-        server.latency_ms = base + constants.latency_per_request_ms * server.in_flight
-        errors = error_rate_under(constants.error_rate, severity, kind, p)
-        server.error_rate = min(1.0, errors + p.error_per_request * server.in_flight)
-        if kind == trace.DOWN and now < end:
-            server.latency_ms, server.error_rate = p.down_response_ms, 1.0
+        refused = kind == trace.DOWN and now < end
+        server.latency_ms, server.error_rate = _answer(
+            constants, severity, kind, refused, server.in_flight, p
+        )
         server.peak_latency_ms = server.latency_ms
         server.observed_at_ms = now
         server.oldest_arrival_ms = now
