@@ -1,19 +1,23 @@
 """Every shipped configuration loads, names what exists, and trains."""
 
+import dataclasses
 import re
 from dataclasses import replace
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import pytest
-import yaml
 
 from grpo_gym import GRPO
+from grpo_gym.deployment.config import GuardConfig
 from grpo_gym.envs.autoscaler import presets as autoscaler
 from grpo_gym.envs.battleship import presets as battleship
 from grpo_gym.envs.load_balancer import presets as load_balancer
-from grpo_gym.settings import from_mapping
+from grpo_gym.settings import ConfigError, from_mapping, load_yaml
+from grpo_gym.trainers.comparison.settings import SB3Settings
+from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.settings import TrainSettings, default_config
 
 NAMES = sorted(
@@ -27,8 +31,8 @@ SHORT = sorted(
 
 
 def load(name: str) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((files("grpo_gym.configs") / name).read_text())
-    return values
+    with as_file(files("grpo_gym.configs") / name) as path:
+        return load_yaml(path)
 
 
 @pytest.mark.parametrize("name", [*NAMES, *SHORT])
@@ -77,3 +81,26 @@ def test_every_preset_has_settings_with_a_result(
         if name.startswith(env):
             text = (files("grpo_gym.configs") / name).read_text()
             assert re.search(r"^# .*Result (over|on)", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainSettings(),
+        GRPOConfig(),
+        OnlineConfig(),
+        GuardConfig(),
+        SB3Settings(env="CartPole-v1"),
+        load_balancer.make_config(),
+        battleship.make_config(),
+        autoscaler.make_config(),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_true_is_no_number(config: Any) -> None:
+    """Numbers of settings are `Integer` or `Number`: pydantic takes True for a plain int."""
+    for field in dataclasses.fields(config):
+        is_number = type(getattr(config, field.name)) in (int, float)
+        if is_number and get_origin(field.type) is not Literal:
+            with pytest.raises(ConfigError, match=f"{field.name} must be an? (integer|number)"):
+                dataclasses.replace(config, **{field.name: True})
