@@ -1,4 +1,4 @@
-"""Actions as numbers and as choices, masks, and what becomes of unsafe actions."""
+"""Actions as numbers and as choices, masks, and clipping of unsafe actions."""
 
 import math
 from typing import Any
@@ -38,7 +38,7 @@ def test_numbers_and_choices_are_a_bijection(kind: str) -> None:
 
 
 @given(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 10)))
-def test_all_kinds_say_the_same(choices: tuple[int, int, int]) -> None:
+def test_kinds_of_actions_agree(choices: tuple[int, int, int]) -> None:
     change, configuration, share = choices
     assert encode("flat", choices) == (change * 7 + configuration) * 11 + share
     assert encode("scaling_config", choices) == change * 7 + configuration
@@ -68,14 +68,14 @@ def test_shapes_of_actions() -> None:
         (lambda: decode("multi", [0, 7, 0]), "choices must be"),
     ],
 )
-def test_what_is_no_action(call: Any, message: str) -> None:
+def test_invalid_actions_are_refused(call: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         call()
 
 
 @pytest.mark.parametrize("kind", ["flat", "multi", "scaling_config"])
-def test_the_same_choices_do_the_same_in_every_kind(kind: str) -> None:
-    """Choices of all components, or of those that the kind has."""
+def test_equal_choices_have_equal_effects_in_every_kind(kind: str) -> None:
+    """Equal choices of all components, or of those that the kind has."""
     env, other = AutoScalerEnv(action=kind), AutoScalerEnv(action="flat")
     env.reset(seed=3)
     other.reset(seed=3)
@@ -91,7 +91,7 @@ def test_the_same_choices_do_the_same_in_every_kind(kind: str) -> None:
 
 @pytest.mark.parametrize("constraints", [True, False])
 @pytest.mark.parametrize("kind", ["scaling", "scaling_config", "flat", "multi", "replicas"])
-def test_masks_are_what_the_rules_allow(kind: str, constraints: bool) -> None:
+def test_masks_follow_the_rules(kind: str, constraints: bool) -> None:
     env = AutoScalerEnv(
         action=kind, constraints=constraints, max_replicas=20, cooldown_steps=2, episode_steps=200,
         base_demand=700.0,
@@ -121,7 +121,7 @@ def test_masks_are_what_the_rules_allow(kind: str, constraints: bool) -> None:
             wanted = (CHANGES[change], configuration, share)
         info = env.step(action)[4]
         cluster.step(*wanted[:2], wanted[2] / 10, info["demand"])
-        assert not info["constrained"], "what is allowed happens"
+        assert not info["constrained"], "allowed actions are not clipped"
     assert len(legal_counts) > 1 or (kind == "replicas" and not constraints)
 
 
@@ -154,7 +154,7 @@ def test_an_unsafe_action_is_clipped(initial: int, action: int, total: int) -> N
     assert bool(mask[action]) != info["constrained"]
 
 
-def test_without_constraints_only_the_limits_hold() -> None:
+def test_without_constraints_only_the_replica_limits_hold() -> None:
     env = AutoScalerEnv(action="replicas", constraints=False, initial_replicas=3)
     env.reset(seed=0)
     totals = []
@@ -175,7 +175,7 @@ def test_the_mask_is_fresh() -> None:
     assert infos["action_mask"].tolist() == [[0, 0, 0, 1, 0, 0, 0], [1] * 7]
 
 
-def test_a_ladder_has_ends() -> None:
+def test_ladders_end() -> None:
     env = AutoScalerEnv(action="scaling_config")
     env.reset(seed=0)
     for choice, field, last in [(1, "batch", 5), (2, "timeout", 0), (5, "concurrency", 6)]:
@@ -187,7 +187,7 @@ def test_a_ladder_has_ends() -> None:
         assert env.action_masks()[NO_CHANGE * 7 + other]
 
 
-def test_a_target_says_how_busy_the_last_requests_keep_replicas() -> None:
+def test_a_target_is_the_utilisation_by_the_last_requests() -> None:
     env = AutoScalerEnv("constant", action="target", constraints=False)
     env.reset(seed=0)
     totals = []
@@ -198,7 +198,7 @@ def test_a_target_says_how_busy_the_last_requests_keep_replicas() -> None:
     assert totals == [math.ceil(2000 / percent) for percent in range(30, 101, 5)]
 
 
-def test_a_target_counts_what_comes_again() -> None:
+def test_a_target_counts_retries() -> None:
     env = AutoScalerEnv(
         "flash-crowd", action="target", constraints=False, retry_share=1.0, max_replicas=60
     )

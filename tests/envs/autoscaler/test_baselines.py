@@ -1,4 +1,4 @@
-"""Baselines against their rules in closed form, forecasts against recurrences, and the table."""
+"""Baselines against their rules in closed form, forecasts against recurrences, and a table."""
 
 import math
 from typing import Any
@@ -32,7 +32,7 @@ PUBLISHED = {
 
 
 def clusters(num_envs: int = 1, seed: int = 0, **settings: Any) -> AutoScalerVectorEnv:
-    """Environments after a reset; by default what HPA is: absolute numbers without constraints."""
+    """Environments after a reset; by default with absolute numbers and no constraints, like HPA."""
     settings = {"action": "replicas", "constraints": False, **settings}
     env = AutoScalerVectorEnv(num_envs, **settings)
     env.reset(seed=seed)
@@ -60,7 +60,7 @@ def play(env: AutoScalerVectorEnv, scaler: Scaler, steps: int) -> list[int]:
 def measured(
     name: str, cpu_percent: float, serving: int, pending: int = 0, **settings: Any
 ) -> tuple[Any, AutoScalerVectorEnv]:
-    """A baseline whose cluster was made up."""
+    """A baseline on a cluster with given measurements."""
     env = clusters()
     env.simulator.metrics["cpu_percent"] = cpu_percent
     env.simulator.metrics["replicas"] = serving
@@ -90,7 +90,7 @@ def test_every_baseline_takes_legal_actions_of_every_kind(kind: str, constraints
 
 @pytest.mark.parametrize("kind", ["scaling", "multi"])
 @pytest.mark.parametrize("history", [0, 6])
-def test_one_environment_gets_what_the_first_of_many_gets(kind: str, history: int) -> None:
+def test_a_single_environment_equals_the_first_of_many(kind: str, history: int) -> None:
     settings: dict[str, Any] = {"action": kind, "history": history}
     env, many = AutoScalerEnv(**settings), AutoScalerVectorEnv(3, **settings)
     observation, _ = env.reset(seed=5)
@@ -125,14 +125,14 @@ def test_absolute_numbers_are_reached_at_once(replicas: int) -> None:
     ("wanted", "path"),
     [(21, [21, 21]), (23, [24, 23]), (29, [24, 28, 29]), (17, [18, 17]), (13, [16, 14, 13])],
 )
-def test_changes_come_nearest_to_what_is_wanted_and_of_two_the_larger_number_is_taken(
+def test_changes_lead_nearest_to_the_number_wanted_and_ties_to_the_larger_one(
     wanted: int, path: list[int]
 ) -> None:
     env = clusters(action="scaling", initial_replicas=20)
     assert play(env, make_baseline("static", env, replicas=wanted), len(path)) == path
 
 
-def test_constraints_are_kept_on_the_way() -> None:
+def test_constraints_hold_on_the_way() -> None:
     env = clusters(constraints=True, initial_replicas=20, cooldown_steps=3)
     scaler = make_baseline("static", env, replicas=60)
     assert play(env, scaler, 8) == [30, 30, 30, 45, 45, 45, 60, 60]
@@ -164,7 +164,7 @@ def test_hpa_under_constant_demand(target: int, start_up_steps: int, initial: in
         assert found == [math.ceil(demand / target)] * 30
 
 
-def test_hpa_goes_down_to_the_most_of_five_steps() -> None:
+def test_hpa_scales_down_to_the_maximum_of_five_steps() -> None:
     rng = np.random.default_rng(0)
     env = clusters(start_up_steps=0)
     scaler = make_baseline("hpa", env)
@@ -185,7 +185,7 @@ def test_hpa_goes_down_to_the_most_of_five_steps() -> None:
     [(60, 1, 40), (60, 2, 48), (60, 4, 64), (60, 10, 160), (15, 2, 6), (15, 4, 8), (15, 5, 10),
      (30, 3, 14), (5, 3, 7)],
 )  # fmt: skip
-def test_hpa_grows_by_a_limit_for_each_synchronisation(
+def test_hpa_scales_up_within_a_limit_per_synchronisation(
     step_seconds: float, total: int, most: int
 ) -> None:
     env = clusters(step_seconds=step_seconds, max_replicas=400, min_replicas=1)
@@ -212,7 +212,7 @@ def test_hpa_grows_by_a_limit_for_each_synchronisation(
         (35.0, 10, 4, 5),  # down: those that start up are left out
     ],
 )
-def test_hpa_counts_replicas_without_measurements_as_idle_on_the_way_up(
+def test_hpa_counts_replicas_without_measurements_as_idle_when_scaling_up(
     cpu: float, serving: int, pending: int, desired: int
 ) -> None:
     scaler, _ = measured("hpa", cpu, serving, pending)
@@ -237,7 +237,7 @@ def test_hpa_counts_replicas_without_measurements_as_idle_on_the_way_up(
         (30.0, 20, 4, 24),  # nothing is removed meanwhile
     ],
 )
-def test_threshold_takes_the_steps_of_the_guide(
+def test_threshold_follows_the_steps_of_the_user_guide(
     cpu: float, serving: int, pending: int, wanted: int
 ) -> None:
     scaler, _ = measured("threshold", cpu, serving, pending)
@@ -293,7 +293,7 @@ def test_forecasts_of_a_season_are_exact_from_the_second_one_on() -> None:
                 np.testing.assert_allclose(forecaster.ahead(state, phases, 9), expected)
 
 
-def test_holt_winters_is_its_recurrence() -> None:
+def test_holt_winters_follows_its_recurrence() -> None:
     m, alpha, beta, gamma = 5, 0.7, 0.3, 0.4
     values = np.random.default_rng(2).normal(100.0, 20.0, 23).tolist()
     forecaster = HoltWinters(period=m, level_weight=alpha, trend_weight=beta, season_weight=gamma)
@@ -314,7 +314,7 @@ def test_holt_winters_is_its_recurrence() -> None:
         np.testing.assert_allclose(forecaster.ahead(state, np.array([t % m]), 7)[0], expected)
 
 
-def test_seasonal_naive_repeats_the_last_value_until_it_knows_better() -> None:
+def test_seasonal_naive_repeats_the_last_value_during_the_first_season() -> None:
     forecaster = SeasonalNaive(period=4)
     state = forecaster.start(1)
     for t, value in enumerate([5.0, 6.0, 9.0]):
@@ -337,7 +337,7 @@ def test_predictive_scaling_is_in_time_from_the_second_day_on(name: str) -> None
     assert not any(late[29:])
 
 
-def test_forecasts_start_over_with_an_episode() -> None:
+def test_states_start_over_with_an_episode() -> None:
     env = clusters(2)
     for name in ("holt_winters", "seasonal_naive", "hpa"):
         scaler = make_baseline(name, env)
@@ -353,7 +353,7 @@ def test_forecasts_start_over_with_an_episode() -> None:
             assert again[2].tolist() == [5, 1]  # values seen
 
 
-def test_a_state_that_was_returned_is_not_changed() -> None:
+def test_returned_states_are_not_modified() -> None:
     env = clusters(2)
     for name in BASELINES:
         scaler = make_baseline(name, env)
@@ -377,7 +377,7 @@ def test_random_actions_are_uniform_over_legal_ones() -> None:
     assert stats.chisquare(counts[legal]).pvalue > 1e-3
 
 
-def test_sizes_follow_what_the_configuration_makes_of_a_replica() -> None:
+def test_sizes_follow_the_capacity_of_a_replica() -> None:
     slow = clusters(preset="constant", batch_overhead_ms=70.0)  # 50 requests/s a replica
     assert make_baseline("clairvoyant", slow).wanted(())[0].tolist() == [math.ceil(2_000 / 42.5)]
 

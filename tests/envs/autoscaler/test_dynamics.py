@@ -1,4 +1,4 @@
-"""Every number of a step against a slow cluster in plain Python, and what must always hold."""
+"""Every number of a step against a slow reference in plain Python, and invariants."""
 
 import math
 from typing import Any
@@ -36,7 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def drive(env: AutoScalerEnv, rng: np.random.Generator) -> tuple[Any, tuple[int, int, float]]:
-    """A random action, and what it asks for: replicas, configuration, share."""
+    """A random action, and the replicas, configuration and share that it asks for."""
     if env.config.action == "replicas":
         total = env.simulator.clusters["running"][0] + env.simulator.clusters["pending"][0]
         action = rng.integers(env.config.max_replicas - env.config.min_replicas + 1)
@@ -57,7 +57,9 @@ def test_against_the_reference(variant: str) -> None:
         rng = np.random.default_rng(seed)
         info = env.reset(seed=seed)[1]
         cluster = Cluster(env.config, info["replicas"])
-        for name, value in cluster.serve(info["demand"]).items():  # a first look, from nothing
+        for name, value in cluster.serve(
+            info["demand"]
+        ).items():  # the measurements before the first step
             if name in info and name != "backlog":
                 assert info[name] == pytest.approx(value, rel=1e-6, abs=1e-9), name
         cluster.backlog = cluster.retries = 0.0
@@ -87,7 +89,7 @@ def test_against_the_reference(variant: str) -> None:
     timeout=st.sampled_from([0.25, 1.0, 4.0]),
     bursts=st.sampled_from([0.0, 50.0]),
 )
-def test_no_request_is_lost_or_made(
+def test_every_request_is_accounted_for(
     seed: int, base_demand: float, retry_share: float, batch: int, timeout: float, bursts: float
 ) -> None:
     env = AutoScalerVectorEnv(
@@ -114,7 +116,7 @@ def test_no_request_is_lost_or_made(
         backlog, retries = infos["backlog"], infos["dropped"] * retry_share
 
 
-def test_start_up_and_whom_a_removal_hits() -> None:
+def test_start_up_and_order_of_removal() -> None:
     env = AutoScalerEnv(
         "constant", action="replicas", constraints=False, start_up_steps=3, initial_replicas=10
     )
@@ -138,8 +140,8 @@ def test_a_cooldown_counts_from_change_to_change() -> None:
     assert [info["constrained"] for info in infos] == [step % 5 != 0 for step in range(17)]
 
 
-def test_nothing_asked_nothing_changed() -> None:
-    """Fixed point: with constant demand a cluster that is left alone stays as it is."""
+def test_constant_demand_is_a_fixed_point() -> None:
+    """With constant demand, a cluster that is left alone does not change."""
     env = AutoScalerEnv("constant", base_demand=1_234.0)
     env.reset(seed=0)
     first, *others = [env.step(NO_CHANGE)[4] for _ in range(30)]
@@ -201,7 +203,7 @@ def test_shorter_timeouts_trade_errors_for_latency() -> None:
     assert errors[-1] == pytest.approx(0.02, abs=1e-6), "4 s are no limit"
 
 
-def test_traffic_elsewhere_costs_and_is_slower() -> None:
+def test_traffic_in_the_second_region_costs_more_and_is_slower() -> None:
     env = AutoScalerEnv("constant", action="multi", initial_replicas=30)
     env.reset(seed=0)
     infos = [env.step(np.array([NO_CHANGE, 6, share]))[4] for share in range(11)]
@@ -218,7 +220,7 @@ def test_traffic_elsewhere_costs_and_is_slower() -> None:
 
 
 def test_an_overloaded_cluster_fills_its_backlog_and_drops_the_rest() -> None:
-    """2,000 requests/s for 1,600: the backlog is a second's work, then 400 of each second go."""
+    """2,000 requests/s for 1,600: the backlog is one second of work; then 400/s are dropped."""
     env = AutoScalerEnv("constant", initial_replicas=16, retry_share=0.0)
     env.reset(seed=0)
     first, second = (env.step(NO_CHANGE)[4] for _ in range(2))
@@ -231,7 +233,7 @@ def test_an_overloaded_cluster_fills_its_backlog_and_drops_the_rest() -> None:
     assert second["violation"]
 
 
-def test_retries_come_again_until_there_is_room() -> None:
+def test_retries_repeat_until_there_is_room() -> None:
     env = AutoScalerEnv("constant", initial_replicas=16, retry_share=1.0, constraints=False)
     env.reset(seed=0)
     infos = [env.step(NO_CHANGE)[4] for _ in range(3)]

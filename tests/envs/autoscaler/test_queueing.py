@@ -1,4 +1,4 @@
-"""M/M/c against published figures, the textbook's sums, numerical integrals and a simulation."""
+"""M/M/c against published figures, factorials, numerical integrals and a simulation."""
 
 import heapq
 import math
@@ -25,7 +25,7 @@ POINTS = [(c, rho) for c in (1, 2, 3, 10, 40, 160) for rho in (0.05, 0.3, 0.5, 0
 
 
 def textbook_c(servers: int, load: float) -> float:
-    """Erlang's second formula with factorials, in whole numbers as far as they go."""
+    """Erlang's second formula with factorials."""
     top = load**servers / math.factorial(servers) * servers / (servers - load)
     return top / (math.fsum(load**k / math.factorial(k) for k in range(servers)) + top)
 
@@ -53,7 +53,7 @@ def test_published_figures(
 @pytest.mark.parametrize(("servers", "rho"), POINTS)
 def test_against_factorials_and_integrals(servers: int, rho: float) -> None:
     load, drain = servers * rho, servers * (1.0 - rho)
-    if servers < 140:  # beyond, factorials are no floats
+    if servers < 140:  # larger factorials overflow a float
         assert erlang_c(servers, load) == pytest.approx(textbook_c(servers, load), rel=1e-9)
     waiting = erlang_c(servers, load)
     for time in (0.1, 1.0, 3.0, 8.0):
@@ -66,7 +66,7 @@ def test_against_factorials_and_integrals(servers: int, rho: float) -> None:
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-15, -1e-15, 1e-13, -1e-11, 1e-8, -1e-8, 1e-5])
-def test_where_waits_are_as_long_as_services(gap: float) -> None:
+def test_the_limit_of_equal_rates(gap: float) -> None:
     """In the limit c - 1 = a the tail is e^-t (1 + C t)."""
     waiting, drain = 0.4, 1.0 + gap
     for time in (0.5, 2.0, 10.0):
@@ -78,7 +78,7 @@ def test_where_waits_are_as_long_as_services(gap: float) -> None:
     assert sojourn_percentile(0.01, waiting, drain) == pytest.approx(root, rel=1e-5)
 
 
-def test_no_load_and_too_much() -> None:
+def test_edge_cases_of_the_load() -> None:
     assert erlang_c(7, 0.0) == 0.0
     assert erlang_c(7, 7.0) == erlang_c(7, 70.0) == 1.0
     assert erlang_c(1_200, 10.0) == 0.0
@@ -136,7 +136,7 @@ def test_against_a_simulation(servers: int, rho: float) -> None:
 
 
 def assert_within(found: list[float], exact: float) -> None:
-    """Independent estimates: as near as they are to each other."""
+    """Assert that the mean of independent estimates is within their own error."""
     error = float(np.std(found, ddof=1)) / math.sqrt(len(found))
     assert error < 0.04 * exact
     assert abs(np.mean(found) - exact) < max(5.0 * error, 0.01 * exact)

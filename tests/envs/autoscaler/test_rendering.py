@@ -1,4 +1,4 @@
-"""Frames and figures say what the simulator measured; `evaluate --plot` refuses before it plays."""
+"""Pictures show the simulator's measurements; `evaluate --plot` refuses early."""
 
 import sys
 import warnings
@@ -45,7 +45,7 @@ def simulator_of(**settings: Any) -> AutoScalerSimulator:
 
 
 def step_of(step: int, **changes: Any) -> Frame:
-    """A step made up for the purpose."""
+    """A made-up step."""
     usual = Frame(
         step=step,
         clock=step,
@@ -63,7 +63,7 @@ def step_of(step: int, **changes: Any) -> Frame:
 
 
 def coloured(frame: np.ndarray, colour: str) -> np.ndarray:
-    """Where a frame has exactly a colour, shape (height, width), bool."""
+    """Where an image has exactly this colour, shape (height, width), bool."""
     wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     found: np.ndarray = (frame == wanted).all(axis=2)
     return found
@@ -129,7 +129,7 @@ def test_a_frame_holds_the_measurements() -> None:
     assert found.capacity == pytest.approx(info["replicas"] * per_replica)
 
 
-def test_facts_are_of_the_last_step_and_of_all() -> None:
+def test_facts_summarise_the_last_step_and_the_episode() -> None:
     history = [step_of(1, violation=True), step_of(2), step_of(3), step_of(4, pending=3)]
     assert facts(make_config(), history) == {
         "time": "00:04",
@@ -223,7 +223,7 @@ def test_environments_render_their_own_steps() -> None:
     env.reset(seed=1)
     np.testing.assert_array_equal(env.render(), first)
     env.step(HOLD)
-    env.set_state(state)  # what led there was another episode's
+    env.set_state(state)  # the earlier steps belong to another episode
     np.testing.assert_array_equal(env.render(), render_rgb(env.simulator, []))
 
 
@@ -243,7 +243,7 @@ def test_ansi_and_no_mode() -> None:
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
-def test_many_render_as_one_does_through_new_episodes(mode: str) -> None:
+def test_vector_and_single_environments_render_alike(mode: str) -> None:
     settings: dict[str, Any] = {"render_mode": "rgb_array", "episode_steps": 4}
     many = AutoScalerVectorEnv(2, autoreset_mode=mode, **settings)
     one = AutoScalerEnv(**settings)
@@ -310,7 +310,7 @@ def test_a_recorded_episode_is_that_of_the_seed() -> None:
         ),
     ],
 )
-def test_what_cannot_be_plotted_is_refused_before_anything_is_played(
+def test_impossible_plots_are_refused_before_any_episode(
     arguments: list[str],
     message: str,
     tmp_path: Path,
@@ -327,7 +327,7 @@ def test_what_cannot_be_plotted_is_refused_before_anything_is_played(
     assert message in capsys.readouterr().err
 
 
-def test_plot_without_matplotlib_is_refused_before_anything_is_played(
+def test_plots_without_matplotlib_are_refused_before_any_episode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -1,4 +1,4 @@
-"""Demand: its shape over the day, noise, bursts, recorded files; the same whatever one does."""
+"""Demand: its shape over the day, noise, bursts, recorded files; independent of actions."""
 
 import math
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_a_calm_day() -> None:
 
 
 @pytest.mark.parametrize("seconds", [30.0, 120.0, 300.0])
-def test_a_day_has_24_hours_whatever_a_step_is(seconds: float) -> None:
+def test_a_day_has_24_hours_at_any_step_length(seconds: float) -> None:
     steps = int(86_400 / seconds)
     [day] = demands(step_seconds=seconds, episode_steps=steps, **CALM)
     assert day[steps // 2] == pytest.approx(3_200.0)
@@ -140,8 +140,8 @@ def test_a_random_start() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_same_whatever_one_does(preset: str) -> None:
-    """Common random numbers: demand, now and in later episodes, knows nothing of actions."""
+def test_demand_does_not_depend_on_actions(preset: str) -> None:
+    """Common random numbers, in the current and in later episodes."""
     env = AutoScalerVectorEnv(3, preset, episode_steps=40, random_start=True)
     env.reset(seed=[5, 5, 5])
     rng = np.random.default_rng(0)
@@ -153,7 +153,7 @@ def test_the_same_whatever_one_does(preset: str) -> None:
 
 @given(st.integers(0, 2**40), st.sampled_from(["bursts_per_day", "noise_sigma"]))
 def test_streams_do_not_disturb_each_other(seed: int, off: str) -> None:
-    """Without bursts the noise is what it was, and the other way round."""
+    """Noise does not change without bursts, nor bursts without noise."""
     both, quiet = demands(seed=seed), demands(seed=seed, **CALM)
     without: dict[str, Any] = {off: 0.0}
     one = demands(seed=seed, **without)
@@ -162,7 +162,7 @@ def test_streams_do_not_disturb_each_other(seed: int, off: str) -> None:
     np.testing.assert_allclose(one / quiet * (other / quiet), both / quiet, rtol=1e-5)
 
 
-def test_seeds_and_episodes_have_demands_of_their_own() -> None:
+def test_seeds_and_episodes_differ_in_demand() -> None:
     first = demands(4, seed=0)
     assert len({row.tobytes() for row in first}) == 4
     np.testing.assert_array_equal(demands(2, seed=1), first[1:3])
@@ -173,7 +173,7 @@ def test_seeds_and_episodes_have_demands_of_their_own() -> None:
     assert (env.simulator.demand_ahead(20) != before).all()
 
 
-def test_what_lies_ahead() -> None:
+def test_demand_ahead() -> None:
     env = AutoScalerVectorEnv(2, episode_steps=10)
     env.reset(seed=[1, 2])
     ahead = env.simulator.demand_ahead(12)
@@ -223,18 +223,19 @@ def test_a_recording_just_long_enough_with_noise_if_asked(tmp_path: Path) -> Non
         ("requests\n", "got 0"),
         ("100\n" * 5 + "-1\n" + "100\n" * 9, r"one number >= 0 .* got '-1' in line 6"),
         ("rate\n" + "100\n" * 5 + "nan\n" + "1\n" * 9, "got 'nan' in line 7"),
+        ("nan\n" + "1\n" * 12, "got 'nan' in line 1"),
         ("100\ninf\n" + "1\n" * 9, "got 'inf' in line 2"),
         ("100\nmany\n" + "1\n" * 9, "got 'many' in line 2"),
         ("100,5\n" + "1\n" * 11, "got '100,5' in line 1"),
     ],
 )
-def test_recordings_that_are_none(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_recordings_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(ConfigError, match=f"demand_csv must have .*{message}"):
         AutoScalerEnv(demand_csv=path, episode_steps=10)
 
 
-def test_recordings_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_recordings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"demand_csv must be a readable CSV file, got '.*none"):
         AutoScalerEnv(demand_csv=str(tmp_path / "none.csv"))
     binary = tmp_path / "binary.csv"
