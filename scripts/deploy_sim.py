@@ -14,7 +14,7 @@ Without `--policy` one is trained first, in about a minute, with the shipped set
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -48,7 +48,7 @@ from grpo_gym.deployment import (
     MinimumReplicas,
     Transition,
 )
-from grpo_gym.settings import ConfigError, replace
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers import experiments
 from grpo_gym.trainers.named_policies import find_checkpoint, load_model
 

@@ -10,7 +10,7 @@ resumes where it stopped.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -55,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def measure(variant: Variant, seed: int, episodes: int) -> dict[str, Any]:
     """Train one variant and evaluate it; where the environment refuses it, the reason."""
-    settings = variant.task.settings()
-    settings = replace(settings, grpo=replace(settings.grpo, **variant.changes))
+    settings = variant.task.settings(**variant.changes)
     try:
         trained = experiments.train(settings, seed, iterations=variant.iterations)
     except SnapshotError as error:

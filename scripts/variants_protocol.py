@@ -30,9 +30,9 @@ class Task:
         """As the tables have it."""
         return self.env if self.preset is None else f"{self.env} {self.preset}"
 
-    def settings(self) -> TrainSettings:
-        """The shipped settings."""
-        return shipped_settings(self.env, self.preset, total_steps=self.steps)
+    def settings(self, **grpo: Any) -> TrainSettings:
+        """The shipped settings, with some settings of GRPO changed."""
+        return shipped_settings(self.env, self.preset, total_steps=self.steps, grpo=grpo)
 
 
 @dataclass(frozen=True)

@@ -79,13 +79,10 @@ def shipped_settings(
     """
     kwargs = {} if preset is None else {"preset": preset}
     values = {"env": env, "env_kwargs": kwargs, **default_config(env, kwargs), **changes}
-    settings = from_mapping(TrainSettings, values, f"shipped settings for {env}")
-    return replace(
-        settings,
-        env_kwargs={**settings.env_kwargs, **(env_kwargs or {})},
-        training_env_kwargs={**settings.training_env_kwargs, **(training_env_kwargs or {})},
-        grpo=replace(settings.grpo, **(grpo or {})),
-    )
+    further = {"env_kwargs": env_kwargs, "training_env_kwargs": training_env_kwargs, "grpo": grpo}
+    for name, each in further.items():
+        values[name] = {**values.get(name, {}), **(each or {})}
+    return from_mapping(TrainSettings, values, f"shipped settings for {env}")
 
 
 def train(
