@@ -28,6 +28,9 @@ from grpo_gym.trainers import experiments
 from grpo_gym.trainers.experiments import EVALUATION_SEED
 from grpo_gym.trainers.presets import PRESETS
 
+PartName = Literal[
+    "diurnal", "diurnal-target", "diurnal-joint", "bursty", "flash-crowd", "dollars", "chapter"
+]
 ENV = "AutoScaler-v0"
 HEURISTICS: dict[str, dict[str, Any]] = {
     **{f"hpa {percent}": {"target_percent": percent} for percent in range(50, 100, 5)},
@@ -75,7 +78,7 @@ class Part:
     """Other workers per replica for the heuristics, where the policy can change them."""
 
 
-PARTS = {
+PARTS: dict[PartName, Part] = {
     "diurnal": Part("diurnal"),
     "diurnal-target": Part("diurnal-target"),
     "diurnal-joint": Part("diurnal-joint", concurrencies=(2, 3)),
@@ -99,11 +102,7 @@ PARTS = {
 class Options(experiments.ExperimentOptions):
     """The command line."""
 
-    part: (
-        Literal["diurnal", "diurnal-target", "diurnal-joint", "bursty", "flash-crowd"]
-        | Literal["dollars", "chapter"]
-        | None
-    ) = None
+    part: PartName | None = None
     """What to measure, into autoscaling_<part>.json: a preset; dollars, which is diurnal-target
     with the other reward; or chapter, diurnal with published settings."""
     days: int = 1_000
