@@ -444,7 +444,7 @@ def assert_one_line(err: str, *parts: str) -> None:
     [
         ("--learning-rate nan", "learning_rate must be a finite number, got 'nan'"),
         ("--group-size 1", "group_size must be >= 2, got"),
-        ("--total-steps 0", "total_steps must be >= 1, got 0"),
+        ("--total-steps 0", "total_steps must be >= 1, got '0'"),
         ("--total-steps 1.5", "total_steps must be an integer, got '1.5'"),
         ("--seed", "--seed must be followed by one value, got none"),
         ("--seed 1 2", "--seed must be followed by one value, got 1 2"),
@@ -465,7 +465,7 @@ def assert_one_line(err: str, *parts: str) -> None:
         ("--env-kwargs preset=parc", "Did you mean 'park'?"),
         ("--env CartPole-v1 --env-kwargs foo=3", "CartPole-v1 cannot be made with env_kwargs"),
         ("--config none.yaml", "cannot read none.yaml"),
-        ("--config typo.yaml", "typo.yaml: grpo: 'learning_rat' is not a setting"),
+        ("--config typo.yaml", "typo.yaml: 'grpo.learning_rat' is not a setting"),
         ("--resume nothing", "--resume must be followed by a run's folder, got nothing"),
         ("--resume nothing --seed 3", "--resume must come without --seed"),
         ("--run-dir used", "--run-dir must be new or empty, got used"),
