@@ -86,7 +86,7 @@ def gradient_variance(
     if share > 0.0:
         model.learn(share * options.total_steps)
     kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
-    measured = {}
+    measured: dict[str, dict[str, float]] = {}
     for grouping in GROUPINGS:
         config = with_grouping(settings, grouping, seed=7).grpo
         collector = Collector(settings.env, kwargs, config)

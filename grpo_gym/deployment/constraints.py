@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from grpo_gym.deployment.records import Context, Violation, describe
-from grpo_gym.settings import ConfigError
+from grpo_gym.settings import ConfigError, NonNegative, checked_dataclass
 
 SCALING_ALTERNATIVES = (0, 1, -1)
 """Changes of replicas to try instead of a forbidden one: maintain, one more, one less."""
@@ -46,20 +46,16 @@ class _ReplicaRule(_ScalingRule):
         return _finite("replicas", self.replicas(observation))
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class MaximumChange(_ReplicaRule):
     """Change at most a share of the replicas at once, or `at_least` replicas if that is more."""
 
-    share: float = 0.5
-    """Share of the present replicas, >= 0."""
-    at_least: float = 2.0
-    """Replicas that may always be added or removed, >= 0."""
+    share: NonNegative = 0.5
+    """Share of the present replicas."""
+    at_least: NonNegative = 2.0
+    """Replicas that may always be added or removed."""
     name: str = "maximum_change"
     """Name in records."""
-
-    def __post_init__(self) -> None:
-        _check_not_negative("share", self.share)
-        _check_not_negative("at_least", self.at_least)
 
     def __call__(self, observation: Any, action: Any, context: Context) -> bool:
         """Whether the change is small enough."""
@@ -67,17 +63,14 @@ class MaximumChange(_ReplicaRule):
         return abs(change) <= max(self.share * present, self.at_least)
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class MinimumReplicas(_ReplicaRule):
     """Never go below a number of replicas; if there are fewer already, only add."""
 
-    minimum: float = 2.0
-    """Replicas, >= 0."""
+    minimum: NonNegative = 2.0
+    """Number of replicas."""
     name: str = "minimum_replicas"
     """Name in records."""
-
-    def __post_init__(self) -> None:
-        _check_not_negative("minimum", self.minimum)
 
     def __call__(self, observation: Any, action: Any, context: Context) -> bool:
         """Whether enough replicas remain."""
@@ -85,20 +78,17 @@ class MinimumReplicas(_ReplicaRule):
         return present + change >= self.minimum or change > 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked_dataclass
 class Cooldown(_ScalingRule):
     """At most one change within a time, including changes by the fallback.
 
     `change` also reads the history's actions, whose arrays are lists.
     """
 
-    seconds: float = 300.0
-    """From one change to the next, >= 0."""
+    seconds: NonNegative = 300.0
+    """Seconds from one change to the next."""
     name: str = "cooldown"
     """Name in records."""
-
-    def __post_init__(self) -> None:
-        _check_not_negative("seconds", self.seconds)
 
     def __call__(self, observation: Any, action: Any, context: Context) -> bool:
         """Whether the last change is long enough ago."""
@@ -158,9 +148,3 @@ def _finite(name: str, value: float) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value}")
     return value
-
-
-def _check_not_negative(name: str, value: float) -> None:
-    # A nan is not >= 0 either.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < math.inf:
-        raise ConfigError(f"{name} must be a finite number >= 0, got {value!r}")

@@ -97,7 +97,7 @@ def test_actions_and_observations_of_other_kinds() -> None:
     assert [rule(seen, index, NOW) for index in range(7)] == [0, 1, 1, 1, 1, 1, 0]
 
 
-@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "2", None, True])
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "two", None, True])
 def test_settings_of_rules_are_checked(value: Any) -> None:
     for rule, name in (
         (MaximumChange, "share"),
@@ -105,7 +105,7 @@ def test_settings_of_rules_are_checked(value: Any) -> None:
         (MinimumReplicas, "minimum"),
         (Cooldown, "seconds"),
     ):
-        with pytest.raises(ConfigError, match=f"{name} must be a finite number >= 0, got"):
+        with pytest.raises(ConfigError, match=f"{name} must be (a finite number|a number|>= 0), got"):
             rule(**{name: value})
 
 
