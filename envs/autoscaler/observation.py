@@ -68,7 +68,7 @@ def observe_rest(
     starts: np.ndarray,
     clusters: np.ndarray,
     steps_per_day: int,
-    p: np.ndarray,
+    parameters: np.ndarray,
     out: np.ndarray,
 ) -> None:
     """Write what follows the metrics.
@@ -78,21 +78,22 @@ def observe_rest(
         starts: Steps from midnight to each trace's start, shape (R,), int64.
         clusters: `CLUSTER` records, shape (B,).
         steps_per_day: Steps in 24 hours.
-        p: One `PARAMETERS` record, shape (1,).
+        parameters: One `PARAMETERS` record, shape (1,).
         out: Written after the metrics, shape (B, M), float32.
     """
+    p = parameters[0]
     for b in range(out.shape[0]):
         cluster = clusters[b]
         at = NUM_METRICS
-        if p[0].observe_pending:
+        if p.observe_pending:
             out[b, at] = _scaled(cluster.pending, _LARGEST[NUM_METRICS - 1])
             at += 1
         now = starts[episodes[b].trace_row] + episodes[b].step
-        if p[0].observe_time:
+        if p.observe_time:
             at = _observe_phase(now, steps_per_day, out, b, at)
-        if p[0].observe_week:
+        if p.observe_week:
             at = _observe_phase(now, 7 * steps_per_day, out, b, at)
-        if p[0].observe_configuration:
+        if p.observe_configuration:
             out[b, at] = _scaled(cluster.batch, len(records.BATCH_SIZES) - 1)
             out[b, at + 1] = _scaled(cluster.timeout, len(records.TIMEOUTS_S) - 1)
             out[b, at + 2] = _scaled(cluster.concurrency, len(records.CONCURRENCIES) - 1)

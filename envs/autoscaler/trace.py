@@ -19,7 +19,7 @@ from grpo_gym.envs.kernels import kernel
 from grpo_gym.envs.randomness import stream_key, uniform
 from grpo_gym.settings import ConfigError
 
-_RATES = (
+_NUMBERS = (
     "base_demand",
     "daily_amplitude",
     "half_daily_amplitude",
@@ -28,10 +28,10 @@ _RATES = (
     "noise",
     "bursts",
 )
-_LIMITS = ("burst_size", "burst_rise_minutes", "burst_hold_minutes", "burst_decay_minutes")
+_RANGES = ("burst_size", "burst_rise_minutes", "burst_hold_minutes", "burst_decay_minutes")
 TRACE_PARAMETERS = np.dtype(
-    [(name, "f8") for name in _RATES]
-    + [(name, "f8", (2,)) for name in _LIMITS]
+    [(name, "f8") for name in _NUMBERS]
+    + [(name, "f8", (2,)) for name in _RANGES]
     + [("random_start", "?"), ("steps_per_day", "i8")]
 )
 """What the drawing kernels read: fields and properties of an `AutoScalerConfig`."""
