@@ -24,7 +24,6 @@ from grpo_gym.settings import (
     checked_dataclass,
     from_mapping,
     suggest,
-    to_mapping,
 )
 
 FaultKind = Literal["degraded", "slow", "erroring", "down"]
@@ -324,7 +323,3 @@ def make_config(
             )
     return from_mapping(LoadBalancerConfig, {**settings, **overrides}, f"LoadBalancer ({preset})")
 
-
-def describe(config: LoadBalancerConfig) -> dict[str, Any]:
-    """The settings as plain values, for a file beside a checkpoint."""
-    return to_mapping(config)

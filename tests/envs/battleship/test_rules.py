@@ -1,7 +1,5 @@
 """Every answer of a game against a slow game in plain Python, and Gymnasium's demands."""
 
-import copy
-import pickle
 import random
 import warnings
 from typing import Any
@@ -375,22 +373,6 @@ def test_nonsense_is_refused(chosen: dict[str, Any], message: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("action", [-1, 25, 1.0, "0", None, np.array([1])])
-def test_wrong_actions(action: Any) -> None:
-    env = BattleshipEnv("microgrpo-5x5")
-    env.reset(seed=0)
-    with pytest.raises(gym.error.InvalidAction, match="action must be a cell from 0 to 24, got"):
-        env.step(action)
-    assert env.simulator.elapsed().tolist() == [0]
-
-
-def test_nothing_happens_before_a_reset() -> None:
-    env = BattleshipEnv(render_mode="ansi")
-    for call in (lambda: env.step(np.int64(0)), env.render):
-        with pytest.raises(gym.error.ResetNeeded):
-            call()
-
-
 def test_presets() -> None:
     assert {name: make_config(name).board_size for name in PRESETS} == {
         "classic-10x10": (10, 10),
@@ -454,42 +436,6 @@ def test_shapes(chosen: dict[str, Any], shape: tuple[int, ...]) -> None:
     space: Any = env.observation_space
     assert space.low.min() == (-1.0 if len(shape) == 2 else 0.0)
     assert space.high.max() == 1.0
-
-
-def test_nothing_returned_is_used_again() -> None:
-    env = BattleshipEnv(observation="planes_density")
-    kept: list[tuple[Any, Any]] = [env.reset(seed=3)]
-    copies = [copy.deepcopy(kept[0])]
-    for cell in range(40):
-        observation, *_, info = env.step(np.int64(cell))
-        kept.append((observation, info))
-        copies.append(copy.deepcopy(kept[-1]))
-    np.testing.assert_equal(kept, copies)
-
-
-def test_pickling_in_mid_game() -> None:
-    env = BattleshipEnv(announce_sunk=True)
-    env.reset(seed=3)
-    for cell in range(0, 60, 2):
-        env.step(np.int64(cell))
-    clones = [pickle.loads(pickle.dumps(env)), copy.deepcopy(env)]
-    expected = [env.step(np.int64(cell)) for cell in range(1, 60, 2)]
-    for clone in clones:
-        found = [clone.step(np.int64(cell)) for cell in range(1, 60, 2)]
-        np.testing.assert_equal(found, expected)
-    following = env.reset()
-    for clone in clones:
-        np.testing.assert_equal(clone.reset(), following)
-        np.testing.assert_array_equal(clone.simulator.ship_at, env.simulator.ship_at)
-
-
-def test_unseeded_environments_differ() -> None:
-    boards = []
-    for _ in range(4):
-        env = BattleshipEnv()
-        env.reset()
-        boards.append(env.simulator.ship_at[0].tobytes())
-    assert len(set(boards)) == 4
 
 
 def test_the_simulator_leaves_finished_and_skipped_games_alone() -> None:

@@ -1,7 +1,5 @@
-"""The single environment as Gymnasium wants it, and observations inside their space."""
+"""Settings that only the load balancer has, ends of episodes, and observations in their space."""
 
-import copy
-import pickle
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
 
 import grpo_gym  # noqa: F401
 from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
@@ -23,7 +22,6 @@ FAULTY: dict[str, Any] = {
     "recovery_ramp_ms": 50.0,
 }
 VARIANTS: dict[str, dict[str, Any]] = {
-    **{preset: {"preset": preset} for preset in PRESETS},
     "basic": {"infos": "basic"},
     "one server": {"num_servers": 1},
     "aggregate with size": {"observation": "aggregate", "observe_size": True, **FAULTY},
@@ -40,18 +38,10 @@ def test_check_env(variant: str) -> None:
         env.close()
 
 
-def test_other_ways_to_make_it() -> None:
-    env = gym.make("grpo_gym:LoadBalancer-v0", preset="park", num_servers=5)
-    assert isinstance(env.unwrapped, LoadBalancerEnv)
-    assert env.action_space == gym.spaces.Discrete(5)
-    vector = gym.make_vec("grpo_gym:LoadBalancer-v0", num_envs=3, preset="park", num_servers=5)
-    assert isinstance(vector.unwrapped, LoadBalancerVectorEnv)
-    assert vector.single_action_space == gym.spaces.Discrete(5)
-    assert vector.observation_space.shape == (3, 41)
-    assert env.spec is not None
-    again = gym.make(env.spec).unwrapped
-    assert isinstance(again, LoadBalancerEnv)
-    assert again.config == env.unwrapped.config
+def test_the_number_of_servers_decides_the_spaces() -> None:
+    env = LoadBalancerVectorEnv(3, preset="park", num_servers=5)
+    assert env.single_action_space == gym.spaces.Discrete(5)
+    assert env.observation_space.shape == (3, 41)
 
 
 @pytest.mark.parametrize("reward", ["latency", "demo", "park"])
@@ -62,78 +52,6 @@ def test_how_episodes_end(reward: str) -> None:
     assert ends[:6] == [(False, False)] * 6
     assert ends[6] == ((True, False) if reward == "park" else (False, True))
     assert all(type(flag) is bool for end in ends for flag in end)
-
-
-def rollout(env: Any, seed: int | None, steps: int = 60) -> list[Any]:
-    rng = np.random.default_rng(0)
-    observation, info = env.reset(seed=seed)
-    record = [observation.copy(), *map(np.copy, info.values())]
-    for _ in range(steps):
-        observation, reward, *_, info = env.step(rng.integers(env.action_space.n))
-        record += [observation, reward, *info.values()]
-    return record
-
-
-def same(left: list[Any], right: list[Any]) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
-
-
-def test_reset_is_reproducible() -> None:
-    env, other = LoadBalancerEnv(**FAULTY), LoadBalancerEnv(**FAULTY)
-    first = rollout(env, 5)
-    following = rollout(env, None)
-    assert not same(first, following)
-    assert same(rollout(env, 5), first)
-    assert same(rollout(env, None), following)
-    assert same(rollout(other, 5), first)
-    assert same(rollout(other, None), following)
-    assert not same(rollout(other, 6), first)
-    for seed in (0, 2**63, 2**64 + 5, 2**130 + 1):
-        assert same(rollout(env, seed), rollout(other, seed))
-
-
-def test_unseeded_environments_differ() -> None:
-    env, other = LoadBalancerEnv(), LoadBalancerEnv()
-    assert not same(rollout(env, None), rollout(other, None))
-    # Looking at the generator before the first reset is no seed.
-    env, other = LoadBalancerEnv(), LoadBalancerEnv()
-    assert env.np_random is not other.np_random
-    assert not same(rollout(env, None), rollout(other, None))
-    env.np_random = np.random.default_rng(3)
-    other = LoadBalancerEnv()
-    other.np_random = np.random.default_rng(3)
-    assert not same(rollout(other, None), rollout(env, None))
-    fresh = LoadBalancerEnv()
-    fresh.np_random = np.random.default_rng(3)
-    other = LoadBalancerEnv()
-    other.np_random = np.random.default_rng(3)
-    assert same(rollout(other, None), rollout(fresh, None))
-
-
-def test_nothing_returned_is_used_again() -> None:
-    env = LoadBalancerEnv(**FAULTY)
-    rng = np.random.default_rng(0)
-    kept = [env.reset(seed=3)]
-    copies = [copy.deepcopy(kept[0])]
-    for _ in range(50):
-        result = env.step(rng.integers(4))
-        kept.append((result[0], result[4]))
-        copies.append(copy.deepcopy(kept[-1]))
-    for (observation, info), (observation_copy, info_copy) in zip(kept, copies, strict=True):
-        assert np.array_equal(observation, observation_copy)
-        assert same(list(info.values()), list(info_copy.values()))
-
-
-def test_pickling_in_mid_episode() -> None:
-    env = LoadBalancerEnv(**FAULTY)
-    rollout(env, 1, steps=30)
-    clones = [pickle.loads(pickle.dumps(env)), copy.deepcopy(env)]
-    expected = [env.step(np.int64(b % 4))[:2] for b in range(20)]
-    for clone in clones:
-        found = [clone.step(np.int64(b % 4))[:2] for b in range(20)]
-        assert all(same(list(a), list(b)) for a, b in zip(expected, found, strict=True))
-    expected_next = env.reset()[0]
-    assert all(np.array_equal(clone.reset()[0], expected_next) for clone in clones)
 
 
 def test_a_group_of_equal_seeds_sees_equal_traffic() -> None:
@@ -195,3 +113,20 @@ def test_a_million_observations_lie_in_their_space(extreme: int) -> None:
         assert all(row in env.single_observation_space for row in record[:: len(record) // 20])
         steps += len(record)
     assert steps > 250_000
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_basic_infos_change_nothing_else(mode: AutoresetMode) -> None:
+    full = LoadBalancerVectorEnv(3, episode_length=9, autoreset_mode=mode, infos="full")
+    basic = LoadBalancerVectorEnv(3, episode_length=9, autoreset_mode=mode)
+    assert basic.config.infos == "basic"
+    full.reset(seed=0)
+    basic.reset(seed=0)
+    for step in range(9):
+        left, right = full.step(np.full(3, step % 4)), basic.step(np.full(3, step % 4))
+        for a, b in zip(left[:4], right[:4], strict=True):
+            np.testing.assert_array_equal(a, b)
+        for name in ("response_time_ms", "error"):
+            mask = left[4][f"_{name}"]
+            np.testing.assert_array_equal(left[4][name][mask], right[4][name][mask])
+        assert "estimated_rewards" not in right[4]

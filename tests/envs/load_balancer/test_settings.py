@@ -3,13 +3,11 @@
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import pytest
 
-from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
-from grpo_gym.envs.load_balancer.presets import PRESETS, describe, make_config
+from grpo_gym.envs.load_balancer.presets import PRESETS, make_config
 from grpo_gym.envs.load_balancer.vector_env import LoadBalancerVectorEnv
-from grpo_gym.settings import ConfigError
+from grpo_gym.settings import ConfigError, to_mapping
 
 NAN = float("nan")
 INFINITY = float("inf")
@@ -83,101 +81,12 @@ def test_nonsense_is_refused(settings: dict[str, Any], message: str) -> None:
         LoadBalancerVectorEnv(2, **settings)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_envs": 0}, "num_envs must be an integer >= 1, got 0"),
-        ({"num_envs": NAN}, "num_envs must be an integer >= 1, got nan"),
-        ({"num_envs": 2.5}, "num_envs must be an integer >= 1, got 2.5"),
-        ({"num_envs": "2"}, "num_envs must be an integer >= 1, got '2'"),
-        ({"max_episode_steps": 0}, "max_episode_steps must be an integer >= 1, got 0"),
-        ({"autoreset_mode": "NextStp"}, "autoreset_mode .*'NextStp'.*Did you mean 'NextStep'"),
-        ({"autoreset_mode": 3}, "autoreset_mode must be a known one, got 3"),
-    ],
-)
-def test_nonsense_for_many(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        LoadBalancerVectorEnv(**settings)
-
-
-def test_render_modes() -> None:
-    with pytest.raises(gym.error.UnsupportedMode, match=r"render_mode must be one of .*'human'"):
-        LoadBalancerEnv(render_mode="human")
-    with pytest.raises(gym.error.UnsupportedMode, match=r"render_mode must be .*'ansi'"):
-        LoadBalancerVectorEnv(2, render_mode="ansi")
-
-
-def test_reset_options() -> None:
-    env, vector = LoadBalancerEnv(), LoadBalancerVectorEnv(2)
-    with pytest.raises(ConfigError, match="reset has no option 'reset_mask'"):
-        env.reset(options={"reset_mask": np.ones(1, bool)})
-    with pytest.raises(ConfigError, match=r"no option 'rset_mask'\. Did you mean 'reset_mask'\?"):
-        vector.reset(options={"rset_mask": np.ones(2, bool)})
-    for mask in (np.ones(3, bool), np.ones(2), np.zeros(2, bool), [1, 0], True):
-        with pytest.raises(ConfigError, match=r"reset_mask must be bool of shape \(2,\)"):
-            vector.reset(options={"reset_mask": mask})
-    env.reset(options={})
-    vector.reset(options={})
-
-
-@pytest.mark.parametrize("seed", [-1, [1, -1], [1, 1.5], [1], "ab", [1, 2, 3], 1.5])
-def test_seeds_of_many(seed: Any) -> None:
-    with pytest.raises(ConfigError, match="seed must be"):
-        LoadBalancerVectorEnv(2).reset(seed=seed)
-
-
-def test_a_negative_seed_of_one() -> None:
-    with pytest.raises(gym.error.Error, match="-1"):
-        LoadBalancerEnv().reset(seed=-1)
-
-
-@pytest.mark.parametrize("action", [-1, 4, 1.0, 0.5, "0", None, np.array([1]), NAN])
-def test_wrong_actions_of_one(action: Any) -> None:
-    env = LoadBalancerEnv()
-    env.reset(seed=0)
-    with pytest.raises(gym.error.InvalidAction, match="action must be a server from 0 to 3, got"):
-        env.step(action)
-    assert env.simulator.episodes["step"][0] == 0
-
-
-@pytest.mark.parametrize(
-    "actions",
-    [[0, 4], [-1, 0], [0], [0, 1, 2], 0, [[0, 1]], [0.0, 1.0], [0.5, 1], ["0", "1"], [None, 0]],
-)
-def test_wrong_actions_of_many(actions: Any) -> None:
-    env = LoadBalancerVectorEnv(2)
-    env.reset(seed=0)
-    with pytest.raises(gym.error.InvalidAction, match="actions must be"):
-        env.step(np.array(actions))
-    assert env.simulator.episodes["step"].tolist() == [0, 0]
-
-
-def test_integers_of_every_kind_are_actions() -> None:
-    env, vector = LoadBalancerEnv(), LoadBalancerVectorEnv(2)
-    env.reset(seed=0)
-    vector.reset(seed=0)
-    kinds: list[Any] = [1, np.int32(1), np.uint8(1), np.array(1)]
-    for action in kinds:
-        env.step(action)
-    for kind in (np.int64, np.int32, np.uint8):
-        vector.step(np.array([0, 3], kind))
-    vector.step([0, 3])  # type: ignore[arg-type]
-    vector.step(np.arange(4, dtype=np.int64)[::2])
-
-
-def test_nothing_steps_before_a_reset() -> None:
-    with pytest.raises(gym.error.ResetNeeded):
-        LoadBalancerEnv().step(np.int64(0))
-    with pytest.raises(gym.error.ResetNeeded):
-        LoadBalancerVectorEnv(2).step(np.zeros(2, np.int64))
-
-
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("num_servers", [None, 1, 7])
 def test_presets_have_any_number_of_servers(preset: str, num_servers: int | None) -> None:
     config = make_config(preset, num_servers)
     assert num_servers in (None, config.num_servers)
-    assert make_config("flaky", **describe(config)) == config
+    assert make_config("flaky", **to_mapping(config)) == config
 
 
 def test_values_as_a_command_line_gives_them() -> None:
