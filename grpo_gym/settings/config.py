@@ -29,12 +29,13 @@ _CHECKS = ConfigDict(extra="forbid", allow_inf_nan=False)
     kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,)
 )
 def checked_dataclass(cls: type[Config]) -> type[Config]:
-    """Make a class a frozen dataclass with keyword arguments that checks every field.
+    """Make a class a frozen dataclass with keyword arguments whose fields are checked.
 
     Harmless differences are normalised: 1 to 1.0 for a float, 1e6 and "8" to an int, a list to
-    a tuple, a mapping to a nested config or a dict of its own. `dataclasses.replace` checks again.
-    The instances raise `ConfigError` at the first field whose value breaks its annotation's rule;
-    nan and inf always do. What a `__post_init__` raises as ValueError becomes a ConfigError too.
+    a tuple, a mapping to a nested config or a copy of its own. `dataclasses.replace` checks again.
+
+    Making an instance raises ConfigError if a name is unknown or missing, if a value breaks its
+    annotation's rule (nan and inf always do), or if `__post_init__` raises a ValueError.
     """
     make = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_CHECKS)
     checked = cast(Any, make(cls))

@@ -87,14 +87,15 @@ def _unknown(path: Path, cls: Any) -> str:
 
 def _broken(name: str, problems: Sequence[ErrorDetails]) -> str:
     value, kinds = problems[0]["input"], [problem["type"] for problem in problems]
-    if kinds[0] not in _RULES:
+    if not set(kinds) <= _RULES.keys():
         return f"{name}: {problems[0]['msg']}"
     rule = " or ".join(dict.fromkeys(map(_rule, problems)))
+    remedy = ""
     if isinstance(value, str) and "literal_error" in kinds:
-        remedy = nearest(value, re.findall(r"'(.*?)'", rule))
-        remedy = remedy and f".{remedy}"
-    else:
-        remedy = "" if value is None else _REMEDIES.get("/".join(kinds), "").format(value)
+        near = nearest(value, re.findall(r"'(.*?)'", rule))
+        remedy = near and f".{near}"
+    elif len(kinds) == 1 and value is not None:
+        remedy = _REMEDIES.get(kinds[0], "").format(value)
     return f"{name} must be {rule}, got {value!r}{remedy}"
 
 
