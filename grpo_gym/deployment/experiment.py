@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -138,8 +138,8 @@ class Experiment:
         self.block = None if block is None else Block(**{**block, "total": float(block["total"])})
         self.next_number, self.measured = state["next_number"], state["measured"]
         self.late = state["late"]
-        self.level.restore(state["level"])
-        self.test.restore(state["test"])
+        self.level = replace(self.level, **state["level"])
+        self.test = replace(self.test, **state["test"])
         self.counts = {arm: state["counts"][arm] for arm in _ARMS}
         self.totals = {arm: float(state["totals"][arm]) for arm in _ARMS}
 

@@ -79,12 +79,8 @@ class OutcomeLevel:
         self.mean += self.weight * step
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs, in JSON types."""
+        """The fields that change, in JSON types."""
         return {"mean": self.mean, "deviation": self.deviation}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a state."""
-        self.mean, self.deviation = state["mean"], state["deviation"]
 
     def _bounded(self, outcome: float) -> float:
         minimum = -math.inf if self.minimum is None else self.minimum
@@ -138,12 +134,8 @@ class OutcomeTest:
         ]
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs, in JSON types."""
+        """The fields that change, in JSON types."""
         return {"wealth": list(self.wealth), "blocks": self.blocks}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a state."""
-        self.wealth, self.blocks = list(state["wealth"]), state["blocks"]
 
 
 def relative_loss(

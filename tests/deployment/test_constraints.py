@@ -105,7 +105,7 @@ def test_settings_of_rules_are_checked(value: Any) -> None:
         (MinimumReplicas, "minimum"),
         (Cooldown, "seconds"),
     ):
-        with pytest.raises(ConfigError, match=f"{name} must be (a finite number|a number|>= 0), got"):
+        with pytest.raises(ConfigError, match=f"{name} must be .*(number|>= 0), got"):
             rule(**{name: value})
 
 
