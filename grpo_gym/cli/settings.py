@@ -1,4 +1,4 @@
-"""Settings of a training run: options over a preset over a configuration file over defaults."""
+"""Settings of a training run, from options, a preset of GRPO, a settings file, and defaults."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields
@@ -22,12 +22,13 @@ from grpo_gym.trainers.settings import TrainSettings, default_config
 _OF_GRPO = (
     "preset",
     "policy",
+    "policy_kwargs",
     "training_env_kwargs",
     "evaluations",
     "evaluation_episodes",
     "checkpoint_every",
 )
-"""Options that only GRPO has, beside those of `GRPOConfig`."""
+"""Options that online GRPO does not have, beside those of `GRPOConfig`."""
 
 
 @checked_dataclass
@@ -43,7 +44,7 @@ class RunOptions:
     run_dir: str | None = None
     """Folder to write, new or empty; by default a new one under runs/<env>/."""
     resume: str | None = None
-    """Go on with an interrupted run: its folder, and no other option but --quiet."""
+    """Folder of an interrupted run to continue; only --quiet may be given with it."""
     online_kwargs: dict[str, Any] = field(default_factory=dict)
     """Settings of --algo online: learning_rate, group_size, exploration, weight_limit, step_limit,
     importance_weights, estimates."""
@@ -68,12 +69,12 @@ _LINE = CommandLine(
 
 
 def parse_train(arguments: Sequence[str]) -> tuple[TrainSettings, RunOptions]:
-    """Settings from the command line, over a preset, over a configuration file.
+    """Settings from the command line, which override a preset, which overrides a settings file.
 
-    With `--resume` the settings are not the run's, which lie in its folder.
+    With `--resume`, the settings that count are those in the run's folder instead.
 
     Raises:
-        ConfigError: If something is unknown or makes no sense.
+        ConfigError: If an option is unknown or a value breaks its rule.
         SystemExit: With status 0 after --help.
     """
     given = _LINE.parse(arguments)
@@ -87,7 +88,7 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainSettings, RunOptions]:
 
 
 def _settings(run: RunOptions, given: Given) -> TrainSettings:
-    """The file's settings, then the preset's, then the options."""
+    """The file's settings, changed by the preset, changed by the options."""
     options, grpo_options = given.values["training"], given.values["grpo"]
     base, source = _file_settings(run, options)
     if run.preset is not None:
@@ -111,12 +112,12 @@ def _settings(run: RunOptions, given: Given) -> TrainSettings:
 
 
 def _file_settings(run: RunOptions, options: Mapping[str, Any]) -> tuple[TrainSettings, str]:
-    """The settings of the file, and what to call it."""
+    """The file's settings, and what errors call the file."""
     env = options.get("env", TrainSettings.env)
     if run.config is not None:
         return from_mapping(TrainSettings, load_yaml(run.config), run.config), run.config
     source = f"shipped settings for {env}"
-    if options.get("algo") == "online":  # the shipped ones are GRPO's, this needs none
+    if options.get("algo") == "online":  # shipped settings are GRPO's
         descriptor = descriptor_of(env)
         demonstrations = {} if descriptor is None else descriptor.demonstrations
         preset = options.get("env_kwargs", {}).get("preset")
@@ -127,7 +128,7 @@ def _file_settings(run: RunOptions, options: Mapping[str, Any]) -> tuple[TrainSe
 
 
 def _env_kwargs(base: TrainSettings, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Arguments one by one over the file's, which count for its own environment and preset."""
+    """The options' arguments over the file's, which hold for its own environment and preset."""
     preset = base.env_kwargs.get("preset")
     same_env = options.get("env", base.env).removeprefix("grpo_gym:") == base.env
     same_preset = options.get("env_kwargs", {}).get("preset", preset) == preset
@@ -139,7 +140,7 @@ def _env_kwargs(base: TrainSettings, options: Mapping[str, Any]) -> dict[str, di
 
 
 def _refuse_options_of_grpo(given: Given) -> None:
-    """Refuse what online GRPO would ignore; `--seed` it has in common."""
+    """Refuse options that online GRPO would ignore; it shares only `--seed`."""
     known = {*_OF_GRPO, *(field.name for field in fields(GRPOConfig))} - {"seed"}
     for name in (name for group in given.values.values() for name in group):
         if name in known:

@@ -154,6 +154,7 @@ def test_a_signal_ends_training_and_saves_what_was_learned(
         ("--algo online --preset loop", "--preset is for --algo grpo"),
         ("--algo online --learning-rate 0.1", "--learning-rate is for --algo grpo"),
         ("--algo online --policy mlp", "--policy is for --algo grpo"),
+        ("--algo online --policy-kwargs blocks=3", "--policy-kwargs is for --algo grpo"),
         ("--algo online --evaluations 3", "--evaluations is for --algo grpo"),
         ("--algo online --training-env-kwargs reward=demo", "--training-env-kwargs is for"),
         ("--online-kwargs group_size=3", "--online-kwargs must come with --algo online"),
