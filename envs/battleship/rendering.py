@@ -1,7 +1,7 @@
-"""Frames of a game, as text and as an image: what is known, and where a shot would go next.
+"""Pictures of a game, as text and as an image.
 
-Beside the board is a heat map: a policy's probabilities where it was given, else the share of
-placements of the ships afloat that cover each cell.
+The image shows the board as the player knows it, and beside it a heat map: a policy's
+probabilities if they are given, otherwise how many placements of the ships afloat cover each cell.
 
 Shapes: A cells.
 """
@@ -18,20 +18,20 @@ from grpo_gym.envs.battleship.simulator import BattleshipSimulator
 Draw = ImageDraw.ImageDraw
 
 WIDTH, MARGIN, HEADER, GAP, HEADLINE = 840, 24, 92, 36, 300
-"""Width of the image, its margin, the height above the boards, the gap between them, and the width
-of the headline (px)."""
+"""Width of the image, its margin, height above the boards, gap between them, width of the headline
+(px)."""
 HEAT_LEFT = MARGIN + (WIDTH - 2 * MARGIN + GAP) // 2
-"""Where the heat map begins, whatever the board's size (px)."""
+"""Left edge of the heat map (px)."""
 PAPER, INK, GREY, LINE = "#ffffff", "#1c2028", "#5c636f", "#c4ccd6"
 SEA, WATER_SHOT, FIRE, WRECK, HULL = "#e4effc", "#b9cfe8", "#e0402c", "#7d1420", "#465878"
 ACCENT = "#005cb8"
 COLD, HOT = np.array([244.0, 247.0, 251.0]), np.array([0.0, 74.0, 150.0])
-"""Ends of the heat map's scale of colours."""
+"""Ends of the heat map's colour scale."""
 SIGNS = {UNKNOWN: "·", MISS: "o", HIT: "x", SUNK: "#"}
 
 
 def heat(simulator: BattleshipSimulator, member: int, heat_map: np.ndarray | None) -> np.ndarray:
-    """Shares that add up to 1, shape (A,), float64: given, or from the placements that fit."""
+    """Scale a heat map, given or of the placements that fit, to a sum of 1: shape (A,), float64."""
     values = heat_map
     if values is None:
         counts, _, weights = (values[member] for values in simulator.densities())
@@ -42,18 +42,17 @@ def heat(simulator: BattleshipSimulator, member: int, heat_map: np.ndarray | Non
 
 
 def render_ansi(simulator: BattleshipSimulator, history: Sequence[int], member: int = 0) -> str:
-    """The board as text: `·` unknown, `o` miss, `x` hit, `#` sunk."""
+    """Draw the board as text: `·` unknown, `o` miss, `x` hit, `#` sunk."""
     rows, columns = simulator.config.board_size
     seen = simulator.seen[member].reshape(rows, columns)
     lines = ["   " + " ".join(f"{column:>2}" for column in range(columns))]
-    for row in range(rows):
-        signs = " ".join(f"{SIGNS[int(what)]:>2}" for what in seen[row])
-        lines.append(f"{row:>2} {signs}")
+    for row, cells in enumerate(seen.tolist()):
+        lines.append(f"{row:>2} " + " ".join(f"{SIGNS[cell]:>2}" for cell in cells))
     return "\n".join([*lines, status(simulator, history, member)]) + "\n"
 
 
 def status(simulator: BattleshipSimulator, history: Sequence[int], member: int) -> str:
-    """The game so far in a line."""
+    """Summarise the game so far in one line."""
     episode = simulator.episodes[member]
     text = f"shots {int(episode['step'])}, hits {int(episode['hits'])}"
     if history:
@@ -68,13 +67,13 @@ def render_rgb(
     member: int = 0,
     heat_map: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The game as an image; its size depends only on the board's.
+    """Draw one game as an image, whose size depends only on the board's.
 
     Args:
         simulator: The games.
         history: Cells shot at, in order.
-        member: Which game.
-        heat_map: What to show beside the board, shape (A,); None: placements that fit.
+        member: The index of the game.
+        heat_map: The heat map, shape (A,), or None for the placements that fit.
 
     Returns:
         Shape (height, width, 3), uint8.
@@ -122,7 +121,7 @@ def _draw_board(
         box = _box(cell, columns, MARGIN, side)
         what = int(seen[cell])
         if over and what == HIT and simulator.left[member, ships[cell]] == 0:
-            what = SUNK  # where sinking is not announced, the end of the game tells
+            what = SUNK  # even if it was not announced
         fill = {UNKNOWN: SEA, MISS: WATER_SHOT, HIT: FIRE, SUNK: WRECK}[what]
         draw.rectangle(box, fill, LINE)
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2

@@ -29,23 +29,19 @@ def show(
     heat_maps: Mapping[str, np.ndarray],
     reveal: bool = False,
 ) -> RenderableType:
-    """What is known, beside heat maps.
+    """Draw the board as the player knows it, and heat maps beside it.
 
     Args:
-        simulator: Of one game.
+        simulator: One game.
         history: Cells shot at, in order.
         heat_maps: Shares of cells by title, each shape (A,); the largest is marked.
         reveal: Whether to show the ships that were not found.
     """
+    panels = {"what is known": _board(simulator, history, reveal)}
+    panels |= {title: _heat(simulator, values) for title, values in heat_maps.items()}
     row = Table.grid(padding=(0, 3))
-    panels = [_titled("what is known", _board(simulator, history, reveal))]
-    panels += [_titled(title, _heat(simulator, values)) for title, values in heat_maps.items()]
-    row.add_row(*panels)
+    row.add_row(*(Group(Text(title, "bold"), grid) for title, grid in panels.items()))
     return Group(row, Text(LEGEND, "grey50"), Text(status(simulator, history, 0)))
-
-
-def _titled(title: str, grid: Text) -> RenderableType:
-    return Group(Text(title, "bold"), grid)
 
 
 def _board(simulator: BattleshipSimulator, history: list[int], reveal: bool) -> Text:
@@ -76,7 +72,7 @@ def _heat(simulator: BattleshipSimulator, values: np.ndarray) -> Text:
 
 
 def _grid(cells: list[tuple[str, str]], columns: int) -> Text:
-    """Cells row by row, with the numbers of rows and columns around them."""
+    """Lay out cells in rows, with the numbers of rows and columns around them."""
     text = Text("   " + "".join(f"{column:3}" for column in range(columns)) + "\n", "grey50")
     for first in range(0, len(cells), columns):
         text.append(f"{first // columns:2} ", "grey50")

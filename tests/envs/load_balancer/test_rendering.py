@@ -17,13 +17,12 @@ from grpo_gym.envs.load_balancer.rendering import (
     COLUMNS,
     HEADER,
     HEALTH,
-    View,
     render_ansi,
     render_rgb,
-    time_text,
 )
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
 from grpo_gym.envs.load_balancer.vector_env import LoadBalancerVectorEnv
+from grpo_gym.envs.load_balancer.view import View, time_text
 
 HISTORY = [(0, 12.0, False), (2, 40.0, False), (2, 1_500.0, True), (1, 80.0, False)]
 ROW = 46
@@ -263,6 +262,17 @@ def test_size_is_constant_and_even_over_an_episode(preset: str) -> None:
 def short(preset: str, length: int) -> dict[str, Any]:
     schedule = ((0, "degraded", 20, 60),) if preset == "tiny-grpo" else ()
     return {"episode_length": length, "fault_schedule": schedule}
+
+
+def test_the_first_frame_of_a_long_episode_can_be_drawn() -> None:
+    """One request of 5,000 is less than a pixel of progress."""
+    simulator = hand_made(episode_length=5_000)
+    progress = []
+    for step in (0, 1, 50):
+        simulator.episodes["step"] = step
+        progress.append(render_rgb(simulator, HISTORY)[83])
+    np.testing.assert_array_equal(progress[0], progress[1])
+    assert (progress[0] != progress[2]).any()
 
 
 def test_size_depends_only_on_the_number_of_servers() -> None:
