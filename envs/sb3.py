@@ -1,22 +1,23 @@
-"""Vector environments as Stable-Baselines3 wants them, so that its algorithms run on ours.
+"""Native vector environments for the algorithms of Stable-Baselines3.
 
-It needs `pip install "grpo-gym[compare]"`.
+Needs `pip install "grpo-gym[compare]"`.
 
 Shapes: B environments.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
+from typing_extensions import override
 
 from grpo_gym.settings import ConfigError
 
 
 def to_sb3(vec_env: VectorEnv[Any, Any, Any], infos: Literal["ends", "all"] = "ends") -> VecEnv:
-    """A vector environment of Gymnasium as one of Stable-Baselines3.
+    """Adapt a vector environment of Gymnasium to Stable-Baselines3.
 
     ```python
     vec_env = gym.make_vec("Battleship-v0", num_envs=64, autoreset_mode="SameStep")
@@ -24,17 +25,17 @@ def to_sb3(vec_env: VectorEnv[Any, Any, Any], infos: Literal["ends", "all"] = "e
     ```
 
     Args:
-        vec_env: With the mode of automatic resets SAME_STEP, which is Stable-Baselines3's own.
-        infos: "ends" gives infos of the last step of an episode only, which is much faster; "all"
-            of every step.
+        vec_env: With the autoreset mode SAME_STEP, which is how Stable-Baselines3 resets.
+        infos: "all" returns the infos of every step; "ends" only those of an episode's last step,
+            which is much faster.
 
     Returns:
         An environment with `terminal_observation` and `TimeLimit.truncated` at an episode's end,
         and with `action_masks` for `sb3_contrib.MaskablePPO` if `vec_env` has them. Episodes are
-        not counted: put Stable-Baselines3's `VecMonitor` around it.
+        not recorded: wrap it in Stable-Baselines3's `VecMonitor`.
 
     Raises:
-        ConfigError: If `vec_env` resets otherwise, or `infos` is neither.
+        ConfigError: If `vec_env` has another autoreset mode, or `infos` is neither.
     """
     if not isinstance(vec_env, VectorEnv):
         raise ConfigError(f"vec_env must be a VectorEnv, as gym.make_vec makes it, got {vec_env}")
@@ -50,14 +51,19 @@ def to_sb3(vec_env: VectorEnv[Any, Any, Any], infos: Literal["ends", "all"] = "e
 
 
 class SB3VecEnv(VecEnv):  # type: ignore[misc,unused-ignore]
-    """What `to_sb3` gives.
+    """The adapter that `to_sb3` returns.
 
     Attributes:
         vec_env: The environments.
     """
 
     def __init__(self, vec_env: VectorEnv[Any, Any, Any], infos: Literal["ends", "all"]) -> None:
-        """Wrap the environments; see `to_sb3`."""
+        """Wrap the environments.
+
+        Args:
+            vec_env: With the autoreset mode SAME_STEP.
+            infos: As for `to_sb3`.
+        """
         self.vec_env = vec_env
         self._infos = infos
         self._actions = np.zeros(0)
@@ -65,8 +71,9 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc,unused-ignore]
             vec_env.num_envs, vec_env.single_observation_space, vec_env.single_action_space
         )
 
+    @override
     def reset(self) -> Any:
-        """Start over with the seeds of `seed` and the options of `set_options`, used once.
+        """Start episodes with the seeds of `seed` and the options of `set_options`, used once.
 
         Raises:
             ConfigError: If environments have different options.
@@ -83,10 +90,11 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc,unused-ignore]
         self._reset_options()
         return observations
 
+    @override
     def step_async(self, actions: np.ndarray) -> None:
-        """Keep the actions, first axis B, for `step_wait`."""
         self._actions = actions
 
+    @override
     def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Observations, rewards (B,) float32, dones (B,) bool, and infos, one dict each."""
         observations, rewards, terminated, truncated, infos = self.vec_env.step(self._actions)
@@ -97,53 +105,54 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc,unused-ignore]
         for b in np.flatnonzero(dones).tolist():
             self.reset_infos[b] = _infos_of(infos, b)
             each[b] = {
-                **self.reset_infos[b],  # wrappers put theirs there
+                **self.reset_infos[b],  # where wrappers put theirs
                 **_infos_of(infos["final_info"], b),
                 "terminal_observation": infos["final_obs"][b],
                 "TimeLimit.truncated": bool(truncated[b] and not terminated[b]),
             }
         return observations, rewards.astype(np.float32), dones, each
 
+    @override
     def close(self) -> None:
-        """Close the environments."""
         self.vec_env.close()
 
+    @override
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """A frame of each environment."""
         frames: Any = self.vec_env.render()
         return [None] * self.num_envs if frames is None else list(frames)
 
+    @override
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of the vector environment, once for each index."""
         value = getattr(self.vec_env, attr_name)
         return [value for _ in self._chosen(indices)]
 
+    @override
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Set an attribute of the vector environment.
 
         Raises:
-            ConfigError: If not all environments are meant.
+            ConfigError: If `indices` leaves environments out.
         """
         if len(self._chosen(indices)) != self.num_envs:
             raise ConfigError(f"{attr_name} must be set for all environments of a native batch")
         setattr(self.vec_env, attr_name, value)
 
+    @override
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of the vector environment; what it gives for the chosen environments."""
+        """Call a method of the vector environment; its results for the chosen environments."""
         results = getattr(self.vec_env, method_name)(*method_args, **method_kwargs)
         if results is None:
             return [None for _ in self._chosen(indices)]
         return [results[b] for b in self._chosen(indices)]
 
+    @override
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """Never: the environments of a batch have no wrappers of their own."""
         return [False for _ in self._chosen(indices)]
 
     def _chosen(self, indices: Any) -> list[int]:
-        chosen: Iterable[int] = self._get_indices(indices)
-        return list(chosen)
+        return list(self._get_indices(indices))
 
 
 def _equal(options: dict[str, Any], others: dict[str, Any]) -> bool:
@@ -153,21 +162,12 @@ def _equal(options: dict[str, Any], others: dict[str, Any]) -> bool:
 
 
 def _infos_of(infos: dict[str, Any], b: int) -> dict[str, Any]:
-    """The infos of one environment, from those of all; wrappers' may lie in others."""
-    return {
-        name: _infos_of(values, b) if isinstance(values, dict) else values[b]
-        for name, values in infos.items()
-        if not name.startswith("_")
-        and name not in ("final_obs", "final_info")
-        and infos.get(f"_{name}", _PRESENT)[b]
-    }
-
-
-class _Present:
-    """A mask without an entry that is False."""
-
-    def __getitem__(self, index: int) -> bool:
-        return True
-
-
-_PRESENT = _Present()
+    """The infos of environment b; those of wrappers may be dictionaries themselves."""
+    own = {}
+    for name, values in infos.items():
+        if name.startswith("_") or name in ("final_obs", "final_info"):
+            continue
+        present = infos.get(f"_{name}")
+        if present is None or present[b]:
+            own[name] = _infos_of(values, b) if isinstance(values, dict) else values[b]
+    return own

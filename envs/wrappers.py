@@ -1,8 +1,9 @@
-"""Rewards shaped by a potential, which leaves the best policy what it is, and rewards rescaled.
+"""Wrappers that shape rewards by a potential, or rescale them.
 
 With a potential phi of states, the shaped reward is r + discount * phi(s') - phi(s). Over an
-episode that adds up to minus the potential of its first state, whatever one does, if phi is 0
-after termination. A truncated episode would have gone on, so there phi counts.
+episode the added terms sum to minus the potential of the first state, whatever the policy does, if
+phi is 0 after termination; so the optimal policy stays optimal. A truncated episode would have
+continued, so there phi counts.
 
 Source: Ng, Harada and Russell, Policy invariance under reward transformations (ICML 1999); on the
 ends of episodes Grzes, Reward shaping in episodic reinforcement learning (AAMAS 2017).
@@ -16,16 +17,19 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from typing_extensions import override
 
 from grpo_gym.settings import ConfigError
 
 Potential = Callable[[Any, dict[str, Any]], Any]
-"""From an observation and the infos that came with it, how good the state is: a number, or for
-the batch of a vector environment shape (B,). Where infos are marked absent, any number will do."""
+"""(observation, infos) -> how good the state is: a number, or for a vector environment shape (B,).
+Where infos are marked absent, any number will do."""
+Step = tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]
+VectorStep = tuple[Any, Any, Any, Any, dict[str, Any]]
 
 
 class ShapeReward(gym.Wrapper[Any, Any, Any, Any]):
-    """Adds discount * phi(s') - phi(s) to each reward; the reward itself is `info["reward"]`."""
+    """Adds discount * phi(s') - phi(s) to each reward; `info["reward"]` is the reward itself."""
 
     def __init__(
         self, env: gym.Env[Any, Any], potential: Potential, discount: float = 0.99
@@ -34,28 +38,27 @@ class ShapeReward(gym.Wrapper[Any, Any, Any, Any]):
 
         Args:
             env: The environment.
-            potential: Of an observation and its infos, after resets as after steps.
-            discount: With which the policy is trained, in [0, 1]: another one changes what is
-                best.
+            potential: Called with an observation and its infos, after resets and after steps.
+            discount: The discount of training, in [0, 1]; another one changes the optimal policy.
 
         Raises:
-            ConfigError: If the discount makes no sense.
+            ConfigError: If the discount is outside [0, 1].
         """
         super().__init__(env)
         self.potential = potential
-        self.discount = check_discount(discount)
+        self.discount = _check_discount(discount)
         self._before = 0.0
 
+    @override
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; see the environment."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._before = float(self.potential(observation, info))
         return observation, info
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """A step with a shaped reward; see the environment."""
+    @override
+    def step(self, action: Any) -> Step:
         observation, reward, terminated, truncated, info = self.env.step(action)
         after = 0.0 if terminated else float(self.potential(observation, info))
         shaped = float(reward) + self.discount * after - self._before
@@ -64,20 +67,24 @@ class ShapeReward(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class ShapeRewardVector(VectorWrapper):
-    """`ShapeReward` for many environments, in any of Gymnasium's modes of automatic resets."""
+    """`ShapeReward` for vector environments with any autoreset mode."""
 
     def __init__(
         self, env: VectorEnv[Any, Any, Any], potential: Potential, discount: float = 0.99
     ) -> None:
-        """Wrap a vector environment; see `ShapeReward`.
+        """Wrap a vector environment.
+
+        Args:
+            env: The environments.
+            potential: Called with all observations and infos, after resets and after steps.
+            discount: The discount of training, in [0, 1]; another one changes the optimal policy.
 
         Raises:
-            ConfigError: If the discount makes no sense, or it is not known when environments
-                are reset.
+            ConfigError: If the discount is outside [0, 1], or `env` names no autoreset mode.
         """
         super().__init__(env)
         self.potential = potential
-        self.discount = check_discount(discount)
+        self.discount = _check_discount(discount)
         mode = env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
             raise ConfigError(
@@ -87,31 +94,31 @@ class ShapeRewardVector(VectorWrapper):
         self._before = np.zeros(self.num_envs)
         self._finished = np.zeros(self.num_envs, np.bool_)
 
+    @override
     def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin episodes, with the option `reset_mask` some; see the environment."""
         observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         begun = (options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_))
         self._before = np.where(begun, self._potentials(observations, infos), self._before)
         self._finished = self._finished & ~begun
         return observations, infos
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """A step with shaped rewards; see the environment."""
+    @override
+    def step(self, actions: Any) -> VectorStep:
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         now = self._potentials(observations, infos)
         after = now
         done = terminated | truncated
         if self._mode is AutoresetMode.SAME_STEP and done.any():
-            last = self._potentials(_last(observations, infos, done), infos["final_info"])
-            after = np.where(done, last, now)
+            final = self._potentials(_final(observations, infos, done), infos["final_info"])
+            after = np.where(done, final, now)
         after = np.where(terminated, 0.0, after)
         shaped = rewards + self.discount * after - self._before
-        if self._mode is AutoresetMode.NEXT_STEP:  # those that had finished were reset instead
+        if self._mode is AutoresetMode.NEXT_STEP:  # finished environments were reset instead
             shaped = np.where(self._finished, rewards, shaped)
         self._before = now if self._mode is AutoresetMode.SAME_STEP else after
         self._finished = done
@@ -124,23 +131,23 @@ class ShapeRewardVector(VectorWrapper):
 
 
 class RewardScale:
-    """The spread of the last rewards, to divide by.
+    """The standard deviation of the most recent rewards, to divide by.
 
-    One of them may serve several environments: members of a group must share theirs, or their
-    returns cannot be compared.
+    Several environments may share one: members of a group must, or their returns are not
+    comparable.
     """
 
     def __init__(self, window: int = 1_000, clip: float = 10.0, center: bool = False) -> None:
-        """Begin without any rewards.
+        """Start without any rewards.
 
         Args:
-            window: Rewards that count, the newest; >= 2.
-            clip: Largest size of a scaled reward, > 0.
-            center: Whether to subtract their mean first. Where actions decide how long an episode
-                is, that changes which policy is best.
+            window: Number of recent rewards that count, >= 2.
+            clip: Largest absolute value of a scaled reward, > 0.
+            center: Whether to subtract the mean first. Where actions decide how long an episode
+                is, that changes which policy is optimal.
 
         Raises:
-            ConfigError: If a number makes no sense.
+            ConfigError: If `window` or `clip` is too small.
         """
         if not window >= 2:
             raise ConfigError(f"window must be >= 2, got {window}")
@@ -152,23 +159,23 @@ class RewardScale:
         self._count = 0
 
     def __call__(self, rewards: np.ndarray) -> np.ndarray:
-        """Take new rewards in, and scale them.
+        """Record new rewards, and scale them.
 
         Args:
             rewards: Shape (...), float64.
 
         Returns:
-            Rewards over the standard deviation of the last ones, these included, clipped; the same
-            shape. As long as they are all equal, they are divided by 1.
+            Rewards over the standard deviation of the recent ones, these included, clipped; the
+            same shape. While all recent rewards are equal, the divisor is 1.
         """
-        self._remember(np.ravel(rewards))
+        self._record(np.ravel(rewards))
         known = self._values[: min(self._count, len(self._values))]
         spread = float(known.std())
         mean = float(known.mean()) if self.center else 0.0
         scaled = (rewards - mean) / (spread if spread > 1e-8 else 1.0)
         return np.clip(scaled, -self.clip, self.clip)
 
-    def _remember(self, rewards: np.ndarray) -> None:
+    def _record(self, rewards: np.ndarray) -> None:
         window = len(self._values)
         first = max(0, len(rewards) - window)
         places = (self._count + np.arange(first, len(rewards))) % window
@@ -177,15 +184,15 @@ class RewardScale:
 
 
 class ScaleReward(gym.Wrapper[Any, Any, Any, Any]):
-    """Divides rewards by their running spread; the reward itself is `info["reward"]`."""
+    """Divides rewards by their running spread; `info["reward"]` is the reward itself."""
 
     def __init__(self, env: gym.Env[Any, Any], scale: RewardScale | None = None) -> None:
-        """Wrap an environment; without a scale it has one of its own."""
+        """Wrap an environment; without a scale it gets its own."""
         super().__init__(env)
         self.scale = RewardScale() if scale is None else scale
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """A step with a scaled reward; see the environment."""
+    @override
+    def step(self, action: Any) -> Step:
         observation, reward, terminated, truncated, info = self.env.step(action)
         scaled = float(self.scale(np.float64(reward)))  # type: ignore[arg-type]
         info = {"reward": float(reward), **info}
@@ -193,30 +200,30 @@ class ScaleReward(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class ScaleRewardVector(VectorWrapper):
-    """`ScaleReward` for many environments, which share the scale.
+    """`ScaleReward` for vector environments, whose environments share the scale.
 
-    Rewards of steps that only reset, 0, are neither counted nor changed.
+    The zero rewards of steps that only reset are neither recorded nor changed.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], scale: RewardScale | None = None) -> None:
-        """Wrap a vector environment; without a scale it has one of its own."""
+        """Wrap a vector environment; without a scale it gets its own."""
         super().__init__(env)
         self.scale = RewardScale() if scale is None else scale
         self._resets_next = env.metadata.get("autoreset_mode") is AutoresetMode.NEXT_STEP
         self._finished = np.zeros(self.num_envs, np.bool_)
 
+    @override
     def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin episodes; see the environment."""
         self._finished[(options or {}).get("reset_mask", slice(None))] = False
         return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """A step with scaled rewards; see the environment."""
+    @override
+    def step(self, actions: Any) -> VectorStep:
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         stepped = ~self._finished
         scaled = np.array(rewards, np.float64)
@@ -228,27 +235,25 @@ class ScaleRewardVector(VectorWrapper):
         return observations, scaled, terminated, truncated, infos
 
 
-def check_discount(discount: float) -> float:
-    """The discount itself.
-
-    Raises:
-        ConfigError: If it is not in [0, 1].
-    """
+def _check_discount(discount: float) -> float:
     if not 0.0 <= discount <= 1.0:
         raise ConfigError(f"discount must be >= 0 and <= 1, got {discount}")
     return discount
 
 
-def _last(observations: Any, infos: dict[str, Any], done: np.ndarray) -> Any:
-    """Observations with the last ones of episodes where those ended, in the same step."""
+def _final(observations: Any, infos: dict[str, Any], done: np.ndarray) -> Any:
+    """Observations, where episodes ended replaced by the final ones; with SAME_STEP."""
     final = infos["final_obs"]
     if isinstance(observations, dict):
-        last = {name: rows.copy() for name, rows in observations.items()}
-        for b in np.flatnonzero(done):
-            for name, rows in last.items():
-                rows[b] = final[b][name]
-        return last
-    last = observations.copy()
-    for b in np.flatnonzero(done):
-        last[b] = final[b]
-    return last
+        return {
+            name: _replaced(rows, [one and one[name] for one in final], done)
+            for name, rows in observations.items()
+        }
+    return _replaced(observations, final, done)
+
+
+def _replaced(rows: np.ndarray, others: Sequence[Any], chosen: np.ndarray) -> np.ndarray:
+    result = rows.copy()
+    for b in np.flatnonzero(chosen).tolist():
+        result[b] = others[b]
+    return result

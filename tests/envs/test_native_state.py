@@ -107,7 +107,7 @@ def test_states_move_between_single_and_vector(case: NativeCase) -> None:
         assert found[1:4] == tuple(values[2] for values in expected[1:4])
 
 
-def _rows(observations: Any, b: int) -> Any:
+def _rows(observations: Any, b: Any) -> Any:
     if isinstance(observations, dict):
         return {name: _rows(values, b) for name, values in observations.items()}
     return observations[b]

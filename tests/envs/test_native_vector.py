@@ -94,7 +94,7 @@ def test_step_alive_leaves_the_others_as_they_are(case: NativeCase) -> None:
         actions = some_actions(env, rng)
         observations, rewards, terminated, truncated, infos = env.step_alive(actions, alive)
         for b, twin in enumerate(twins):
-            expected = (shown[b], 0.0, False, False, {})
+            expected: tuple[Any, ...] = (shown[b], 0.0, False, False, {})
             if alive[b]:
                 expected = twin.step(actions[b])
             shown[b] = expected[0]
