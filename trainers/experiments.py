@@ -18,17 +18,15 @@ from typing import Any
 
 from rich.console import Console
 
-from grpo_gym.evaluation.episodes import Evaluation, evaluate
-from grpo_gym.rollouts.batches import make_batch
+from grpo_gym.evaluation.episodes import Evaluation
 from grpo_gym.settings import from_mapping
 from grpo_gym.storage.results import Results
+from grpo_gym.trainers import named_policies
 from grpo_gym.trainers.grpo import GRPO, Callback
-from grpo_gym.trainers.named_policies import baseline_action_function
 from grpo_gym.trainers.settings import TrainSettings, default_config, new_model
 
 EVALUATION_SEED = 5_000_000
 """First seed of the evaluation episodes; no training uses these seeds."""
-_MOST_ENVS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +121,9 @@ def evaluate_baseline(name: str, settings: TrainSettings, episodes: int) -> Eval
         settings: Their environment is played.
         episodes: Number of episodes.
     """
-    batch = make_batch(settings.env, settings.env_kwargs, min(episodes, _MOST_ENVS))
-    action_function = baseline_action_function(name, settings.env, batch)
-    return evaluate(action_function, batch, episodes, EVALUATION_SEED)
+    return named_policies.evaluate_baseline(
+        name, settings.env, settings.env_kwargs, episodes, EVALUATION_SEED
+    )
 
 
 def measure(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import gymnasium as gym
 import numpy as np
 
-from grpo_gym.evaluation.episodes import ActionFunction
+from grpo_gym.evaluation.episodes import MAX_ENVS, ActionFunction, Evaluation, evaluate
 from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.env_batch import EnvBatch
@@ -84,6 +84,23 @@ def baseline_action_function(
             f"policy must be 'random', a checkpoint or a run for {env_id}, got {name!r}"
         )
     return random_action_function(batch.single_action_space, seed)
+
+
+def evaluate_baseline(
+    name: str, env_id: str, env_kwargs: Mapping[str, Any], episodes: int, seed: int
+) -> Evaluation:
+    """Play episodes of consecutive seeds with a baseline.
+
+    Args:
+        name: The baseline.
+        env_id: The environment's id.
+        env_kwargs: Its arguments.
+        episodes: Number of episodes.
+        seed: Seed of the first; episode i has seed + i.
+    """
+    with closing(make_batch(env_id, env_kwargs, min(episodes, MAX_ENVS))) as batch:
+        action_function = baseline_action_function(name, env_id, batch)
+        return evaluate(action_function, batch, episodes, seed)
 
 
 def random_action_function(space: gym.Space[Any], seed: int) -> ActionFunction:

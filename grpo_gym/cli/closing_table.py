@@ -1,7 +1,6 @@
 """The closing table: a trained policy beside the baselines, on the same episodes."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from grpo_gym.cli.tables import decimals, fixed, plain_table
-from grpo_gym.evaluation.episodes import MAX_ENVS, Evaluable, Evaluation, evaluate
+from grpo_gym.evaluation.episodes import Evaluation
 from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.registration import descriptor_of
-from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.trainers.named_policies import (
-    baseline_action_function,
+    evaluate_baseline,
     load_model,
     privileged_names,
     table_names,
@@ -39,17 +37,17 @@ def compare_with_baselines(
     """
     model = load_model(checkpoint)
     env_id = str(model.env_source)
-    names = [TRAINED, *table_names(env_id, model.env_kwargs)]
+    names = table_names(env_id, model.env_kwargs)
     progress_console.print(
-        f"comparing with {len(names) - 1} baselines on {episodes:,} episodes each "
+        f"comparing with {len(names)} baselines on {episodes:,} episodes each "
         "(the policy is saved; --final-episodes changes their number)"
     )
-    results = {}
+    results = {TRAINED: model.evaluate(episodes, seed=SEED)}
     with Progress(
         console=progress_console, transient=True, disable=not progress_console.is_interactive
     ) as progress:
         for name in progress.track(names, description="comparing"):
-            results[name] = _play(name, model, env_id, episodes)
+            results[name] = evaluate_baseline(name, env_id, model.env_kwargs, episodes, SEED)
     privileged = privileged_names(env_id)
     console.print(f"\n{env_id}: {episodes:,} episodes from seed {SEED}", highlight=False)
     descriptor = descriptor_of(env_id)
@@ -58,15 +56,6 @@ def compare_with_baselines(
     console.print(f"> {checkpoint.parent.name}/{checkpoint.name}, most probable actions")
     if privileged:
         console.print("* has information that no policy in production has")
-
-
-def _play(name: str, model: Evaluable, env_id: str, episodes: int) -> Evaluation:
-    with closing(make_batch(env_id, model.env_kwargs, min(episodes, MAX_ENVS))) as batch:
-        if name == TRAINED:
-            action_function = model.action_function()
-        else:
-            action_function = baseline_action_function(name, env_id, batch)
-        return evaluate(action_function, batch, episodes, SEED)
 
 
 def closing_table(

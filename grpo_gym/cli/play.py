@@ -65,7 +65,7 @@ class PlayOptions:
 
 _LINE = CommandLine(
     "play",
-    "Play Battleship in the terminal against a policy's advice, or record its game.\n\n"
+    "Play Battleship in the terminal with a policy's advice, or record its game.\n\n"
     "For example:\n"
     "  --env Battleship-v0 --env-kwargs preset=microgrpo-5x5 --policy exact_posterior\n"
     "  --policy runs/Battleship-v0/grpo-seed0-... --record game.gif",
@@ -102,11 +102,8 @@ def _adviser(options: PlayOptions) -> tuple[dict[str, Any], Advice]:
         make_baseline(options.policy, game)  # raises if it cannot play this board
         return options.env_kwargs, _baseline_advice(options.policy)
     checkpoint = find_checkpoint(options.policy, options.env)
-    model = load_model(checkpoint, options.env)
-    kwargs = {**model.env_kwargs, **options.env_kwargs}
-    if options.env_kwargs:
-        model = load_model(checkpoint, options.env, kwargs)
-    return kwargs, _model_advice(cast(GRPO, model))
+    kwargs = {**load_model(checkpoint, options.env).env_kwargs, **options.env_kwargs}
+    return kwargs, _model_advice(cast(GRPO, load_model(checkpoint, options.env, kwargs)))
 
 
 def _baseline_advice(name: str) -> Advice:
