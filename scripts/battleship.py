@@ -105,7 +105,7 @@ def train(part: str, episodes: int, seed: int) -> dict[str, Any]:
     """The learning curve of the shipped settings, and the final policy's result."""
     settings = shipped_settings(ENV, PRESETS[part])
     is_exact = part == "microgrpo"
-    recorder = Recorder(exact_score if is_exact else mean_shots, settings.total_steps)
+    recorder = Recorder(exact_score if is_exact else mean_shots)
     model = experiments.train(settings, seed, callback=recorder).model
     if is_exact:
         score = recorder.curve[-1][2]
@@ -135,17 +135,16 @@ class Recorder:
         curve: Seconds of training, environment steps, and the score there.
     """
 
-    def __init__(self, score: Callable[[GRPO], float], total_steps: int) -> None:
+    def __init__(self, score: Callable[[GRPO], float]) -> None:
         self.curve: list[tuple[float, int, float]] = []
         self._score = score
-        self._total_steps = total_steps
         self._seconds = 0.0
         self._due_seconds = 10.0
 
     def __call__(self, model: GRPO, stats: IterationStats) -> None:
         """Measure if it is time to; evaluations do not count as training."""
         self._seconds += stats.collect_seconds + stats.update_seconds
-        if self._seconds >= self._due_seconds or stats.num_steps >= self._total_steps:
+        if self._seconds >= self._due_seconds or stats.num_steps >= model.schedule.end:
             self.curve.append((round(self._seconds, 1), stats.num_steps, self._score(model)))
             self._due_seconds = 1.25 * self._seconds
 
