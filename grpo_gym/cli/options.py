@@ -5,15 +5,12 @@ and shows the help; values stay text until `from_mapping` checks them, so that e
 reported in one line and an option that was not given is absent instead of a default.
 """
 
-import ast
 import inspect
 import re
 import sys
-import textwrap
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, TypedDict
@@ -154,19 +151,6 @@ def parse_pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
     return values
 
 
-def field_docs(config: type) -> dict[str, str]:
-    """The docstring under each field that a config class defines itself, on one line."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
-    docs = {}
-    for field, text in pairwise(typing.cast(ast.ClassDef, definition).body):
-        match field, text:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
-                value=ast.Constant(value=str(doc))
-            ):
-                docs[name] = " ".join(doc.split())
-    return docs
-
-
 @_REGISTRY.primitive_rule
 def _shown_as_pairs(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     if typing.get_origin(info.type) is not dict:
@@ -190,13 +174,12 @@ def _sections(title: str, config: type) -> Iterator[tuple[str, type, dict[str, A
             yield title if owner is config else own, owner, types
 
 
-def _section(owner: type, types: Mapping[str, Any]) -> Any:
+def _section(owner: Any, types: Mapping[str, Any]) -> Any:
     """The fields that a class adds as a type whose options tyro can show."""
-    docs = field_docs(owner)
-    options = {
-        name: Annotated[bool if _is_flag(kind) else kind, tyro.conf.arg(help=docs[name])]
-        for name, kind in types.items()
-    }
+    options = {}
+    for name, kind in types.items():
+        doc = " ".join((owner.__pydantic_fields__[name].description or "").split())
+        options[name] = Annotated[bool if _is_flag(kind) else kind, tyro.conf.arg(help=doc)]
     section = _mapping_of(options)
     section.__doc__ = (owner.__doc__ or "").partition("\n")[0]
     return section

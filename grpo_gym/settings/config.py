@@ -22,7 +22,7 @@ from grpo_gym.settings.messages import explain
 
 Config = TypeVar("Config")
 
-_CHECKS = ConfigDict(extra="forbid", allow_inf_nan=False)
+_CHECKS = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 @dataclass_transform(
