@@ -1,4 +1,4 @@
-"""Boards that a player sets up: from what is written down to a placement of each ship.
+"""Boards chosen by the user: from the options of `reset` to the placement of each ship.
 
 Shapes: S ships, M boards.
 """
@@ -14,20 +14,20 @@ from grpo_gym.settings import ConfigError
 def chosen_layouts(
     simulator: BattleshipSimulator, board: Any, layout: Any, count: int
 ) -> np.ndarray | None:
-    """The placement of each ship that `reset`'s options stand for.
+    """Find the placement of each ship on the boards that the options of `reset` name.
 
     Args:
-        simulator: Its rules decide what is legal.
-        board: Ship numbers from 1 in the order of the fleet, 0 for water, shape (rows, columns),
-            or (M, rows, columns); or None.
-        layout: Numbers in the list of all boards, one or (M,); or None.
+        simulator: Its rules determine which boards are legal.
+        board: Ships by number, from 1 in the order of the fleet, and 0 for water: shape (rows,
+            columns) or (M, rows, columns); or None.
+        layout: Indices in the list of all boards, shape () or (M,); or None.
         count: M.
 
     Returns:
         Shape (M, S), int32; None if neither was given.
 
     Raises:
-        ConfigError: If both are given, or one of them is not legal.
+        ConfigError: If both are given, or a board is not legal.
     """
     if board is not None and layout is not None:
         raise ConfigError("reset takes either board or layout, got both")

@@ -1,6 +1,6 @@
-"""What a player sees of a game.
+"""Observations: what the player knows, encoded for policies.
 
-Shapes: B games, A cells, S ships, N lengths of ships.
+Shapes: B games, A cells, S ships, D observed numbers.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from grpo_gym.envs.kernels import kernel
 
 
 def count_planes(config: BattleshipConfig) -> int:
-    """Images in the observation "planes": kinds of cells, then one for each length afloat."""
+    """Planes in the observation "planes": one per kind of cell, and one per length of ship."""
     return 4 + len(config.lengths) if config.announce_sunk else 3
 
 
@@ -29,34 +29,31 @@ def observation_shape(config: BattleshipConfig) -> tuple[int, ...]:
 
 @kernel
 def compact_kernel(seen: np.ndarray, out: np.ndarray) -> None:
-    """Unknown cells as 0, misses as -1, hits as 1.
+    """Write 0 for unknown cells, -1 for misses and 1 for hits.
 
     Args:
-        seen: What is known of each cell, shape (B, A), int8.
-        out: Written, shape (B, A), float32.
+        seen: What the player knows of each cell, shape (B, A), int8.
+        out: Output, shape (B, A), float32.
     """
     for b in range(seen.shape[0]):
         for cell in range(seen.shape[1]):
-            what = seen[b, cell]
-            if what == UNKNOWN:
-                out[b, cell] = 0.0
-            else:
-                out[b, cell] = -1.0 if what == MISS else 1.0
+            kind = seen[b, cell]
+            out[b, cell] = 0.0 if kind == UNKNOWN else -1.0 if kind == MISS else 1.0
 
 
 @kernel
 def planes_kernel(
     seen: np.ndarray, left: np.ndarray, length_of: np.ndarray, afloat_width: int, out: np.ndarray
 ) -> None:
-    """One-hot images of what is known, then the share of each length's ships afloat.
+    """Write one-hot planes of the kinds of cells, then the share of each length's ships afloat.
 
     Args:
-        seen: What is known of each cell, shape (B, A), int8.
-        left: Cells of each ship not hit yet, shape (B, S), int8.
-        length_of: Which of the N lengths each ship has, shape (S,), int64; empty where sunk ships
-            are not announced.
-        afloat_width: Numbers that tell one share: A for an image, or 1.
-        out: Written from the front, shape (B, D), float32.
+        seen: What the player knows of each cell, shape (B, A), int8.
+        left: Cells of each ship not yet hit, shape (B, S), int8.
+        length_of: Index of each ship's length among the different lengths, shape (S,), int64; empty
+            where sinking is not announced.
+        afloat_width: How often each share is repeated: A times for a plane, or once.
+        out: Output, filled from the front, shape (B, D), float32.
     """
     cells = seen.shape[1]
     kinds = SUNK + 1 if length_of.shape[0] > 0 else HIT + 1
@@ -77,11 +74,11 @@ def planes_kernel(
 
 @kernel
 def relative_kernel(values: np.ndarray, out: np.ndarray) -> None:
-    """Divide each row by its largest value; all 0 stay as they are.
+    """Divide each row by its largest value; rows of zeros stay as they are.
 
     Args:
-        values: Shape (B, A), float64, none negative.
-        out: Written, shape (B, A), float32.
+        values: Shape (B, A), float64, not negative.
+        out: Output, shape (B, A), float32.
     """
     for b in range(values.shape[0]):
         largest = 0.0

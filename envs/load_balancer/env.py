@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 
 from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig, make_config
-from grpo_gym.envs.load_balancer.rendering import Event, render_ansi, render_rgb
+from grpo_gym.envs.load_balancer.rendering import render_ansi, render_rgb
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
 from grpo_gym.envs.load_balancer.spaces import action_space, observation_space
+from grpo_gym.envs.load_balancer.view import Event
 from grpo_gym.envs.native_env import NativeEnv
 from grpo_gym.envs.native_task import NativeTask
 
