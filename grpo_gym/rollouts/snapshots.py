@@ -162,7 +162,8 @@ def _copy_generator(generator: np.random.Generator, memo: dict[int, Any]) -> np.
     if id(generator) not in memo:
         bits = generator.bit_generator
         if id(bits) not in memo:
-            memo[id(bits)] = type(bits)(copy.deepcopy(bits.seed_seq, memo))
+            seeds: Any = copy.deepcopy(bits.seed_seq, memo)
+            memo[id(bits)] = type(bits)(seeds)
             memo[id(bits)].state = bits.state
         memo[id(generator)] = np.random.Generator(memo[id(bits)])
     copied: np.random.Generator = memo[id(generator)]
