@@ -138,9 +138,7 @@ def test_the_help_names_every_option_with_what_holds_here(
     assert "{none,group,batch,time_step}" in words
     assert "_config" not in words and "object at" not in words
     assert max(map(len, out.splitlines())) <= 80
-    assert re.search(r"gpg_time, gr2po,\s+│\n│ +gigpo, vine", out), (
-        "lines of a docstring are joined"
-    )
+    assert "loop, dapo, magistral" in out, "lines of a docstring are joined"
     assert "\x1b" not in out
 
 
