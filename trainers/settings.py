@@ -50,18 +50,26 @@ class TrainSettings:
         object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
 
 
-def default_config(env: str, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The shipped settings for an environment and its preset; empty if there are none."""
+def task_names(env: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names for files about a task: with its preset, if it has one, then without."""
     name = env.removeprefix("grpo_gym:").replace("/", "-").replace(":", "-")
-    candidates = [f"{name}.yaml"]
-    if "preset" in env_kwargs:
-        candidates.insert(0, f"{name}-{env_kwargs['preset']}.yaml")
-    for candidate in candidates:
-        resource = files("grpo_gym.configs") / candidate
+    preset = env_kwargs.get("preset")
+    return (name,) if preset is None else (f"{name}-{preset}", name)
+
+
+def shipped_config(*names: str) -> dict[str, Any]:
+    """The first of these files of `configs/` that exists; empty if none does."""
+    for name in names:
+        resource = files("grpo_gym.configs").joinpath(f"{name}.yaml")
         if resource.is_file():
             with as_file(resource) as path:
                 return load_yaml(path)
     return {}
+
+
+def default_config(env: str, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The shipped settings for an environment and its preset; empty if there are none."""
+    return shipped_config(*task_names(env, env_kwargs))
 
 
 def new_model(settings: TrainSettings) -> "GRPO":

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import field
 from os import cpu_count
@@ -33,6 +33,7 @@ from grpo_gym.trainers.comparison.settings import (
 )
 from grpo_gym.trainers.comparison.training import new_training
 from grpo_gym.trainers.named_policies import check_environment
+from grpo_gym.trainers.settings import task_names
 
 
 @checked_dataclass
@@ -80,7 +81,7 @@ class CompareOptions:
     @property
     def files(self) -> list[Path]:
         """The result files."""
-        default = f"comparisons/{task_name(self.env, self.env_kwargs)}.json"
+        default = f"comparisons/{task_names(self.env, self.env_kwargs)[0]}.json"
         return [Path(name) for name in self.out or (default,)]
 
 
@@ -142,12 +143,6 @@ def run_resumable(work: Callable[[], None], command: str, console: Console) -> i
                 "a process was killed: use fewer --processes; what is finished is kept"
             ) from error
     return 0
-
-
-def task_name(env: str, env_kwargs: Mapping[str, Any]) -> str:
-    """The name of a task's files."""
-    name = env.replace("/", "-").replace(":", "-")
-    return f"{name}-{env_kwargs['preset']}" if "preset" in env_kwargs else name
 
 
 def _train(options: CompareOptions, budget: Budget, command: str, console: Console) -> None:

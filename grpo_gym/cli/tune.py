@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from grpo_gym.cli.compare import run_resumable, task_name
+from grpo_gym.cli.compare import run_resumable
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import SOURCE, CommandLine, invocation
 from grpo_gym.settings import checked_dataclass, from_mapping, to_mapping, to_yaml
@@ -26,7 +26,7 @@ from grpo_gym.trainers.comparison.settings import (
 from grpo_gym.trainers.comparison.training import new_training
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.named_policies import check_environment
-from grpo_gym.trainers.settings import TrainSettings
+from grpo_gym.trainers.settings import TrainSettings, task_names
 
 
 @checked_dataclass
@@ -57,7 +57,7 @@ class TuneOptions:
     @property
     def study_path(self) -> Path:
         """The study's file."""
-        name = f"{self.algorithm}-{task_name(self.env, self.env_kwargs)}.db"
+        name = f"{self.algorithm}-{task_names(self.env, self.env_kwargs)[0]}.db"
         return Path("tuning") / name if self.study is None else Path(self.study)
 
     @property

@@ -39,11 +39,7 @@ def train_and_evaluate(
 ) -> TrainingResult:
     """Train once; evaluations count neither as steps nor as time.
 
-    Args:
-        contender: The algorithm and its settings.
-        seed: Seed of the training.
-        plan: How long to train, and what to evaluate on.
-        on_point: Called with each point of the curve after the first.
+    `on_point` is called with each point of the curve after the first.
     """
     torch.set_num_threads(1)
     training = new_training(contender.settings, seed)
@@ -139,7 +135,7 @@ def measure(
     """Measure what is missing: baselines in this process, each training in one of its own.
 
     Args:
-        results: From `open_results`.
+        results: From `open_results`, with the same arguments.
         plan: How long to train, and what to evaluate on.
         contenders: The algorithms.
         seeds: Seeds of the trainings of each.
@@ -169,17 +165,10 @@ def changed_versions(results: Results) -> list[str]:
 
 
 def refuse_difference(path: Path, option: str, place: str, stored: Any, now: Any) -> None:
-    """Raise an error that names the first difference between stored values and those asked for.
-
-    Args:
-        path: The file that holds `stored`.
-        option: The option that chooses another file.
-        place: Where in the file `stored` lies.
-        stored: Plain values.
-        now: Plain values.
+    """Refuse plain values that differ from those stored at a place of a file.
 
     Raises:
-        ConfigError: If there is a difference.
+        ConfigError: At the first difference; it names the option that chooses another file.
     """
     if isinstance(stored, Mapping) and isinstance(now, Mapping):
         for name in {**now, **stored}:

@@ -1,4 +1,4 @@
-"""How the pictures of a comparison look: colours, sizes, titles, numbers."""
+"""Style of the figures of a comparison: colours, sizes, titles, numbers."""
 
 import io
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ COLOURS = {
     "maskable_ppo": "#e69f00",
     "recurrent_ppo": "#56b4e9",
 }
-"""Of each algorithm in every picture, told apart by colour-blind readers (Okabe and Ito)."""
+"""Colours of the algorithms, distinct for colour-blind readers (Okabe and Ito)."""
 _OTHER_COLOUR = "#666666"
 LINE_COLOUR = "#4a4f57"
-"""Of lines and words that are no algorithm's."""
+"""Colour of lines and text that belong to no algorithm."""
 _AXIS_COLOUR = "#9aa0a8"
 _TITLE, MEDIUM, SMALL = 17, 13, 11
-"""Sizes of letters, points."""
+"""Font sizes, points."""
 WIDTH = 12.8
 """Inches: 1600 pixels."""
 _DOTS_PER_INCH = 125
 _LARGE = 1e4
-"""Returns from which numbers count in thousands or millions."""
+"""Size above which numbers are in thousands or millions."""
 
 
 def colour_of(algorithm: str) -> str:
@@ -39,7 +39,7 @@ def colour_of(algorithm: str) -> str:
 
 
 def plain_numbers(axis: Any, limits: tuple[float, float]) -> None:
-    """Numbers in full, large ones with a letter: 250, -5.5 M."""
+    """Format tick labels: numbers in full, large ones with a letter (250, -5.5 M)."""
     if max(abs(limit) for limit in limits) >= _LARGE:
         axis.set_major_formatter(EngFormatter(sep=" "))
     else:
@@ -53,7 +53,7 @@ def short_number(value: float) -> str:
 
 
 def tidy(axes: Axes) -> None:
-    """A light grid, and no more frame than two axes."""
+    """Add a light grid, and leave two sides of the frame."""
     axes.grid(color="#d9dce1", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=SMALL, color=_AXIS_COLOUR)
@@ -63,7 +63,7 @@ def tidy(axes: Axes) -> None:
 
 
 def add_title(figure: Figure, text: str, algorithms: Sequence[str], height: float) -> None:
-    """The title, and the algorithms' colours below it, in a figure of so many inches."""
+    """Add a title and below it the legend; `height` is the figure's, in inches."""
     figure.text(0.02, 1.0 - 0.2 / height, text, va="top", fontsize=_TITLE, weight="bold")
     handles = [
         Line2D([], [], color=colour_of(name), linewidth=3, label=title(name)) for name in algorithms
@@ -81,7 +81,7 @@ def add_title(figure: Figure, text: str, algorithms: Sequence[str], height: floa
 
 
 def add_caption(figure: Figure, text: str) -> None:
-    """Small lines at the bottom that say what the picture shows."""
+    """Add small text at the bottom."""
     figure.text(0.02, 0.02, text, va="bottom", fontsize=SMALL, color=LINE_COLOUR)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: learning curves of a task, and final returns over several tasks.
+"""Figures of a comparison: learning curves of a task, and final returns over several tasks.
 
 Shapes: S runs of one algorithm, P points of a curve.
 """
@@ -32,41 +32,42 @@ from grpo_gym.trainers.named_policies import privileged_names
 _POINTS = 101
 _BEST_BASELINES = 3
 _LOG_FROM = 5.0
-"""Slowest over fastest algorithm from which seconds are shown on a logarithmic axis."""
+"""Ratio of the slowest to the fastest algorithm above which seconds are on a logarithmic axis."""
 _SETTLED = 0.2
-"""Share of training whose returns do not count for the vertical axis."""
+"""Fraction of training whose returns do not affect the vertical axis."""
 _LABEL_WIDTH = 0.0084
-"""Of a letter, as a share of the picture's width."""
+"""Width of a letter, relative to the figure's."""
 _ROW_GAP = 0.75
 """Inches between two rows of the overview."""
 _LABEL_GAP = 0.052
-"""Least distance of two labels, as a share of the axis."""
+"""Minimum distance of two labels, relative to the axis."""
 
 
 def draw_task(results: TaskResults, threshold: float | None) -> bytes:
-    """Learning curves against environment steps and against seconds.
+    """Learning curves by environment steps and by seconds; a PNG file, 1600 pixels wide.
 
     Args:
         results: What was measured.
-        threshold: Drawn as a line of its own; None: there is none.
-
-    Returns:
-        The content of a PNG file, 1600 pixels wide.
+        threshold: Drawn as a line of its own, if there is one.
     """
     figure = Figure(figsize=(WIDTH, 6.0))
     by_steps, by_seconds = figure.subplots(1, 2, sharey=True)
     figure.subplots_adjust(left=0.075, right=0.83, bottom=0.19, top=0.79, wspace=0.06)
-    log_seconds = _speeds_differ(results)
-    for algorithm, runs in results.trainings.items():
-        _draw_curve(by_steps, algorithm, runs, "steps", False)
-        _draw_curve(by_seconds, algorithm, runs, "cpu_seconds", log_seconds)
+    seconds = [np.median([run.cpu_seconds for run in runs]) for runs in results.trainings.values()]
+    log_seconds = bool(max(seconds) > _LOG_FROM * min(seconds) > 0.0)
     levels = shown_baselines(results)
     if threshold is not None:
         levels["threshold"] = threshold
     low, high = vertical_limits(results, levels)
     by_steps.set_ylim(low, high)
-    for axes in (by_steps, by_seconds):
-        _draw_levels(axes, {name: level for name, level in levels.items() if level >= low})
+    axis: Axis
+    for axes, axis, log in ((by_steps, "steps", False), (by_seconds, "cpu_seconds", log_seconds)):
+        for algorithm, runs in results.trainings.items():
+            _draw_curve(axes, algorithm, runs, axis, log)
+        for name, level in levels.items():
+            if level >= low:
+                style = ":" if name == "threshold" else "--"
+                axes.axhline(level, color=LINE_COLOUR, linestyle=style, linewidth=1.1, zorder=1)
         tidy(axes)
     _label_levels(by_seconds, levels)
     by_steps.set_xlabel("environment steps", fontsize=MEDIUM)
@@ -81,14 +82,7 @@ def draw_task(results: TaskResults, threshold: float | None) -> bytes:
 
 
 def draw_overview(tasks: Sequence[TaskResults]) -> bytes:
-    """Final returns of every algorithm, one row a task, each with a scale of its own.
-
-    Args:
-        tasks: What was measured on each.
-
-    Returns:
-        The content of a PNG file, 1600 pixels wide.
-    """
+    """Final returns of every algorithm, one row per task; a PNG file, 1600 pixels wide."""
     algorithms = list(dict.fromkeys(name for results in tasks for name in results.trainings))
     inches = [0.35 + 0.32 * len(results.trainings) for results in tasks]
     height = 2.65 + sum(inches) + _ROW_GAP * (len(tasks) - 1)
@@ -118,7 +112,7 @@ def draw_overview(tasks: Sequence[TaskResults]) -> bytes:
 
 
 def shown_baselines(results: TaskResults) -> dict[str, float]:
-    """Mean returns of the best baselines that a policy can be held to, and of random actions."""
+    """Mean returns of random actions and of the best baselines that see what policies see."""
     privileged = privileged_names(results.task.env)
     fair = {
         name: final.mean_return
@@ -133,11 +127,7 @@ def shown_baselines(results: TaskResults) -> dict[str, float]:
 def vertical_limits(results: TaskResults, levels: Mapping[str, float]) -> tuple[float, float]:
     """Limits that show where algorithms differ, not how badly they began.
 
-    Everything after the first fifth of training counts, and every line that is not far below it.
-
-    Args:
-        results: What was measured.
-        levels: Horizontal lines by name.
+    They include all returns after the first fifth of training, and the levels not far below them.
     """
     counted = []
     for run in results.all_trainings:
@@ -151,32 +141,18 @@ def vertical_limits(results: TaskResults, levels: Mapping[str, float]) -> tuple[
 
 
 def band(runs: Sequence[TrainingResult], axis: Axis, grid: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Interquartile mean of the runs' curves and its interval, at common points.
-
-    Args:
-        runs: Of one algorithm.
-        axis: "steps" or "cpu_seconds".
-        grid: Where, shape (P,), float64.
-
-    Returns:
-        The middle, the lower and the upper end, shape (P,) each.
-    """
+    """Interquartile mean of the runs' curves on a grid, and its interval's ends, (P,) each."""
     curves = [np.interp(grid, run.times(axis), run.curve_returns) for run in runs]
     return statistics.interquartile_band(np.array(curves))
 
 
 def common_grid(runs: Sequence[TrainingResult], axis: Axis, log: bool) -> np.ndarray:
-    """Points that all runs have reached, shape (P,), float64; a logarithmic one leaves out 0."""
+    """Points within reach of all runs, shape (P,); on a logarithmic axis they exclude 0."""
     last = min(run.times(axis)[-1] for run in runs)
     if not log:
         return np.linspace(0.0, last, _POINTS)
     first = min(times[times > 0.0].min() for times in (run.times(axis) for run in runs))
     return np.geomspace(min(first, last), last, _POINTS)
-
-
-def _speeds_differ(results: TaskResults) -> bool:
-    seconds = [np.median([run.cpu_seconds for run in runs]) for runs in results.trainings.values()]
-    return bool(max(seconds) > _LOG_FROM * min(seconds) > 0.0)
 
 
 def _draw_curve(
@@ -190,14 +166,8 @@ def _draw_curve(
     axes.plot(grid[-1], middle[-1], "o", color=colour, markersize=7, zorder=4, clip_on=False)
 
 
-def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
-    for name, level in levels.items():
-        style = ":" if name == "threshold" else "--"
-        axes.axhline(level, color=LINE_COLOUR, linestyle=style, linewidth=1.1, zorder=1)
-
-
 def _label_levels(axes: Axes, levels: Mapping[str, float]) -> None:
-    """Names of the lines in the right margin, moved apart where they would overlap."""
+    """Name the horizontal lines in the right margin, moved apart where they would overlap."""
     low, high = axes.get_ylim()
     shown = {name: (level - low) / (high - low) for name, level in levels.items() if level >= low}
     style: dict[str, Any] = {
@@ -219,12 +189,7 @@ def _label_levels(axes: Axes, levels: Mapping[str, float]) -> None:
 
 
 def spread(heights: Mapping[str, float], gap: float) -> dict[str, float]:
-    """Places for labels near their heights in [0, 1], at least a gap from each other.
-
-    Args:
-        heights: Where each label would be.
-        gap: Least distance.
-    """
+    """Heights for labels in [0, 1], close to those wanted but at least a gap apart."""
     places: dict[str, float] = {}
     lowest = 0.0
     for name in sorted(heights, key=lambda name: heights[name]):

@@ -73,10 +73,11 @@ class SB3Training(Training):
                 norm_reward=settings.normalise_rewards,
                 gamma=keywords["gamma"],
             )
+        policy_class, policy_kwargs = _policy(settings)
         self.model = algorithm_class(settings.algorithm)(
-            _policy_class(settings),
+            policy_class,
             self._normaliser or venv,
-            policy_kwargs=_policy_kwargs(settings),
+            policy_kwargs=policy_kwargs,
             learning_rate=_learning_rate(settings, keywords.pop("learning_rate")),
             seed=seed,
             device="cpu",
@@ -225,13 +226,11 @@ def _make_training_envs(settings: SB3Settings, native: bool) -> VecEnv:
 
     Gymnasium's vector environments reset a step later than Stable-Baselines3 needs.
     """
+    env, count = settings.env, settings.num_envs
     kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
-    count = settings.num_envs
     if native:
-        return to_sb3(
-            gym.make_vec(settings.env, num_envs=count, autoreset_mode="SameStep", **kwargs)
-        )
-    return DummyVecEnv([lambda: gym.make(settings.env, disable_env_checker=True, **kwargs)] * count)
+        return to_sb3(gym.make_vec(env, num_envs=count, autoreset_mode="SameStep", **kwargs))
+    return DummyVecEnv([lambda: gym.make(env, disable_env_checker=True, **kwargs)] * count)
 
 
 def _learning_rate(settings: SB3Settings, first: float) -> float | Callable[[float], float]:
@@ -242,20 +241,17 @@ def _learning_rate(settings: SB3Settings, first: float) -> float | Callable[[flo
     return lambda left: first * (final + (1.0 - final) * max(left, 0.0))
 
 
-def _policy_class(settings: SB3Settings) -> Any:
+def _policy(settings: SB3Settings) -> tuple[Any, dict[str, Any]]:
+    """The policy class and its `policy_kwargs`."""
     if settings.policy == "board":
+        options = BoardOptions(channels=settings.channels, blocks=settings.blocks)
         masked = settings.algorithm == "maskable_ppo"
-        return MaskableBoardActorCritic if masked else BoardActorCritic
-    return "MlpLstmPolicy" if settings.algorithm == "recurrent_ppo" else "MlpPolicy"
-
-
-def _policy_kwargs(settings: SB3Settings) -> dict[str, Any]:
-    if settings.policy == "board":
-        return board_policy_kwargs(BoardOptions(channels=settings.channels, blocks=settings.blocks))
-    kwargs: dict[str, Any] = {
+        policy_class = MaskableBoardActorCritic if masked else BoardActorCritic
+        return policy_class, board_policy_kwargs(options)
+    kwargs = {
         "net_arch": list(settings.hidden_sizes),
         "activation_fn": _ACTIVATIONS[settings.activation],
     }
     if settings.algorithm == "recurrent_ppo":
-        kwargs["lstm_hidden_size"] = settings.lstm_width
-    return kwargs
+        return "MlpLstmPolicy", {**kwargs, "lstm_hidden_size": settings.lstm_width}
+    return "MlpPolicy", kwargs

@@ -9,13 +9,8 @@ import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    Future,
-    ProcessPoolExecutor,
-    wait,
-)
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +23,7 @@ from optuna.trial import Trial, TrialState
 from grpo_gym.settings import ConfigError, from_mapping, to_mapping
 from grpo_gym.storage.processes import stop_at_once
 from grpo_gym.trainers.comparison.measurements import refuse_difference, train_and_evaluate
-from grpo_gym.trainers.comparison.records import CurvePoint, Plan, TrialBudget
+from grpo_gym.trainers.comparison.records import Budget, CurvePoint, Plan, TrialBudget
 from grpo_gym.trainers.comparison.search_spaces import first_parameters, search_space, values_of
 from grpo_gym.trainers.comparison.settings import Contender, SB3Settings, Settings, describe
 from grpo_gym.trainers.settings import TrainSettings
@@ -116,9 +111,8 @@ def search(
                 running[future] = number
             if not running:
                 break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                report(_store(study, running.pop(future), future))
+            future = next(as_completed(running))
+            report(_store(study, running.pop(future), future))
     except BaseException:  # interrupted, or nothing can be stored: the rest would be wasted
         stop_at_once(pool)
         raise
@@ -136,13 +130,6 @@ def run_trial(
 ) -> float:
     """The value of a trial: the mean return after training, over its seeds.
 
-    Args:
-        path: The study's file.
-        number: Number of the trial.
-        contender: The algorithm.
-        settings: The settings to try.
-        budget: Its budget.
-
     Raises:
         optuna.TrialPruned: If it is worse than half of the others at the same point, or trained
             too long. The settings given at the start are never pruned.
@@ -151,13 +138,11 @@ def run_trial(
     trial = Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
     is_start = "shipped" in trial.user_attrs
     tried = Contender(algorithm=contender.algorithm, settings=settings, tuned=False)
-    values = to_mapping(budget)
-    values.pop("seeds_per_trial")
     plan = Plan(
-        **values,
         env=settings.env,
         env_kwargs=settings.env_kwargs,
         evaluation_seed=EVALUATION_SEED,
+        **{each.name: getattr(budget, each.name) for each in fields(Budget)},
     )
     returns: list[float] = []
     for seed in range(FIRST_SEED, FIRST_SEED + budget.seeds_per_trial):

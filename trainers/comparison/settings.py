@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from importlib.resources import as_file, files
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
@@ -24,7 +23,7 @@ from grpo_gym.settings import (
     suggest,
     to_mapping,
 )
-from grpo_gym.trainers.settings import TrainSettings, default_config
+from grpo_gym.trainers.settings import TrainSettings, default_config, shipped_config, task_names
 
 SB3_CLASSES = {
     "ppo": ("stable_baselines3", "PPO"),
@@ -36,19 +35,9 @@ SB3_CLASSES = {
 """Package and class of each algorithm that GRPO is compared with."""
 ALGORITHMS = ("grpo", *SB3_CLASSES)
 
-
 _RESERVED = (
-    "policy",
-    "env",
-    "policy_kwargs",
-    "seed",
-    "device",
-    "verbose",
-    "tensorboard_log",
-    "stats_window_size",
-    "rollout_buffer_class",
-    "rollout_buffer_kwargs",
-    "_init_setup_model",
+    *("policy", "env", "policy_kwargs", "seed", "device", "verbose", "tensorboard_log"),
+    *("stats_window_size", "rollout_buffer_class", "rollout_buffer_kwargs", "_init_setup_model"),
 )
 """Keyword arguments of the classes that the comparison itself passes."""
 _POSITIVE = Field(gt=0)
@@ -131,13 +120,7 @@ Settings = TrainSettings | SB3Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """An algorithm with its settings.
-
-    Attributes:
-        algorithm: One of `ALGORITHMS`.
-        settings: Its settings.
-        tuned: Whether they were tuned for this task.
-    """
+    """An algorithm (one of `ALGORITHMS`), its settings, and whether they are tuned for the task."""
 
     algorithm: str
     settings: Settings
@@ -253,7 +236,10 @@ def describe(settings: Settings) -> dict[str, Any]:
     if isinstance(settings, TrainSettings):
         values = to_mapping(settings)
         values["grpo"].pop("seed")
-        return {key: values[key] for key in ("env_kwargs", "training_env_kwargs", "policy", "grpo")}
+        keys = ["env_kwargs", "training_env_kwargs", "policy", "policy_kwargs", "grpo"]
+        if not settings.policy_kwargs:  # results of before this field existed stay comparable
+            keys.remove("policy_kwargs")
+        return {key: values[key] for key in keys}
     values = to_mapping(replace(settings, settings=keyword_arguments(settings)))
     unused = {"env", "algorithm", "tuned"}
     unused |= {"channels", "blocks"} if settings.policy == "mlp" else {"hidden_sizes", "activation"}
@@ -263,39 +249,32 @@ def describe(settings: Settings) -> dict[str, Any]:
 
 
 def _shipped(algorithm: str, env: str, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The shipped settings for an environment and its preset; empty if there are none.
-
-    GRPO has settings for short trainings on some tasks, and else those of every training.
-    """
-    name = env.replace("/", "-").replace(":", "-")
-    exact = f"{name}-{env_kwargs['preset']}" if env_kwargs.get("preset") is not None else name
-    folder = files("grpo_gym.configs") / "comparison" / algorithm
-    for candidate in (exact,) if algorithm == "grpo" else (exact, name):
-        entry = folder / f"{candidate}.yaml"
-        if entry.is_file():
-            with as_file(entry) as path:
-                return load_yaml(path)
-    return default_config(env, env_kwargs) if algorithm == "grpo" else {}
+    """The shipped settings for an environment and its preset; empty if there are none."""
+    names = [f"comparison/{algorithm}/{name}" for name in task_names(env, env_kwargs)]
+    if algorithm != "grpo":
+        return shipped_config(*names)
+    # For short trainings on exactly this task, or else for every training.
+    return shipped_config(names[0]) or default_config(env, env_kwargs)
 
 
 def _read(algorithm: str, values: Mapping[str, Any], source: str) -> Settings:
-    settings: Settings
     if algorithm == "grpo":
-        settings = from_mapping(TrainSettings, values, source)
-        key, found = "algo", settings.algo
-    else:
-        settings = from_mapping(SB3Settings, {"algorithm": algorithm, **values}, source)
-        key, found = "algorithm", settings.algorithm
-    if found != algorithm:
-        raise ConfigError(f"{source}: {key} must be {algorithm}, got {found}")
+        ours = from_mapping(TrainSettings, values, source)
+        if ours.algo != "grpo":
+            raise ConfigError(f"{source}: algo must be grpo, got {ours.algo}")
+        return ours
+    settings = from_mapping(SB3Settings, {"algorithm": algorithm, **values}, source)
+    if settings.algorithm != algorithm:
+        raise ConfigError(f"{source}: algorithm must be {algorithm}, got {settings.algorithm}")
     return settings
 
 
 def _check_keyword(name: str, value: Any, default: Any) -> Any:
     """A keyword argument converted to the type of its default, and within its range."""
-    is_number = default is None or name == "target_kl"
-    kind: Any = float if is_number else type(default)
-    kind = {int: Integer, float: Number}.get(kind, kind)
-    annotation: Any = Annotated[kind, _RANGES[name]] if name in _RANGES else kind
-    optional = annotation | None if default is None else annotation
-    return check_value(f"settings[{name!r}]", value, optional)
+    kind = float if default is None or name == "target_kl" else type(default)
+    annotation: Any = {int: Integer, float: Number}.get(kind, kind)
+    if name in _RANGES:
+        annotation = Annotated[annotation, _RANGES[name]]
+    if default is None:
+        annotation = annotation | None
+    return check_value(f"settings[{name!r}]", value, annotation)

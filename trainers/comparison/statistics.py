@@ -24,13 +24,7 @@ _TAILS = (0.025, 0.975)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A point estimate and its 95 % interval.
-
-    Attributes:
-        value: The estimate; NaN where it is undefined.
-        low: Lower end; NaN if there are too few runs for an interval.
-        high: Upper end; likewise.
-    """
+    """A point estimate and its 95 % interval; NaN what is undefined."""
 
     value: float
     low: float
@@ -38,7 +32,7 @@ class Estimate:
 
     @property
     def has_interval(self) -> bool:
-        """Whether there were enough runs for an interval."""
+        """Whether there were at least two runs."""
         return not np.isnan(self.low)
 
     def apart_from(self, other: "Estimate") -> bool:
@@ -81,18 +75,13 @@ def interquartile_band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def difference_of_iqms(first: np.ndarray, second: np.ndarray) -> Estimate:
-    """First interquartile mean minus the second.
-
-    Args:
-        first: Returns of one algorithm's runs, shape (S,), float64.
-        second: Those of another on the same task; their number may differ.
-    """
+    """First interquartile mean of returns minus the second, on one task, shape (S,) each."""
     generator = np.random.default_rng(0)
-    values = [statistics.interquartile_mean(runs) for runs in (first, second)]
-    resampled = [
+    value = statistics.interquartile_mean(first) - statistics.interquartile_mean(second)
+    upper, lower = (
         statistics.interquartile_mean(_resample(runs, generator)) for runs in (first, second)
-    ]
-    return _estimate(values[0] - values[1], resampled[0] - resampled[1], first, second)
+    )
+    return _estimate(value, upper - lower, first, second)
 
 
 def probability_of_improvement(*tasks: tuple[np.ndarray, np.ndarray]) -> Estimate:
@@ -116,16 +105,12 @@ def probability_of_improvement(*tasks: tuple[np.ndarray, np.ndarray]) -> Estimat
     return _estimate(np.mean(values), np.mean(resampled, axis=0), *runs)
 
 
-def chance_of_winning_all(first: int, second: int) -> float:
-    """Probability that chance alone ranks every run of one algorithm above all of another.
-
-    Args:
-        first: Number of runs of the one.
-        second: Number of runs of the other.
+def chance_of_winning_all(num_first: int, num_second: int) -> float:
+    """Probability that chance alone ranks all runs of one algorithm above all of another.
 
     Source: one of all equally likely rankings; the exact Mann-Whitney test, one-sided.
     """
-    return 1.0 / math.comb(first + second, first)
+    return 1.0 / math.comb(num_first + num_second, num_first)
 
 
 def first_reached(times: np.ndarray, returns: np.ndarray, threshold: float) -> float:
@@ -151,24 +136,16 @@ def first_reached(times: np.ndarray, returns: np.ndarray, threshold: float) -> f
 
 
 def median_time(times: np.ndarray) -> Estimate:
-    """Median time to a threshold.
-
-    Args:
-        times: One for each run, shape (S,), float64; infinite for runs that never reach it.
-    """
+    """Median over runs, shape (S,), of the time to a threshold; infinite if a run never arrives."""
     resampled = np.median(_resample(times, np.random.default_rng(0)), axis=1)
     return _estimate(np.median(times), resampled, times)
 
 
 def time_ratio(times: np.ndarray, others: np.ndarray) -> Estimate:
-    """Median of the others' times over the median of these.
+    """Median of another algorithm's times over the median of one's, shape (S,) each.
 
-    The ratio is undefined where both medians are infinite or both are 0: then its value is NaN,
-    and such resamples count as 0 for the interval's lower end and as infinite for its upper end.
-
-    Args:
-        times: Of one algorithm's runs, shape (S,), float64; infinite for runs that never arrive.
-        others: Of another's; their number may differ.
+    The ratio is undefined (NaN) where both medians are infinite or both are 0; such resamples count
+    as 0 for the interval's lower end and as infinite for its upper end.
     """
     generator = np.random.default_rng(0)
     medians = [np.median(_resample(runs, generator), axis=1) for runs in (times, others)]

@@ -1,6 +1,6 @@
 """The return up to which the speed of algorithms is compared."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from grpo_gym.trainers.comparison.statistics import interquartile_mean
 from grpo_gym.trainers.comparison.task_results import RANDOM, TaskResults, title
@@ -9,14 +9,8 @@ _SHARE = 0.95
 _EASY = 0.5
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """A return to reach.
-
-    Attributes:
-        level: The return; None if no level makes sense.
-        reason: Sentences that explain the choice.
-    """
+class Threshold(NamedTuple):
+    """A return to reach, or None if no level makes sense, and sentences that explain it."""
 
     level: float | None
     reason: str
@@ -26,11 +20,7 @@ def choose_threshold(results: TaskResults, requested: float | None = None) -> Th
     """A return that every algorithm that has learned reaches, so that times can be compared.
 
     It lies 95 % of the way from an untrained policy's return to the lowest final interquartile
-    mean; algorithms that end no better than untrained are ignored.
-
-    Args:
-        results: What was measured.
-        requested: The level to use instead.
+    mean; algorithms that end no better than untrained are ignored. A requested level comes first.
     """
     if requested is not None:
         return Threshold(requested, f"Threshold: {_number(requested)}, as requested.")

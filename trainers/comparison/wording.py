@@ -1,6 +1,6 @@
-"""Estimates as text: with the digits they deserve, and with the conclusions they allow.
+"""Estimates as text, rounded to the digits they deserve, and the conclusions they allow.
 
-Shapes: S runs of one algorithm.
+Times, in steps or seconds, are infinite for runs that never arrive. Shapes: S runs.
 """
 
 import math
@@ -20,13 +20,9 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 def places_for(estimates: Iterable[Estimate]) -> int:
-    """Decimals at which the narrowest interval shows two digits of its half-width.
+    """Decimals (-3: thousands) at which the narrowest interval shows two digits of its half-width.
 
-    Args:
-        estimates: Estimates of one quantity; without any interval their size decides.
-
-    Returns:
-        At most 4; negative for large numbers: -3 rounds to thousands.
+    Without any interval, three digits of the largest estimate are shown.
     """
     estimates = list(estimates)
     widths = [(each.high - each.low) / 2.0 for each in estimates if each.high > each.low]
@@ -37,12 +33,7 @@ def places_for(estimates: Iterable[Estimate]) -> int:
 
 
 def number_text(value: float, places: int | None = None) -> str:
-    """A number with some decimals, rounded to tens, hundreds, ... where they are negative.
-
-    Args:
-        value: The number.
-        places: Decimals; None: three significant digits.
-    """
+    """A number with some decimals (-3: rounded to thousands), or three significant digits."""
     if places is None:
         if math.isinf(value):
             return "∞"
@@ -53,7 +44,7 @@ def number_text(value: float, places: int | None = None) -> str:
 
 
 def estimate_text(estimate: Estimate, places: int | None = None) -> str:
-    """The estimate with its interval, if it has one; for `places` see `number_text`."""
+    """The estimate with its interval, if it has one, rounded as by `number_text`."""
     text = number_text(estimate.value, places)
     if not estimate.has_interval:
         return text
@@ -61,11 +52,7 @@ def estimate_text(estimate: Estimate, places: int | None = None) -> str:
 
 
 def time_text(times: np.ndarray) -> str:
-    """Median of the times to a threshold, and how many runs reached it if not all did.
-
-    Args:
-        times: Steps or seconds of each run, shape (S,), infinite if never.
-    """
+    """Median of times, shape (S,), and how many runs arrive if not all do."""
     reached = int(np.isfinite(times).sum())
     median = statistics.median_time(times)
     text = "never" if math.isinf(median.value) else estimate_text(median)
@@ -73,14 +60,7 @@ def time_text(times: np.ndarray) -> str:
 
 
 def compare_returns(other: str, ours: np.ndarray, theirs: np.ndarray, places: int) -> str:
-    """Whether GRPO ends above another algorithm.
-
-    Args:
-        other: The other's name.
-        ours: Final returns of GRPO's runs, shape (S,).
-        theirs: Those of the other's runs; their number may differ.
-        places: Decimals.
-    """
+    """Whether GRPO ends above another algorithm, by their final returns, shape (S,) each."""
     difference = statistics.difference_of_iqms(ours, theirs)
     first, second = (statistics.interquartile_mean(runs) for runs in (ours, theirs))
     side = "higher" if difference.value > 0.0 else "lower"
@@ -102,13 +82,7 @@ def compare_returns(other: str, ours: np.ndarray, theirs: np.ndarray, places: in
 
 
 def compare_times(other: str, steps: Pair, seconds: Pair) -> str:
-    """How much faster GRPO reaches the threshold than another algorithm.
-
-    Args:
-        other: The other's name.
-        steps: Steps of GRPO's runs and of the other's, shape (S,) each, infinite if never.
-        seconds: CPU seconds, likewise.
-    """
+    """How much faster GRPO reaches the threshold; both pairs are GRPO's times and the other's."""
     by_steps, by_seconds = statistics.time_ratio(*steps), statistics.time_ratio(*seconds)
     ours_arrives, other_arrives = (math.isfinite(np.median(times)) for times in steps)
     if ours_arrives and not other_arrives:
@@ -124,13 +98,13 @@ def compare_times(other: str, steps: Pair, seconds: Pair) -> str:
 
 
 def compare_ends(other: str, level: str, ours: Pair, theirs: Pair) -> str:
-    """When GRPO reaches the return with which another algorithm ends.
+    """When GRPO reaches the return with which another algorithm ends; pairs are steps and seconds.
 
     Args:
         other: The other's name.
         level: That return.
-        ours: Steps and seconds at which GRPO's runs reach it, shape (S,) each, infinite if never.
-        theirs: Steps and seconds of the other's whole runs, likewise.
+        ours: When GRPO's runs reach it, shape (S,) each.
+        theirs: How long the other's runs take as a whole, likewise.
     """
     steps, seconds = (number_text(float(np.median(times))) for times in theirs)
     text = f"{other} ends at {level} on the curve after {steps} steps and {seconds} s; "
