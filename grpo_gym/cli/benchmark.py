@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from grpo_gym.cli.failures import check_writable, reported
-from grpo_gym.cli.options import SOURCE, CommandLine
-from grpo_gym.settings import Count, checked_dataclass, from_mapping
+from grpo_gym.cli.options import CommandLine
+from grpo_gym.settings import Count, checked_dataclass
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.online import OnlineGRPO
@@ -52,10 +52,8 @@ _LINE = CommandLine(
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    given = _LINE.parse(sys.argv[1:] if arguments is None else arguments)
-    options = from_mapping(BenchmarkOptions, given.values["benchmark"], SOURCE)
-    if given.help:
-        _LINE.show_help({"benchmark": options})
+    words = sys.argv[1:] if arguments is None else arguments
+    options: BenchmarkOptions = _LINE.read(words)["benchmark"]
     if options.json is not None:
         check_writable(Path(options.json), "--json")
     torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from grpo_gym.cli.failures import check_writable, reported
-from grpo_gym.cli.options import SOURCE, CommandLine
+from grpo_gym.cli.options import CommandLine
 from grpo_gym.cli.plotting import check_figures, check_plot, draw_episode
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.cli.tables import decimals, fixed, plain_table
@@ -22,7 +22,7 @@ from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch, make_enumerated
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.native_batch import NativeBatch
-from grpo_gym.settings import ConfigError, Count, Natural, checked_dataclass, from_mapping, suggest
+from grpo_gym.settings import ConfigError, Count, Flag, Natural, checked_dataclass, suggest
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.named_policies import (
     baseline_action_function,
@@ -53,9 +53,9 @@ class EvaluateOptions:
     """Seed of the first episode; episode i has seed + i."""
     warmup: Natural = 0
     """First steps of each episode, which metrics leave out (the return does not)."""
-    stochastic: bool = False
+    stochastic: Flag = False
     """Sample a trained policy's actions instead of taking the most probable."""
-    exact: bool = False
+    exact: Flag = False
     """Play every possible initial state once instead of `episodes` random ones: the exact mean of a
     deterministic policy, for environments that can enumerate them (small Battleship boards)."""
     json: str | None = None
@@ -119,10 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> EvaluateOptions:
-    given = _LINE.parse(arguments)
-    options = from_mapping(EvaluateOptions, given.values["evaluation"], SOURCE)
-    if given.help:
-        _LINE.show_help({"evaluation": options})
+    options: EvaluateOptions = _LINE.read(arguments)["evaluation"]
     if options.policy is None:
         raise ConfigError(
             "--policy must be given: a baseline's name with --env, a checkpoint file, or a run's "

@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypedDict
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from grpo_gym.settings import ConfigError, nearest, parse_value
+from grpo_gym.settings import ConfigError, from_mapping, nearest, parse_value
 
 SOURCE = "command line"
 """What errors call the source of options."""
@@ -59,6 +59,25 @@ class CommandLine:
         self.description = description
         self.groups = dict(groups)
         self._types = {title: _option_types(config) for title, config in groups.items()}
+
+    def read(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Read a command line; if it asks for help, print the options and exit.
+
+        Returns:
+            The configs by their group's title.
+
+        Raises:
+            ConfigError: If an option is unknown, or a value is refused.
+            SystemExit: With status 0 after --help.
+        """
+        given = self.parse(arguments)
+        configs = {
+            title: from_mapping(config, given.values[title], SOURCE)
+            for title, config in self.groups.items()
+        }
+        if given.help:
+            self.show_help(configs)
+        return configs
 
     def parse(self, arguments: Sequence[str]) -> Given:
         """Read the words of a command line without checking values.

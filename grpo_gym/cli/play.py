@@ -13,13 +13,13 @@ from PIL import Image
 from rich.console import Console
 
 from grpo_gym.cli.failures import reported
-from grpo_gym.cli.options import SOURCE, CommandLine
+from grpo_gym.cli.options import CommandLine
 from grpo_gym.envs.battleship.baselines import make_baseline
 from grpo_gym.envs.battleship.env import BattleshipEnv
 from grpo_gym.envs.battleship.posterior import Posterior
 from grpo_gym.envs.battleship.rendering import heat
 from grpo_gym.envs.battleship.terminal import show
-from grpo_gym.settings import ConfigError, Natural, checked_dataclass, from_mapping
+from grpo_gym.settings import ConfigError, Flag, Natural, checked_dataclass
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.named_policies import baseline_names, find_checkpoint, load_model
 
@@ -39,7 +39,7 @@ class PlayOptions:
     """Who advises: a baseline's name, a checkpoint file, or a run's folder."""
     seed: Natural = 0
     """Seed of the board."""
-    auto: bool = False
+    auto: Flag = False
     """Let the adviser play."""
     record: str | None = None
     """Let the adviser play and write pictures of its game to this file, .gif or .mp4."""
@@ -76,10 +76,7 @@ _LINE = CommandLine(
 @reported
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    given = _LINE.parse(sys.argv[1:] if arguments is None else arguments)
-    options = from_mapping(PlayOptions, given.values["play"], SOURCE)
-    if given.help:
-        _LINE.show_help({"play": options})
+    options: PlayOptions = _LINE.read(sys.argv[1:] if arguments is None else arguments)["play"]
     console = Console(highlight=False)
     kwargs, advise = _adviser(options)
     if options.record is not None:
