@@ -1,7 +1,4 @@
-"""The loops over environments: step, look at alternatives, start.
-
-Kernels that Python calls take arrays one by one, because numba looks up the types of a tuple's
-elements more slowly than those of arguments. Inside they are passed on as one `Memory`.
+"""The loops over environments: start, step, and look at alternatives.
 
 Shapes: B environments, N servers, D features; see `simulator.py`.
 """
@@ -40,7 +37,8 @@ def step_kernel(
 ) -> None:
     """Step every environment that is neither skipped nor finished, and observe all of them.
 
-    `estimates`, shape (B, N) or empty, receives what each server would have given.
+    `estimates`, shape (B, N) or empty, receives what each server would have given. The arrays of
+    `Memory` come one by one, because numba looks up the types of a tuple more slowly.
     """
     memory = Memory(
         episodes, servers, requests, arrivals, faults, metrics, constants, parameters, outcomes
@@ -60,53 +58,31 @@ def step_kernel(
 
 
 @kernel
-def estimate_kernel(
-    estimates: np.ndarray,
-    episodes: np.ndarray,
-    servers: np.ndarray,
-    requests: np.ndarray,
-    arrivals: np.ndarray,
-    faults: np.ndarray,
-    metrics: np.ndarray,
-    constants: np.ndarray,
-    parameters: np.ndarray,
-    outcomes: np.ndarray,
-) -> None:
+def estimate_kernel(memory: Memory, estimates: np.ndarray) -> None:
     """Write what each server would give to the waiting requests, `ESTIMATE` records (B, N)."""
-    memory = Memory(
-        episodes, servers, requests, arrivals, faults, metrics, constants, parameters, outcomes
-    )
-    for b in range(episodes.shape[0]):
+    for b in range(estimates.shape[0]):
         estimate_all(memory, b, estimates)
 
 
 @kernel
-def start_kernel(
-    members: np.ndarray,
-    seeds: np.ndarray,
-    episodes: np.ndarray,
-    servers: np.ndarray,
-    requests: np.ndarray,
-    arrivals: np.ndarray,
-    faults: np.ndarray,
-    metrics: np.ndarray,
-    constants: np.ndarray,
-    parameters: np.ndarray,
-    outcomes: np.ndarray,
-) -> None:
-    """Empty the given environments and take them to the first arrival of their traces."""
-    memory = Memory(
-        episodes, servers, requests, arrivals, faults, metrics, constants, parameters, outcomes
-    )
+def start_kernel(memory: Memory, members: np.ndarray, seeds: np.ndarray) -> None:
+    """Empty the given environments and take them to the first arrival of their traces.
+
+    Args:
+        memory: The simulator's arrays.
+        members: Indices of the environments, shape (M,), int64.
+        seeds: The seed of each one's episode, shape (M,), uint64.
+    """
+    p, servers = memory.parameters[0], memory.servers
     for m in range(members.shape[0]):
         b = members[m]
-        episode = episodes[b]
+        episode = memory.episodes[b]
         episode.step = 0
-        episode.now_ms = arrivals[episode.trace_row, 0].arrival_ms
+        episode.now_ms = memory.arrivals[episode.trace_row, 0].arrival_ms
         episode.response_total_ms = 0.0
         episode.errors = 0
         for n in range(servers.shape[1]):
             servers[b, n] = _IDLE[0]
-            servers[b, n].next_refresh_ms = refresh_phase(seeds[m], n) * parameters[0].staleness_ms
-            copy_metrics(servers[b, n], metrics[b, n])
+            servers[b, n].next_refresh_ms = refresh_phase(seeds[m], n) * p.staleness_ms
+            copy_metrics(servers[b, n], memory.metrics[b, n])
             refresh(memory, b, n, episode.now_ms)

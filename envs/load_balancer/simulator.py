@@ -76,7 +76,7 @@ class LoadBalancerSimulator(BatchSimulator):
         self.outcomes[members] = np.zeros((), OUTCOME)
         if len(self.estimates):
             self.estimates[members] = np.zeros((), ESTIMATE)
-        start_kernel(members, seeds, *self.memory)
+        start_kernel(self.memory, members, seeds)
 
     @override
     def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> np.ndarray:
@@ -139,5 +139,5 @@ class LoadBalancerSimulator(BatchSimulator):
             the reward is the request's own share of the return: minus its response time.
         """
         estimates = np.empty(self.servers.shape, ESTIMATE)
-        estimate_kernel(estimates, *self.memory)
+        estimate_kernel(self.memory, estimates)
         return estimates
