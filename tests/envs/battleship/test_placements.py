@@ -1,4 +1,4 @@
-"""Which boards there are, and that all of them are equally likely."""
+"""The list of legal boards, and random boards: all legal ones are equally likely."""
 
 import math
 import random
@@ -35,7 +35,7 @@ def small(name: str) -> BattleshipConfig:
 
 
 def drawn(config: BattleshipConfig, count: int, seed: int = 0) -> np.ndarray:
-    """The ship at each cell of so many boards, -1 for water, shape (count, cells)."""
+    """The ship at each cell of `count` random boards, -1 for water, shape (count, cells)."""
     simulator = BattleshipSimulator(config, count)
     simulator.seed(np.arange(seed, seed + count, dtype=np.uint64))
     simulator.reset()

@@ -1,4 +1,4 @@
-"""The plain simulator of `load_balancer_reference.py` against numbers by hand."""
+"""The plain simulator of `load_balancer_reference.py` against hand-computed numbers."""
 
 from typing import Any
 

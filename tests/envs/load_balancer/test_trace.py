@@ -1,4 +1,4 @@
-"""The outside world: rates, sizes and faults as configured, one per seed, deaf to actions."""
+"""Traces: rates, sizes and faults as configured, one per seed, independent of actions."""
 
 import math
 from typing import Any
