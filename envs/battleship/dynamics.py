@@ -70,12 +70,12 @@ def shoot_kernel(
         actions: Cells, shape (B,), int64, each in [0, A).
         skip: Games to leave untouched, shape (B,), bool, or empty.
         rules: One `RULES` record, shape (1,).
-        cells: As for `start_kernel`, and so is the rest.
-        episodes: Changed.
-        layouts: Read.
-        ship_at: Read.
-        seen: Changed.
-        left: Changed.
+        cells: Cells of each placement, as for `start_kernel`.
+        episodes: Changed: `EPISODE` records, shape (B,).
+        layouts: The placement of each ship, shape (B, S), int32.
+        ship_at: The ship at each cell, shape (B, A), int8.
+        seen: Changed: what the player knows of each cell, shape (B, A), int8.
+        left: Changed: cells of each ship not yet hit, shape (B, S), int8.
     """
     rule = rules[0]
     for b in range(episodes.shape[0]):
@@ -119,7 +119,7 @@ def _clear_outcome(episode: Any) -> None:
 
 @inlined
 def _reward(episode: Any, rule: Any, water: int) -> float:
-    """The reward of the last shot on a board with so many cells of water."""
+    """The reward of the last shot; `water` is the number of cells without a ship."""
     reward = 0.0
     if rule.reward == SHOTS:
         reward = -1.0
@@ -140,13 +140,13 @@ def _reward(episode: Any, rule: Any, water: int) -> float:
 def ends_kernel(
     episodes: np.ndarray, cells: int, terminated: np.ndarray, truncated: np.ndarray
 ) -> None:
-    """Games that are won, and games that are out of shots.
+    """Find the games that are won, and those that are out of shots.
 
     Args:
         episodes: `EPISODE` records, shape (B,).
         cells: A.
-        terminated: Written, shape (B,), bool.
-        truncated: Written, shape (B,), bool.
+        terminated: Output, shape (B,), bool.
+        truncated: Output, shape (B,), bool.
     """
     for b in range(episodes.shape[0]):
         terminated[b] = episodes[b].afloat == 0

@@ -69,7 +69,7 @@ def slowdown_under(severity: float, kind: int, p: Any) -> float:
 def _answer(
     constants: Any, severity: float, kind: int, refused: bool, in_flight: int, p: Any
 ) -> tuple[float, float]:
-    """Latency apart from the service (ms) and error probability with so many requests."""
+    """A server's latency without queueing and service (ms), and its error probability."""
     if refused:
         latency, errors = p.down_response_ms, 1.0
     else:
