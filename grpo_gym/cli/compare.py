@@ -12,14 +12,14 @@ from typing import Any
 from rich.console import Console
 
 from grpo_gym.cli.failures import check_writable, reported
-from grpo_gym.cli.options import SOURCE, CommandLine, invocation
+from grpo_gym.cli.options import CommandLine, invocation
 from grpo_gym.cli.signals import Stopped, StopSignals
 from grpo_gym.settings import (
     ConfigError,
+    Flag,
     Natural,
     Number,
     checked_dataclass,
-    from_mapping,
     to_mapping,
 )
 from grpo_gym.storage.results import Results
@@ -53,7 +53,7 @@ class CompareOptions:
     """Trainings of each algorithm."""
     first_seed: Natural = 0
     """Seed of the first of them; another one adds trainings to a result file."""
-    stochastic: bool = False
+    stochastic: Flag = False
     """Evaluate samples of the policies instead of their most probable actions."""
     processes: Count | None = None
     """Trainings at a time, each on one core; by default one for each core."""
@@ -64,7 +64,7 @@ class CompareOptions:
     """Folder of the report; by default named after the results, beside them."""
     threshold: Number | None = None
     """The return to which steps and seconds are counted; by default the report chooses it."""
-    no_train: bool = False
+    no_train: Flag = False
     """Only report on the files of --out."""
 
     def __post_init__(self) -> None:
@@ -100,11 +100,9 @@ _LINE = CommandLine(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    given = _LINE.parse(words)
-    options = from_mapping(CompareOptions, given.values["comparison"], SOURCE)
-    budget = from_mapping(Budget, given.values["budget"], SOURCE)
-    if given.help:
-        _LINE.show_help({"comparison": options, "budget": budget})
+    configs = _LINE.read(words)
+    options: CompareOptions = configs["comparison"]
+    budget: Budget = configs["budget"]
     require(("matplotlib",), "compare")
     command = f"{invocation('compare')} {shlex.join(words)}"
     console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from grpo_gym.cli.compare import run_resumable
 from grpo_gym.cli.failures import check_writable, reported
-from grpo_gym.cli.options import SOURCE, CommandLine, invocation
-from grpo_gym.settings import checked_dataclass, from_mapping, to_mapping, to_yaml
+from grpo_gym.cli.options import CommandLine, invocation
+from grpo_gym.settings import checked_dataclass, to_mapping, to_yaml
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.comparison.records import Count, TrialBudget
 from grpo_gym.trainers.comparison.settings import (
@@ -80,11 +80,9 @@ _LINE = CommandLine(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    given = _LINE.parse(words)
-    options = from_mapping(TuneOptions, given.values["search"], SOURCE)
-    budget = from_mapping(TrialBudget, given.values["budget"], SOURCE)
-    if given.help:
-        _LINE.show_help({"search": options, "budget": budget})
+    configs = _LINE.read(words)
+    options: TuneOptions = configs["search"]
+    budget: TrialBudget = configs["budget"]
     check_algorithm(options.algorithm)
     check_writable(options.study_path, "--study")
     check_writable(options.out_path, "--out")
