@@ -15,6 +15,7 @@ from grpo_gym.policies.options import NetworkConfig
 from grpo_gym.settings import (
     ConfigError,
     Count,
+    Flag,
     Fraction,
     Integer,
     Natural,
@@ -85,7 +86,7 @@ class AdvantageConfig:
     """Weight of the advantage among steps taken in the same state (GiGPO: 1)."""
     anchor_discount: PositiveFraction = 0.95
     """Discount factor of that advantage's returns (GiGPO, arXiv 2505.10978: 0.95)."""
-    learned_baseline: bool = False
+    learned_baseline: Flag = False
     """Subtract a learned state value from each return first: what a critic would add, or with
     baseline "none" the only baseline."""
     value_learning_rate: Positive = 3.0e-3
@@ -95,7 +96,7 @@ class AdvantageConfig:
     scale: Literal["none", "group", "batch", "time_step"] = "batch"
     """Divide centred returns by their standard deviation over the group, the batch, or the group
     at the same time step; or not at all."""
-    drop_uniform_groups: bool = True
+    drop_uniform_groups: Flag = True
     """Leave groups whose returns are all equal out of the update, KL and entropy terms included
     (DAPO, arXiv 2503.14476). No effect with the baselines "none" and "batch"."""
     min_advantage: NonNegative = 0.0

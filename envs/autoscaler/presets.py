@@ -9,6 +9,7 @@ from grpo_gym.envs.autoscaler.records import BATCH_SIZES, CONCURRENCIES, TIMEOUT
 from grpo_gym.settings import (
     ConfigError,
     Count,
+    Flag,
     Fraction,
     Integer,
     Natural,
@@ -64,7 +65,7 @@ class AutoScalerConfig:
     """How long it stays at its height: drawn between these."""
     burst_decay_minutes: Minutes = (15.0, 60.0)
     """Time in which it then falls to 1/e, exponentially: drawn between these."""
-    random_start: bool = False
+    random_start: Flag = False
     """Whether episodes begin at a random step of the day (of the week); else at midnight."""
     demand_csv: str | None = None
     """A file with one column, requests/s in each step, with or without a header, instead of the
@@ -120,7 +121,7 @@ class AutoScalerConfig:
     remote_dollars_per_million: NonNegative = 60.0
     """Price of a million requests there; an own replica that is always busy serves them for 35."""
 
-    constraints: bool = True
+    constraints: Flag = True
     """Whether unsafe changes of the number of replicas are masked, and clipped if sent anyway."""
     cooldown_steps: Natural = 5
     """Steps from one change of the number of replicas to the next, with constraints."""
@@ -131,9 +132,9 @@ class AutoScalerConfig:
 
     history: Annotated[Integer, Field(ge=0, le=1_440)] = 0
     """Steps of metrics that are observed; 0: only the last, as a vector."""
-    observe_pending: bool = True
+    observe_pending: Flag = True
     """Whether the number of replicas that start up is observed."""
-    observe_time: bool = True
+    observe_time: Flag = True
     """Whether the time of day is observed (with `weekend_factor`, and of the week)."""
 
     reward: Literal["chapter", "dollars"] = "chapter"

@@ -6,7 +6,14 @@ import numpy as np
 from pydantic import Field
 
 from grpo_gym.envs.arguments import check_preset
-from grpo_gym.settings import ConfigError, Integer, NonNegative, checked_dataclass, from_mapping
+from grpo_gym.settings import (
+    ConfigError,
+    Flag,
+    Integer,
+    NonNegative,
+    checked_dataclass,
+    from_mapping,
+)
 
 MAX_SIDE = 16
 _LENGTH = Annotated[Integer, Field(ge=1, le=MAX_SIDE)]
@@ -21,18 +28,18 @@ class BattleshipConfig:
     """Rows and columns."""
     fleet: tuple[_LENGTH, ...] = (5, 4, 3, 3, 2)
     """Lengths of the ships (default: Hasbro's)."""
-    allow_touch: bool = True
+    allow_touch: Flag = True
     """Whether ships may lie side by side; if not, corners may not touch either."""
-    announce_sunk: bool = True
+    announce_sunk: Flag = True
     """Whether a shot that sinks a ship says so, and which cells that ship covered."""
     placement: Literal["uniform", "microgrpo"] = "uniform"
     """"uniform": every legal board is equally likely. "microgrpo": as in the program of that name,
     whose ships of length n begin in the first rows - n + 1 rows and columns - n + 1 columns,
     whichever way they lie; so the last cell is always water."""
     observation: Literal["planes", "planes_density", "compact", "flat"] = "planes"
-    """"planes": images of unknown, missed, hit and sunk cells, and the lengths still afloat.
-    "planes_density": and of how many placements cover each cell. "compact": one image of 0
-    (unknown), -1 (miss) and 1 (hit). "flat": the planes as a vector, with one number a length."""
+    """"planes": one-hot planes of unknown, missed, hit and sunk cells, and of the lengths afloat.
+    "planes_density": also the number of placements that cover each cell. "compact": one plane of 0
+    (unknown), -1 (miss) and 1 (hit). "flat": the planes as a vector, one number per length."""
     reward: Literal["score", "shots", "hits"] = "score"
     """"score": at the end 1 - misses / (cells - ship cells + 1), as in microGRPO. "shots": -1 a
     shot. "hits": a hit is worth 1 / ship cells, a miss -1 / water cells; 1 a perfect game."""
@@ -40,7 +47,7 @@ class BattleshipConfig:
     """Added to the reward of each hit. Without discount everybody who wins gets the same in all, so
     the best play stays the best, but what comes after a shot depends less on what had been found
     before."""
-    mask_repeats: bool = True
+    mask_repeats: Flag = True
     """Whether `info["action_mask"]` forbids cells that were shot at before."""
     repeat_penalty: NonNegative = 1.0
     """What a shot at a known cell costs on top; it changes nothing, and counts as a step."""

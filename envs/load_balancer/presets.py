@@ -15,6 +15,7 @@ from grpo_gym.envs.arguments import check_count, check_preset
 from grpo_gym.settings import (
     ConfigError,
     Count,
+    Flag,
     Fraction,
     Integer,
     NonNegative,
@@ -66,7 +67,7 @@ class LoadBalancerConfig:
     """Squared coefficient of variation, for lognormal and hyperexponential (>= 1) sizes."""
     size_shape: Annotated[Number, Field(gt=1)] = 1.5
     """Tail index of Pareto sizes; the variance is infinite up to 2."""
-    integer_times: bool = False
+    integer_times: Flag = False
     """Round arrival gaps and sizes down to whole numbers, as Park does."""
 
     base_latency_ms: NonNegative | tuple[NonNegative, ...] = 0.0
@@ -110,7 +111,7 @@ class LoadBalancerConfig:
     observation: Literal["per_server", "aggregate"] = "per_server"
     """"per_server": features of every server. "aggregate": the worst case over servers of load,
     latency, errors and queue (tiny-grpo)."""
-    observe_size: bool = False
+    observe_size: Flag = False
     """Whether the balancer knows the sizes of requests: of the waiting one, of those in flight at
     each server, and so the service time per size. In queueing practice they are known where
     requests are of known kinds or lengths, such as tokens of a prompt."""

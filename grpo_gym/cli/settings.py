@@ -8,6 +8,7 @@ from grpo_gym.cli.options import SOURCE, CommandLine, Given, as_option
 from grpo_gym.registration import descriptor_of
 from grpo_gym.settings import (
     ConfigError,
+    Flag,
     checked_dataclass,
     from_mapping,
     load_yaml,
@@ -48,7 +49,7 @@ class RunOptions:
     online_kwargs: dict[str, Any] = field(default_factory=dict)
     """Settings of --algo online: learning_rate, group_size, exploration, weight_limit, step_limit,
     importance_weights, estimates."""
-    quiet: bool = False
+    quiet: Flag = False
     """Show no progress."""
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from pydantic import Field
 from grpo_gym.settings import (
     ConfigError,
     Count,
+    Flag,
     Natural,
     NonNegative,
     Number,
@@ -50,7 +51,7 @@ class GuardConfig:
     number of actions, so a policy whose first actions are bad need not fill the window."""
     history_size: Count = 1000
     """Number of decisions, and of transitions, to keep."""
-    outcome_test: bool = True
+    outcome_test: Flag = True
     """Whether to compare outcomes. A step-up then needs a block with outcomes."""
     false_alarm_rate: Annotated[Number, Field(gt=0, lt=1)] = 0.01
     """Largest probability that a policy which is no worse is ever rolled back for its outcomes,

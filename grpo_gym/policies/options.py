@@ -5,7 +5,7 @@
 
 from typing import Literal
 
-from grpo_gym.settings import ConfigError, Count, Natural, Number, checked_dataclass
+from grpo_gym.settings import ConfigError, Count, Flag, Natural, Number, checked_dataclass
 
 Activation = Literal["tanh", "relu", "silu"]
 
@@ -16,7 +16,7 @@ class PolicyOptions:
 
     frame_history: Count = 1
     """Observations that the policy sees at once, the newest last."""
-    normalise_observations: bool | None = None
+    normalise_observations: Flag | None = None
     """Normalise observations by their running mean and standard deviation; None: every policy
     except `board` does."""
     initial_log_std: Number = -0.5
@@ -107,6 +107,6 @@ class TemporalOptions(PolicyOptions):
 class NetworkConfig(MLPOptions, GRUOptions, BoardOptions, TemporalOptions):
     """The options of all built-in policies, and what training does with symmetric ones."""
 
-    augment_symmetries: bool = False
+    augment_symmetries: Flag = False
     """Rotate and mirror each minibatch's boards at random, so that what is learned on one board
     holds on all 8. Only for policies that know their symmetries, such as `board`."""

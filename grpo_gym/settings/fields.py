@@ -22,6 +22,8 @@ def _number(value: Any) -> Any:
     return value
 
 
+Flag = Annotated[bool, Field(strict=True)]
+"""True or false, not 1 or "yes"."""
 Integer = Annotated[int, BeforeValidator(_integer)]
 """An integer. 1e6 is one, also as text; True is not."""
 Natural = Annotated[Integer, Field(ge=0)]

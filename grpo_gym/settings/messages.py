@@ -50,6 +50,11 @@ def explain(error: ValidationError, values: Mapping[str, Any], cls: type | None 
         message = str(problem["ctx"]["error"])
         return f"{name}: {message}" if name else message
     if problem["type"] == "missing":
+        if isinstance(first[-1], int):  # each missing element of a list reports an error
+            count = max(path[-1] for path, _ in problems if path[:-1] == first[:-1]) + 1
+            return (
+                f"{_written(first[:-1])} must be a list of {count} values, got {problem['input']!r}"
+            )
         return f"{name} is required"
     if problem["type"] == "unexpected_keyword_argument":
         return _unknown(first, cls)

@@ -20,6 +20,7 @@ from pydantic import Field
 from grpo_gym.settings import (
     ConfigError,
     Count,
+    Flag,
     Integer,
     NonNegative,
     Number,
@@ -51,7 +52,7 @@ class Example:
     clip: Number | Literal["off"] = 0.2
     either: Number | Integer = 1
     decay: NonNegative | tuple[NonNegative, ...] = 0.5
-    whitened: bool = False
+    whitened: Flag = False
     name: str = "run"
     hidden_sizes: tuple[Count, ...] = (64, 64)
     betas: tuple[Number, Number] = (0.9, 0.999)
@@ -131,13 +132,13 @@ def test_harmless_differences_are_normalised(name: str, value: Any, expected: An
         ("decay", "x", "decay must be a number or a list, got 'x'"),
         ("decay", -1, "decay must be >= 0 or a list, got -1"),
         ("decay", [0, -1], "decay[1] must be >= 0, got -1"),
-        ("whitened", 2, "whitened must be true or false, got 2"),
+        ("whitened", 1, "whitened must be true or false, got 1"),
         ("name", 5, "name must be a string, got 5: put it in quotes"),
         ("hidden_sizes", 64, "hidden_sizes must be a list, got 64: write [64]"),
         ("hidden_sizes", "64", "hidden_sizes must be a list, got '64'"),
         ("hidden_sizes", (64, 0), "hidden_sizes[1] must be >= 1, got 0"),
         ("hidden_sizes", [True], "hidden_sizes[0] must be an integer, got True"),
-        ("betas", (0.9,), "betas[1] is required"),
+        ("betas", (0.9,), "betas must be a list of 2 values, got (0.9,)"),
         ("betas", (0.9, 1, 2), "betas must be a list of 2 values, got (0.9, 1, 2)"),
         ("betas", (0.9, "x"), "betas[1] must be a number, got 'x'"),
         ("options", [1], "options must be a mapping, got [1]"),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from grpo_gym.settings import ConfigError, Count, Integer, Natural, Number, checked_dataclass
+from grpo_gym.settings import ConfigError, Count, Flag, Integer, Natural, Number, checked_dataclass
 
 Episodes = Annotated[Integer, Field(ge=1, le=1_000_000)]
 Axis = Literal["steps", "cpu_seconds", "wall_seconds"]
@@ -53,7 +53,7 @@ class Plan(Budget):
     """Id of the environment."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Its arguments."""
-    deterministic: bool = True
+    deterministic: Flag = True
     """Whether evaluations use the most probable actions instead of samples."""
     evaluation_seed: Natural = 5_000_000
     """Seed of the first final episode; the episodes of the curve start a million later."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from grpo_gym.settings import (
     ConfigError,
     Count,
+    Flag,
     Fraction,
     Integer,
     Number,
@@ -74,14 +75,14 @@ class SB3Settings:
     """Arguments of the environment."""
     training_env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Further arguments in training only; they override `env_kwargs`."""
-    tuned: bool = False
+    tuned: Flag = False
     """Whether these settings come from a search such as scripts/tune.py; the report says so."""
     num_envs: Count = 16
     """Number of parallel environments."""
-    normalise_observations: bool = False
+    normalise_observations: Flag = False
     """Normalise observations by their running mean and standard deviation (VecNormalize);
     evaluations use the statistics of training."""
-    normalise_rewards: bool = False
+    normalise_rewards: Flag = False
     """Divide rewards by the running standard deviation of returns in training (VecNormalize)."""
     policy: Literal["mlp", "board"] = "mlp"
     """The kind of policy; "board" is GRPO's, with a critic over its channels."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from grpo_gym.settings import Integer, Natural, Positive, PositiveFraction, checked_dataclass
+from grpo_gym.settings import Flag, Integer, Natural, Positive, PositiveFraction, checked_dataclass
 
 
 @checked_dataclass
@@ -26,7 +26,7 @@ class OnlineConfig:
     step_limit: Positive | None = 0.1
     """Largest norm of the change by one decision, against rare outliers among the rewards (a long
     queue). None: no limit."""
-    importance_weights: bool = True
+    importance_weights: Flag = True
     """Whether to correct for the probability of sampling a group; False: as tiny-grpo."""
     estimates: Literal["observed", "privileged"] = "observed"
     """Rewards of actions not executed: estimated from what a balancer can observe, or the

@@ -234,8 +234,8 @@ NONSENSE: list[tuple[dict[str, Any], str]] = [
     ({"largest_change_replicas": 0}, "largest_change_replicas must be >= 1"),
     ({"cooldown_steps": -1}, "cooldown_steps must be >= 0"),
     ({"history": -1}, "history must be >= 0"),
-    ({"constraints": 2}, "constraints must be true or false, got 2"),
-    ({"reward_weights": (1.0, 1.0, 1.0)}, r"reward_weights\[3\] is required"),
+    ({"constraints": 1}, "constraints must be true or false, got 1"),
+    ({"reward_weights": (1.0, 1.0, 1.0)}, "reward_weights must be a list of 4 values"),
     ({"reward_weights": (1.0, 1.0, 1.0, -1.0)}, r"reward_weights\[3\] must be >= 0"),
     ({"demand_csv": 3}, "demand_csv must be .*got 3"),
 ]

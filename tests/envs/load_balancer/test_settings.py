@@ -61,11 +61,11 @@ NONSENSE: list[tuple[dict[str, Any], str]] = [
     ({"fault_schedule": ((0, "slow", -1, 5),)}, "must end after it begins, at or after request 0"),
     ({"fault_schedule": ((0, "slow", 0, 9), (0, "down", 8, 12))}, "must not overlap"),
     ({"fault_schedule": ((0, "broken", 0, 9),)}, r"fault_schedule\[0\]\[1\] must be one of"),
-    ({"fault_schedule": ((0, "slow", 0),)}, r"fault_schedule\[0\]\[3\] is required"),
+    ({"fault_schedule": ((0, "slow", 0),)}, r"fault_schedule\[0\] must be a list of 4 values"),
     ({"dynamics": "decaying_load", "reward": "park"}, 'reward must not be "park"'),
     ({"reward": "throughput"}, "reward must be one of .*got 'throughput'"),
     ({"latency_scale_ms": 0}, "latency_scale_ms must be > 0.*got 0"),
-    ({"observe_size": 2}, "observe_size must be true or false, got 2"),
+    ({"observe_size": 1}, "observe_size must be true or false, got 1"),
     ({"infos": "all"}, "infos must be one of 'basic', 'full', got 'all'"),
 ]
 

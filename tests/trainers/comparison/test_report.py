@@ -209,8 +209,8 @@ def damaged(change: Any) -> str:
         (damaged(lambda v: v[RUN].pop("curve")), "grpo/seed 0: curve is required"),
         (damaged(lambda v: v[RUN].update(curve=[])), "at least 2 points"),
         (
-            damaged(lambda v: v[RUN].update(tuned=2)),
-            "tuned must be true or false, got 2",
+            damaged(lambda v: v[RUN].update(tuned=1)),
+            "tuned must be true or false, got 1",
         ),
         (
             damaged(lambda v: v[RUN].update(steps=True)),
