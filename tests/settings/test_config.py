@@ -88,7 +88,6 @@ class Required(Optimizer):
         ("group_size", "1e1", 10),
         ("gamma", "3e-4", 3e-4),
         ("decay", [1, 2], (1.0, 2.0)),
-        ("whitened", "true", True),
         ("name", np.str_("a"), "a"),
         ("name", "12", "12"),
         ("hidden_sizes", [32, 16.0], (32, 16)),
