@@ -71,7 +71,7 @@ class CommandLine:
             SystemExit: With status 0 after --help.
         """
         given = self.parse(arguments)
-        configs = {
+        configs: dict[str, Any] = {
             title: from_mapping(config, given.values[title], SOURCE)
             for title, config in self.groups.items()
         }
