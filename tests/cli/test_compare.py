@@ -16,7 +16,6 @@ from grpo_gym.cli.compare import main
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
-pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
 ROOT = Path(__file__).resolve().parents[2]

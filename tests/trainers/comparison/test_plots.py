@@ -9,7 +9,6 @@ import pytest
 
 from comparison_files import curve, task, training, write
 
-pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
 from PIL import Image

@@ -9,7 +9,6 @@ import pytest
 
 from comparison_files import task, training, write
 
-pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
 from grpo_gym.settings import ConfigError
