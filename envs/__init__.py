@@ -1,1 +1,1 @@
-"""The registered environments. Installed as `grpo_gym.envs`; knows nothing of torch."""
+"""The native environments, installed as `grpo_gym.envs`; they import no torch."""

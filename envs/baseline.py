@@ -1,10 +1,10 @@
-"""What heuristics of our environments share: a trained model's `predict`, and their randomness.
+"""The base class of all baselines: a trained model's `predict`, and reproducible randomness.
 
-A baseline is bound to an environment, single or vector, whose simulator it reads. What it
-remembers travels in `state`. Its randomness depends only on its seed and on the environment's
-seed, episode and step, so results do not depend on how many environments run side by side.
+A baseline is bound to an environment, single or vector, and reads its simulator. Its memory travels
+in `state`. Its random numbers depend only on its seed and on the environment's seed, episode and
+step, so results do not depend on how many environments run side by side.
 
-Shapes: B environments, M numbers.
+Shapes: B environments, M random numbers.
 """
 
 from typing import Any, ClassVar
@@ -17,27 +17,27 @@ from grpo_gym.settings import ConfigError
 
 
 class Baseline:
-    """A heuristic.
+    """A heuristic policy.
 
     Attributes:
         name: Its name in `BASELINES`.
-        simulator: Of the environment that it is bound to.
+        simulator: The simulator of the environment that it is bound to.
     """
 
     name: str
     deterministic = False
-    """Whether it always does the same in the same situation, and draws nothing."""
+    """Whether it draws no random numbers."""
     privileged = False
-    """Whether it sees what no policy in production could."""
+    """Whether it reads what no policy in production could observe."""
     simulator_class: ClassVar[type]
-    """The simulator that it can read."""
+    """The class of simulators that it reads."""
 
     def __init__(self, env: Any, seed: int = 0) -> None:
         """Bind to an environment.
 
         Args:
-            env: An environment of ours, single or vector, wrapped or not.
-            seed: Decides random choices.
+            env: A native environment, single or vector, wrapped or not.
+            seed: Seed of its random choices, >= 0.
 
         Raises:
             ConfigError: If `env` is not of the right kind or `seed` is negative.
@@ -55,10 +55,10 @@ class Baseline:
 
     @classmethod
     def is_for_tables(cls, simulator: Any) -> bool:
-        """Whether it can play here, and fast enough for hundreds of episodes.
+        """Whether it can play this simulator, fast enough for the hundreds of episodes of a table.
 
         Args:
-            simulator: Of the environments.
+            simulator: The simulator of the environments.
         """
         return True
 
@@ -72,10 +72,10 @@ class Baseline:
         """Choose an action for each environment.
 
         Args:
-            observation: One observation or a batch; only tells one environment from many.
-            state: What the last call returned, or None at the start.
+            observation: One observation or a batch; only its shape is read.
+            state: The state that the last call returned, or None at the start.
             episode_start: Which environments have just been reset, shape (B,), bool.
-            deterministic: Accepted for the common signature; heuristics are what they are.
+            deterministic: Ignored; a trained model's `predict` has it too.
 
         Returns:
             Actions, int64, shape () or (B,), and the state for the next call.
@@ -93,7 +93,7 @@ class Baseline:
         return (actions[0] if single else actions), state
 
     def initial_state(self) -> tuple[np.ndarray, ...]:
-        """What is remembered at an episode's start; arrays whose first axis is B."""
+        """The memory at an episode's start: arrays whose first axis is B."""
         return ()
 
     def choose(self, state: tuple[np.ndarray, ...]) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
@@ -101,7 +101,7 @@ class Baseline:
         raise NotImplementedError
 
     def _noise(self, columns: int) -> np.ndarray:
-        """Uniforms in (0, 1], shape (B, M), the same at the same moment of an episode."""
+        """Uniforms in (0, 1], shape (B, M), float64; equal at the same step of an episode."""
         noise = np.empty((self.simulator.num_envs, columns))
         episode_noise(self.simulator.episodes, self._salt, noise)
         return noise

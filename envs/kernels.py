@@ -1,4 +1,4 @@
-"""How the simulators' kernels are compiled: one place for numba's options."""
+"""Compilation of the simulators' kernels: the one place for numba's options."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,8 +16,8 @@ def kernel(function: Function) -> Function:
     """Compile a function of arrays, records and numbers that allocates nothing.
 
     Division by zero gives infinity as in NumPy, the interpreter lock is released, and compiled
-    code is cached on disk. Reference counts are off: kernels only look into arrays that their
-    caller holds, and counting each look costs more than the arithmetic.
+    code is cached on disk. Reference counting is off: the caller holds all arrays, and counting
+    each access costs more than the arithmetic.
     """
     return _compiled(function, nogil=True)
 
@@ -28,8 +28,8 @@ def inlined(function: Function) -> Function:
 
 
 def _compiled(function: Function, **options: Any) -> Function:
-    # numba only sees a change of a kernel's own file, not of the functions it calls elsewhere,
-    # and would run old code after an update: so every state of the sources has its own cache.
+    # numba notices a change of a kernel's own file but not of functions in other files that it
+    # calls, and would run stale code after an update: so each version of the sources has a cache.
     folder = Path(function.__code__.co_filename).resolve().parent
     usual = numba.config.CACHE_DIR
     parent = Path(usual) if usual else folder / "__pycache__"
@@ -42,7 +42,7 @@ def _compiled(function: Function, **options: Any) -> Function:
 
 @lru_cache
 def _fingerprint(folder: Path) -> str:
-    """A short name for the content of all modules in a folder, and of all simulators."""
+    """A hash of all modules in a folder and of all environments."""
     digest = hashlib.sha256()
     sources = {*Path(__file__).resolve().parent.rglob("*.py"), *folder.glob("*.py")}
     for path in sorted(sources):

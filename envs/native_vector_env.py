@@ -180,7 +180,7 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
                 'call reset(options={"reset_mask": terminated | truncated})'
             )
         observations = self.simulator.step(actions, skip=~alive)
-        return self._result(actions, observations, alive, alive)
+        return self._result(actions, observations, stepped=alive, shown=alive)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One frame per environment, each (height, width, 3), uint8; None without a render mode."""
@@ -229,20 +229,9 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         return infos
 
     def _result(
-        self,
-        actions: np.ndarray,
-        observations: Observations,
-        stepped: np.ndarray,
-        shown: np.ndarray,
+        self, actions: np.ndarray, observations: Any, stepped: np.ndarray, shown: np.ndarray
     ) -> StepResult:
-        """What a step returns.
-
-        Args:
-            actions: Of the step.
-            observations: After it.
-            stepped: The environments that it moved, shape (B,), bool.
-            shown: Those whose current state is reported, shape (B,), bool.
-        """
+        """The result of a step of the `stepped` environments; `shown` ones report their state."""
         terminated, truncated = (ends & stepped for ends in self._ends())
         self._finished |= terminated | truncated
         rewards = np.where(stepped, self.simulator.rewards(), 0.0)

@@ -1,4 +1,4 @@
-"""Random numbers of simulators: draw number i of stream s is a pure function of (seed, s, i).
+"""Random numbers of simulators: number i of stream s is a pure function of (seed, s, i).
 
 Shapes: B environments.
 """
@@ -21,7 +21,7 @@ def mix(value: np.uint64) -> np.uint64:
 
 @inlined
 def stream_key(seed: np.uint64, stream: int) -> np.uint64:
-    """The key of one stream of random numbers of one trace."""
+    """The key of a stream of random numbers of the trace with this seed."""
     return mix(np.uint64(seed) + _GOLDEN * np.uint64(2 * stream + 1))
 
 
@@ -34,10 +34,10 @@ def uniform(key: np.uint64, index: int) -> float:
 
 @kernel
 def episode_seeds(base_seeds: np.ndarray, episodes: np.ndarray, out: np.ndarray) -> None:
-    """Seed of each environment's current episode, from its own seed and its episode count.
+    """The seed of each environment's episode, from the environment's seed and its episode count.
 
     Args:
-        base_seeds: What `reset(seed=...)` gave, shape (B,), uint64.
+        base_seeds: Seeds from `reset(seed=...)`, shape (B,), uint64.
         episodes: Episodes since then, shape (B,), int64.
         out: Written, shape (B,), uint64.
     """
@@ -51,7 +51,7 @@ def episode_noise(episodes: np.ndarray, salt: np.uint64, out: np.ndarray) -> Non
 
     Args:
         episodes: `EPISODE` records, shape (B,).
-        salt: Whose numbers these are.
+        salt: Separates the numbers of different users.
         out: Written, shape (B, M), float64.
     """
     for b in range(out.shape[0]):

@@ -1,4 +1,4 @@
-"""Seeds as environments of ours take them."""
+"""Seeds of native environments, from what users pass to `reset`."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from grpo_gym.settings import ConfigError
 
 
 def fold_seed(seed: int) -> int:
-    """Any non-negative seed as 64 bits, without losing the upper ones."""
+    """Fold a non-negative seed of any size into 64 bits, so that every bit counts."""
     folded = 0
     while seed:
         folded ^= seed & (2**64 - 1)
@@ -17,10 +17,10 @@ def fold_seed(seed: int) -> int:
 
 
 def seed_list(seed: int | Sequence[int | None] | None, num_envs: int) -> list[int | None]:
-    """One seed or None for each environment.
+    """One seed or None per environment: s gives environment i the seed s + i.
 
     Raises:
-        ConfigError: If they are not that many, or one of them is no integer >= 0.
+        ConfigError: If there are not `num_envs` seeds, or one is not an integer >= 0.
     """
     if seed is None:
         return [None] * num_envs

@@ -17,10 +17,7 @@ class AutoScalerVectorEnv(NativeVectorEnv):
     task = TASK
     config: AutoScalerConfig
     simulator: AutoScalerSimulator
-    metadata: dict[str, Any] = {  # noqa: RUF012
-        **AutoScalerEnv.metadata,
-        **NativeVectorEnv.metadata,
-    }
+    metadata = AutoScalerEnv.metadata | NativeVectorEnv.metadata
 
     def __init__(
         self,
@@ -31,15 +28,10 @@ class AutoScalerVectorEnv(NativeVectorEnv):
         max_episode_steps: int | None = None,
         **overrides: Any,
     ) -> None:
-        """Build the environments; see `NativeVectorEnv` for the other arguments.
+        """Build B = `num_envs` environments.
 
-        Args:
-            num_envs: B.
-            preset: As for `AutoScalerEnv`.
-            render_mode: None or "rgb_array".
-            autoreset_mode: When finished environments are reset.
-            max_episode_steps: Truncates episodes; None or -1: no limit.
-            **overrides: Fields of `AutoScalerConfig`.
+        The preset and the overrides are those of `AutoScalerEnv`; `NativeVectorEnv` describes the
+        other arguments.
 
         Raises:
             ConfigError: If a setting is unknown or makes no sense.

@@ -64,7 +64,7 @@ class BattleshipEnv(NativeEnv[np.ndarray, np.int64]):
     | 4 ...     | the share of ships of each length still afloat, shortest first     |
 
     With `announce_sunk=False` the last two kinds are missing: (3, rows, columns).
-    `planes_density` adds two images: the number of placements of the ships afloat that cover a
+    `planes_density` adds two planes: the number of placements of the ships afloat that cover a
     cell given what is seen, and of those that cover an open hit, each over its largest.
     `compact`: `Box(-1, 1, (rows, columns))` of 0 (unknown), -1 (miss), 1 (hit).
     `flat`: the kinds of cells one after the other, then one number for each length afloat.
@@ -106,7 +106,7 @@ class BattleshipEnv(NativeEnv[np.ndarray, np.int64]):
     task = TASK
     config: BattleshipConfig
     simulator: BattleshipSimulator
-    metadata: dict[str, Any] = {**NativeEnv.metadata, "render_fps": 4}  # noqa: RUF012
+    metadata = NativeEnv.metadata | {"render_fps": 4}
 
     def __init__(
         self, preset: str = "classic-10x10", render_mode: str | None = None, **overrides: Any

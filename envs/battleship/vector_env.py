@@ -21,10 +21,7 @@ class BattleshipVectorEnv(NativeVectorEnv):
     task = TASK
     config: BattleshipConfig
     simulator: BattleshipSimulator
-    metadata: dict[str, Any] = {  # noqa: RUF012
-        **BattleshipEnv.metadata,
-        **NativeVectorEnv.metadata,
-    }
+    metadata = BattleshipEnv.metadata | NativeVectorEnv.metadata
 
     def __init__(
         self,
@@ -35,15 +32,10 @@ class BattleshipVectorEnv(NativeVectorEnv):
         max_episode_steps: int | None = None,
         **overrides: Any,
     ) -> None:
-        """Build the environments; see `NativeVectorEnv` for the other arguments.
+        """Build B = `num_envs` environments.
 
-        Args:
-            num_envs: B.
-            preset: As for `BattleshipEnv`.
-            render_mode: None or "rgb_array".
-            autoreset_mode: When finished environments are reset.
-            max_episode_steps: Truncates episodes; None or -1: no limit.
-            **overrides: Fields of `BattleshipConfig`.
+        The preset and the overrides are those of `BattleshipEnv`; `NativeVectorEnv` describes the
+        other arguments.
 
         Raises:
             ConfigError: If a setting is unknown or makes no sense.

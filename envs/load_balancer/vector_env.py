@@ -18,10 +18,7 @@ class LoadBalancerVectorEnv(NativeVectorEnv):
     task = TASK
     config: LoadBalancerConfig
     simulator: LoadBalancerSimulator
-    metadata: dict[str, Any] = {  # noqa: RUF012
-        **LoadBalancerEnv.metadata,
-        **NativeVectorEnv.metadata,
-    }
+    metadata = LoadBalancerEnv.metadata | NativeVectorEnv.metadata
 
     def __init__(
         self,
@@ -33,16 +30,10 @@ class LoadBalancerVectorEnv(NativeVectorEnv):
         max_episode_steps: int | None = None,
         **overrides: Any,
     ) -> None:
-        """Build the environments; see `NativeVectorEnv` for the other arguments.
+        """Build B = `num_envs` environments.
 
-        Args:
-            num_envs: B.
-            preset: As for `LoadBalancerEnv`.
-            num_servers: As for `LoadBalancerEnv`.
-            render_mode: None or "rgb_array".
-            autoreset_mode: When finished environments are reset.
-            max_episode_steps: Truncates episodes; None or -1: no limit.
-            **overrides: Fields of `LoadBalancerConfig`; `infos` is "basic" unless given.
+        `preset`, `num_servers` and the overrides are those of `LoadBalancerEnv`, where `infos` is
+        "basic" unless given; `NativeVectorEnv` describes the other arguments.
 
         Raises:
             ConfigError: If a setting is unknown or makes no sense.
