@@ -106,7 +106,7 @@ class TrainingResult:
 
     settings: dict[str, Any]
     """All settings of the algorithm, resolved."""
-    tuned: bool
+    tuned: Flag
     """Whether they were tuned for this task."""
     parameters: Integer
     """Number of learned parameters, including a critic's."""
