@@ -33,7 +33,7 @@ class AutoScalerEnv(NativeEnv[Any, Any]):
     ## Description
     A service answers requests whose number changes over the day, with noise and bursts. Each step
     (a minute) adds or removes replicas, which are paid from then on and serve some steps later.
-    Too few replicas make requests wait, time out and be dropped; too many cost money. Latencies
+    With too few replicas requests wait, time out or are dropped; too many cost money. Latencies
     are those of an M/M/c queue. Demand is drawn at reset and no action changes it: episodes with
     equal seeds face equal demand.
 
@@ -44,21 +44,21 @@ class AutoScalerEnv(NativeEnv[Any, Any]):
     - `"flat"`: `Discrete(539)`: 11 times that, plus the share of traffic in tenths that stays; the
       rest goes to a second region, which has room for all, is further away, and has a price.
     - `"multi"`: `MultiDiscrete([7, 7, 11])`: the same as three choices.
-    - `"replicas"`: `Discrete(max_replicas - min_replicas + 1)`: how many replicas there are to be,
-      `min_replicas` + the action, as horizontal autoscalers say it.
-    - `"target"`: `Discrete(15)`: as many replicas as the requests of the last step keep busy to 30,
-      35, ... 100 %: what operators of autoscalers set once, chosen anew in each step.
+    - `"replicas"`: `Discrete(max_replicas - min_replicas + 1)`: the desired number of replicas,
+      `min_replicas` + the action, as horizontal autoscalers define it.
+    - `"target"`: `Discrete(15)`: a target utilisation of 30, 35, ... 100 % for the load of the last
+      step; operators of autoscalers set it once, here each step chooses it.
 
     Replicas that start up count, and are the first to be removed. The number stays between
     `min_replicas` and `max_replicas`. With `constraints` (default) it changes by at most half, or
     2 if that is more, and not for `cooldown_steps` after a change. An action that asks for more is
-    clipped to what is allowed, which `info["constrained"]` tells.
+    clipped to what is allowed, and `info["constrained"]` is true.
 
     `grpo_gym.envs.autoscaler.actions` has `encode` and `decode` between the kinds.
 
     ## Observation Space
-    `Box(-1, 1, (M,), float32)`: what was measured in the last step, from its smallest to its
-    largest value, and what is known:
+    `Box(-1, 1, (M,), float32)`: the measurements of the last step, scaled from their smallest to
+    their largest value, and what is known:
 
     | Num | Meaning                             | Unit       | -1 is | 1 is    |
     |-----|-------------------------------------|------------|-------|---------|
@@ -92,7 +92,7 @@ class AutoScalerEnv(NativeEnv[Any, Any]):
       -2. Efficiency: a bell around a mean processor and memory use of 70 %, minus 0.3 below 30 %,
       0.5 above 90 %. The components are in the infos.
     - `dollars`: minus replicas, second region, 10 $ for each step with a p99 above 200 ms, and
-      0.001 $ for each request that got no answer in time.
+      0.001 $ for each request without an answer in time.
 
     ## Starting State
     Midnight (a random step with `random_start` or a CSV file), with as many replicas as use 70 %,

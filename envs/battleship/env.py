@@ -44,9 +44,9 @@ class BattleshipEnv(NativeEnv[np.ndarray, np.int64]):
 
     ## Description
     Ships lie in straight lines on a board that the player does not see. Each step is a shot at a
-    cell, which is answered by miss or hit, and unless `announce_sunk` is off, by the ship that
-    it sank. The board is drawn at reset, all legal ones being equally likely, and no shot changes
-    it: games with equal seeds have equal boards.
+    cell; the answer is miss or hit and, unless `announce_sunk` is off, the ship that it sank. The
+    board is drawn at reset from all legal ones with equal probability: games with equal seeds have
+    equal boards.
 
     ## Action Space
     `Discrete(rows * columns)`: the cell to shoot at, row by row: cell = row * columns + column.
@@ -55,7 +55,7 @@ class BattleshipEnv(NativeEnv[np.ndarray, np.int64]):
     Of `planes` (default), `Box(0, 1, (4 + N, rows, columns), float32)` with N the number of
     different lengths of ships:
 
-    | Num       | Image                                                              |
+    | Num       | Channel                                                            |
     |-----------|--------------------------------------------------------------------|
     | 0         | cells not shot at                                                  |
     | 1         | misses                                                             |

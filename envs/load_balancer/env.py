@@ -58,9 +58,9 @@ class LoadBalancerEnv(NativeEnv[np.ndarray, np.int64]):
     | 6   | size of the requests in flight              | mean size / 10            | 0   | 1   |
     | 7   | moving average of service time per size     | 1/10 of a rate-1 server's | 0   | 1   |
 
-    Rows 6 and 7, and at the end the size of the waiting request (mean size / 10), only with
-    `observe_size=True`: they are what a balancer can keep that knows the sizes of requests. It
-    infers a service time from responses: since the one before, or since the request's arrival.
+    Rows 6 and 7, and the size of the waiting request (mean size / 10) at the end, are present only
+    with `observe_size=True`: a balancer that knows the sizes of requests can compute them. It
+    measures a service time from the previous response, or from the request's arrival if later.
 
     `observation="aggregate"` has four entries, worst cases over servers clipped to [0, 1]: in
     flight / 100, latency / 300 ms, errors / 0.1, queueing delay / 500 ms.
