@@ -15,6 +15,9 @@ from grpo_gym.policies.options import PolicyOptions
 from grpo_gym.settings import ConfigError
 
 
+_RANDOM_OR_STATEFUL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+
+
 class CustomPolicy(Policy):
     """A policy whose network comes from a user's factory; see `registry.register_policy`."""
 
@@ -60,6 +63,12 @@ class CustomPolicy(Policy):
             self.network.extend(feedforward(width, (), outputs))
 
     def _try(self, name: str, network: nn.Module, width: int) -> None:
+        for module in network.modules():
+            if isinstance(module, _RANDOM_OR_STATEFUL):
+                raise ConfigError(
+                    f"policy {name} must not contain {type(module).__name__}: it would compute "
+                    "other probabilities in the update than when acting; LayerNorm would not"
+                )
         rows = torch.zeros(2, self.observation_size)
         try:
             with torch.no_grad():

@@ -114,6 +114,14 @@ def test_registered_names_are_saved_by_name(tmp_path: Path) -> None:
         (lambda o: nn.Identity(), r"must take \(observation_space, action_space"),
         (lambda o, a: nn.Linear(3, 7), r"must map \(N, 3\) to \(N, 4\), got \(N, 7\): one logit"),
         (lambda o, a: nn.Linear(2, 4), r"must map observations of shape \(N, 3\), float32"),
+        (
+            lambda o, a: nn.Sequential(nn.Dropout(0.1), nn.Linear(3, 4)),
+            "must not contain Dropout: it would compute other probabilities",
+        ),
+        (
+            lambda o, a: nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4)),
+            "must not contain BatchNorm1d.*LayerNorm would not",
+        ),
         (lambda o, a: nn.Flatten(0), r"must map \(N, 3\) to \(N, 4\)"),
     ],
 )
