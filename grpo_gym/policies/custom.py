@@ -14,7 +14,6 @@ from grpo_gym.policies.network import Policy, feedforward
 from grpo_gym.policies.options import PolicyOptions
 from grpo_gym.settings import ConfigError
 
-
 _RANDOM_OR_STATEFUL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 
 
