@@ -5,7 +5,7 @@ from dataclasses import field
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any, Literal
 
-from grpo_gym.settings import Count, Natural, checked_dataclass, load_yaml
+from grpo_gym.settings import Count, EnvId, Natural, checked_dataclass, load_yaml
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.online.config import OnlineConfig
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class TrainSettings:
     """What is trained, for how long, and how it is watched."""
 
-    env: str = "LoadBalancer-v0"
+    env: EnvId = "LoadBalancer-v0"
     """Id of the environment, such as LoadBalancer-v0 or CartPole-v1."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, such as preset=park num_servers=10."""
@@ -39,15 +39,11 @@ class TrainSettings:
     checkpoint_every: Count = 10
     """Iterations between checkpoints."""
     final_episodes: Natural = 1000
-    """Episodes of the closing comparison with the baselines. 0: no comparison."""
+    """Episodes of the closing table, which compares the policy with baselines. 0: no table."""
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     """Settings of GRPO."""
     online: OnlineConfig = field(default_factory=OnlineConfig)
     """Settings of online GRPO."""
-
-    def __post_init__(self) -> None:
-        # `import grpo_gym` has registered ours; the prefix would make another name of the same.
-        object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
 
 
 def task_names(env: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from grpo_gym.cli.options import CommandLine, invocation
 from grpo_gym.cli.signals import Stopped, StopSignals
 from grpo_gym.settings import (
     ConfigError,
+    EnvId,
     Flag,
     Natural,
     Number,
@@ -40,7 +41,7 @@ from grpo_gym.trainers.settings import task_names
 class CompareOptions:
     """What is compared, and where the results go."""
 
-    env: str = "LoadBalancer-v0"
+    env: EnvId = "LoadBalancer-v0"
     """Id of the environment."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, such as preset=park."""
@@ -70,7 +71,6 @@ class CompareOptions:
     def __post_init__(self) -> None:
         names = tuple(name for word in self.algorithms for name in word.split(",") if name)
         object.__setattr__(self, "algorithms", names)
-        object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"algorithms must name each once, got {','.join(names) or 'none'}")
         if len(self.out) > 1 and not self.no_train:

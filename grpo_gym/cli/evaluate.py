@@ -22,7 +22,7 @@ from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch, make_enumerated
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.native_batch import NativeBatch
-from grpo_gym.settings import ConfigError, Count, Flag, Natural, checked_dataclass, suggest
+from grpo_gym.settings import ConfigError, Count, EnvId, Flag, Natural, checked_dataclass, suggest
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.named_policies import (
     baseline_action_function,
@@ -43,7 +43,7 @@ class EvaluateOptions:
 
     policy: str | None = None
     """A baseline's name, a checkpoint file, or a run's folder."""
-    env: str | None = None
+    env: EnvId | None = None
     """Id of the environment; by default the one the policy was trained in."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, each overriding one of training."""
@@ -66,8 +66,6 @@ class EvaluateOptions:
     """Baselines that the figure shows beside the policy."""
 
     def __post_init__(self) -> None:
-        if self.env is not None:
-            object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
         if self.plot_beside and self.plot is None:
             raise ConfigError("--plot-beside must come with --plot FILE")
 

@@ -19,7 +19,7 @@ from grpo_gym.envs.battleship.env import BattleshipEnv
 from grpo_gym.envs.battleship.posterior import Posterior
 from grpo_gym.envs.battleship.rendering import heat
 from grpo_gym.envs.battleship.terminal import show
-from grpo_gym.settings import ConfigError, Flag, Natural, checked_dataclass
+from grpo_gym.settings import ConfigError, EnvId, Flag, Natural, checked_dataclass
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.named_policies import baseline_names, find_checkpoint, load_model
 
@@ -31,7 +31,7 @@ Advice = Callable[[BattleshipEnv, np.ndarray], tuple[np.ndarray, int]]
 class PlayOptions:
     """The game, the adviser, and who shoots."""
 
-    env: str = "Battleship-v0"
+    env: EnvId = "Battleship-v0"
     """Id of the environment."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment; with a trained policy, over those of training."""
@@ -51,7 +51,6 @@ class PlayOptions:
         return "placements that fit, %" if is_baseline else "next shot, %"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
         if self.env != "Battleship-v0":
             raise ConfigError(f"env must be 'Battleship-v0' to be played, got {self.env!r}")
         if self.record is not None and not self.record.endswith((".gif", ".mp4")):

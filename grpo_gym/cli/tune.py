@@ -13,7 +13,7 @@ from rich.console import Console
 from grpo_gym.cli.compare import run_resumable
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import CommandLine, invocation
-from grpo_gym.settings import checked_dataclass, to_mapping, to_yaml
+from grpo_gym.settings import EnvId, checked_dataclass, to_mapping, to_yaml
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.comparison.records import Count, TrialBudget
 from grpo_gym.trainers.comparison.settings import (
@@ -33,7 +33,7 @@ from grpo_gym.trainers.settings import TrainSettings, task_names
 class TuneOptions:
     """What is searched, and where the results go."""
 
-    env: str = "LoadBalancer-v0"
+    env: EnvId = "LoadBalancer-v0"
     """Id of the environment."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, such as preset=park."""
@@ -50,9 +50,6 @@ class TuneOptions:
     tuning/<algorithm>-<env>[-<preset>].db."""
     out: str | None = None
     """File for the best settings; by default that of the study with .yaml."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
 
     @property
     def study_path(self) -> Path:

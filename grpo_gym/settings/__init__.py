@@ -4,6 +4,7 @@ from grpo_gym.settings.config import check_value, checked_dataclass, from_mappin
 from grpo_gym.settings.errors import ConfigError, nearest, suggest
 from grpo_gym.settings.fields import (
     Count,
+    EnvId,
     Flag,
     Fraction,
     Integer,
@@ -18,6 +19,7 @@ from grpo_gym.settings.yaml_files import load_yaml, parse_value, save_yaml, to_y
 __all__ = [
     "ConfigError",
     "Count",
+    "EnvId",
     "Flag",
     "Fraction",
     "Integer",

@@ -1,9 +1,9 @@
-"""Types for the fields of settings: numbers with the ranges that occur most."""
+"""Types for the fields of settings: numbers with common ranges, and ids of environments."""
 
 from contextlib import suppress
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticKnownError
 
 
@@ -41,3 +41,6 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 """A number from 0 to 1."""
 PositiveFraction = Annotated[Number, Field(gt=0, le=1)]
 """A number from 0 to 1, but not 0."""
+
+EnvId = Annotated[str, AfterValidator(lambda env_id: env_id.removeprefix("grpo_gym:"))]
+"""Id of an environment; ours without "grpo_gym:", which would be a second name of the same."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from grpo_gym.settings import (
     ConfigError,
     Count,
+    EnvId,
     Flag,
     Fraction,
     Integer,
@@ -67,7 +68,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 class SB3Settings:
     """Settings of an algorithm of Stable-Baselines3."""
 
-    env: str
+    env: EnvId
     """Id of the environment."""
     algorithm: Literal["ppo", "a2c", "trpo", "maskable_ppo", "recurrent_ppo"] = "ppo"
     """The algorithm; trpo, maskable_ppo and recurrent_ppo are sb3-contrib's."""
@@ -106,7 +107,6 @@ class SB3Settings:
     """Keyword arguments of the algorithm's class; its defaults otherwise."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "env", self.env.removeprefix("grpo_gym:"))
         if self.policy == "board" and self.algorithm == "recurrent_ppo":
             raise ConfigError(
                 'policy must be "mlp" with recurrent_ppo, got "board": its LSTM reads vectors'
@@ -114,83 +114,6 @@ class SB3Settings:
         for name in self.settings:
             if name in _RESERVED:
                 raise ConfigError(f"settings[{name!r}] must be left out: the comparison sets it")
-
-
-Settings = TrainSettings | SB3Settings
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contender:
-    """An algorithm (one of `ALGORITHMS`), its settings, and whether they are tuned for the task."""
-
-    algorithm: str
-    settings: Settings
-    tuned: bool
-
-
-def require(modules: Sequence[str], extra: str) -> None:
-    """Refuse to begin without optional packages.
-
-    Raises:
-        ConfigError: If one of the modules is not installed.
-    """
-    for module in modules:
-        if find_spec(module) is None:
-            raise ConfigError(f'{module} must be installed: pip install "grpo-gym[{extra}]"')
-
-
-def check_algorithm(algorithm: str) -> None:
-    """Refuse an algorithm that is unknown or not installed.
-
-    Raises:
-        ConfigError: If it is.
-    """
-    if algorithm not in ALGORITHMS:
-        hint = suggest(algorithm, ALGORITHMS)
-        raise ConfigError(f"algorithm must be a known name, got {algorithm!r}.{hint}")
-    if algorithm in SB3_CLASSES:
-        require(("stable_baselines3", "sb3_contrib"), "compare")
-
-
-def find_contender(
-    algorithm: str, env: str, env_kwargs: Mapping[str, Any], file: str | None = None
-) -> Contender:
-    """An algorithm with the settings of a file, with the shipped settings, or with defaults.
-
-    Each of `env_kwargs` overrides the file's argument of that name; with another preset of the
-    environment, the file's own arguments are ignored.
-
-    Args:
-        algorithm: One of `ALGORITHMS`.
-        env: The environment's id.
-        env_kwargs: Its arguments.
-        file: A settings file instead of the shipped one.
-
-    Raises:
-        ConfigError: If a setting is unknown or invalid, or the file is for another environment.
-    """
-    check_algorithm(algorithm)
-    env = env.removeprefix("grpo_gym:")
-    values = _shipped(algorithm, env, env_kwargs) if file is None else load_yaml(file)
-    source = file or f"shipped settings of {algorithm} for {env}"
-    settings = _read(algorithm, {"env": env, **(values or _DEFAULTS.get(algorithm, {}))}, source)
-    own_preset, preset = settings.env_kwargs.get("preset"), env_kwargs.get("preset")
-    if settings.env != env or (file is not None and own_preset != preset):
-        raise ConfigError(
-            f"{source} must be for {env} with preset {preset}, got {settings.env} with "
-            f"{own_preset}: choose the task with --env and --env-kwargs preset=..."
-        )
-    same_task = own_preset == preset
-    settings = replace(
-        settings,
-        env_kwargs={**(settings.env_kwargs if same_task else {}), **env_kwargs},
-        training_env_kwargs=settings.training_env_kwargs if same_task else {},
-    )
-    tuned = bool(values) and same_task
-    if isinstance(settings, SB3Settings):
-        keyword_arguments(settings)
-        tuned = tuned and settings.tuned
-    return Contender(algorithm=algorithm, settings=settings, tuned=tuned)
 
 
 def keyword_arguments(settings: SB3Settings) -> dict[str, Any]:
@@ -247,27 +170,6 @@ def describe(settings: Settings) -> dict[str, Any]:
     if settings.algorithm != "recurrent_ppo":
         unused.add("lstm_width")
     return {key: value for key, value in values.items() if key not in unused}
-
-
-def _shipped(algorithm: str, env: str, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The shipped settings for an environment and its preset; empty if there are none."""
-    names = [f"comparison/{algorithm}/{name}" for name in task_names(env, env_kwargs)]
-    if algorithm != "grpo":
-        return shipped_config(*names)
-    # For short trainings on exactly this task, or else for every training.
-    return shipped_config(names[0]) or default_config(env, env_kwargs)
-
-
-def _read(algorithm: str, values: Mapping[str, Any], source: str) -> Settings:
-    if algorithm == "grpo":
-        ours = from_mapping(TrainSettings, values, source)
-        if ours.algo != "grpo":
-            raise ConfigError(f"{source}: algo must be grpo, got {ours.algo}")
-        return ours
-    settings = from_mapping(SB3Settings, {"algorithm": algorithm, **values}, source)
-    if settings.algorithm != algorithm:
-        raise ConfigError(f"{source}: algorithm must be {algorithm}, got {settings.algorithm}")
-    return settings
 
 
 def _check_keyword(name: str, value: Any, default: Any) -> Any:

@@ -24,7 +24,7 @@ class UpdateStats:
     Attributes:
         loss: The minimised loss.
         kl: Exact KL(old, new), nats per step; this and the next two before each minibatch's step.
-        reference_kl: Exact KL(new, reference), nats per step; 0 without a reference.
+        reference_kl: KL(new, reference) by `kl_estimator`, nats per step; 0 without a reference.
         entropy: Of the policy, nats per step.
         clip_low_share: Fraction of steps clipped at the lower bound, over all epochs.
         clip_high_share: Fraction of steps clipped at the upper bound, over all epochs.
