@@ -93,9 +93,6 @@ class GuardConfig:
                 f"history_size must be >= window, got {self.history_size} and {self.window}: "
                 "keep the actions that a rollback is for"
             )
-        self._check_bounds()
-
-    def _check_bounds(self) -> None:
         minimum, maximum = self.outcome_minimum, self.outcome_maximum
         if minimum is None or maximum is None:
             if self.clip_deviations is None:
@@ -117,10 +114,3 @@ class GuardConfig:
     def most_violations(self) -> float:
         """Largest number of violations that the window may hold."""
         return self.violation_limit_percentage * self.window / 100.0
-
-    def policy_share(self, mode: Mode, percentage: float) -> float:
-        """Probability that a block is the policy's, in [0, 1]."""
-        if mode == "shadow":
-            return 0.0
-        most = 100.0 - self.holdout_percentage
-        return (most if mode == "full" else min(percentage, most)) / 100.0

@@ -107,9 +107,20 @@ class Cooldown(_ScalingRule):
 def violations_of(
     constraints: tuple[Constraint, ...], observation: Any, action: Any, context: Context
 ) -> tuple[Violation, ...]:
-    """Violations: constraints that forbid an action, raise, or return no bool."""
-    found = (_violation(each, observation, action, context) for each in constraints)
-    return tuple(violation for violation in found if violation is not None)
+    """Violations by an action: of constraints that forbid it, raise, or return no bool."""
+    found = []
+    for constraint in constraints:
+        try:
+            allowed = constraint(observation, action, context)
+            if allowed not in (True, False):
+                raise TypeError(f"it must return True or False, got {allowed!r}")
+            reason = "not allowed"
+        # A user's rule may raise anything; the action was then not shown to be safe.
+        except Exception as error:
+            allowed, reason = False, describe(error)
+        if not allowed:
+            found.append(Violation(constraint.name, reason))
+    return tuple(found)
 
 
 def check_constraints(constraints: tuple[Constraint, ...]) -> None:
@@ -129,19 +140,6 @@ def check_constraints(constraints: tuple[Constraint, ...]) -> None:
         if name in names:
             raise ConfigError(f"name {name!r} is taken: give each constraint a name of its own")
         names.append(name)
-
-
-def _violation(
-    constraint: Constraint, observation: Any, action: Any, context: Context
-) -> Violation | None:
-    try:
-        allowed = constraint(observation, action, context)
-        if allowed not in (True, False):
-            raise TypeError(f"it must return True or False, got {allowed!r}")
-    # A user's rule may raise anything; the action was then not shown to be safe.
-    except Exception as error:
-        return Violation(constraint.name, describe(error))
-    return None if allowed else Violation(constraint.name, "not allowed")
 
 
 def _finite(name: str, value: float) -> float:

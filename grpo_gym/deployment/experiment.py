@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from grpo_gym.deployment.config import GuardConfig
-from grpo_gym.deployment.records import Arm, Decision
+from grpo_gym.deployment.records import Arm, Decision, plain
 from grpo_gym.deployment.sequential import OutcomeLevel, OutcomeTest, cautious_share
 
 _ARMS: tuple[Arm, Arm] = ("policy", "fallback")
@@ -48,23 +48,16 @@ class Experiment:
     def __init__(self, config: GuardConfig) -> None:
         """Start before the first block."""
         self._config = config
-        self.block: Block | None = None
         self.next_number = 0
         self.measured = 0
         self.late = 0
-        self.level = OutcomeLevel(
-            config.level_weight,
-            config.clip_deviations,
-            config.outcome_minimum,
-            config.outcome_maximum,
-        )
+        self.level = OutcomeLevel(config)
         self.restart()
 
     def restart(self) -> None:
         """Begin a new rollout, with a new test and a new block."""
-        config = self._config
-        self.abort()
-        self.test = OutcomeTest(config.false_alarm_rate, config.tolerance, config.restart_blocks)
+        self.block: Block | None = None
+        self.test = OutcomeTest(self._config)
         self.counts = dict.fromkeys(_ARMS, 0)
         self.totals = dict.fromkeys(_ARMS, 0.0)
 
@@ -80,7 +73,13 @@ class Experiment:
         self.block = None
         if block.outcomes == 0:
             return False
-        self._count(block, block.total / block.outcomes)
+        outcome = block.total / block.outcomes
+        self.measured += 1
+        self.counts[block.arm] += 1
+        self.totals[block.arm] += outcome
+        residual, limits = self.level.residual(outcome), self.level.limits()
+        self.test.update(block.arm == "policy", block.share, residual, limits)
+        self.level.learn(outcome)
         return self._config.outcome_test and self.test.has_alarmed
 
     def open_block(self, share: float) -> Block:
@@ -89,8 +88,7 @@ class Experiment:
             if self._config.outcome_test:
                 share = cautious_share(share, self.test.evidence)
             is_policys = _uniform(self._config.seed, self.next_number) < share
-            arm: Arm = "policy" if is_policys else "fallback"
-            self.block = Block(self.next_number, share, arm)
+            self.block = Block(self.next_number, share, "policy" if is_policys else "fallback")
             self.next_number += 1
         return self.block
 
@@ -120,22 +118,22 @@ class Experiment:
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs, in JSON types."""
-        block = self.block
-        return {
-            "block": block and {**asdict(block), "total": _as_json(block.total)},
+        values = {
+            "block": self.block and vars(self.block),
             "next_number": self.next_number,
             "measured": self.measured,
             "late": self.late,
-            "level": self.level.state(),
-            "test": self.test.state(),
-            "counts": dict(self.counts),
-            "totals": {arm: _as_json(total) for arm, total in self.totals.items()},
+            "level": {"mean": self.level.mean, "deviation": self.level.deviation},
+            "test": {"wealth": self.test.wealth, "blocks": self.test.blocks},
+            "counts": self.counts,
+            "totals": self.totals,
         }
+        return {name: plain(value) for name, value in values.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a state."""
         block = state["block"]
-        self.block = None if block is None else Block(**{**block, "total": float(block["total"])})
+        self.block = block and Block(**{**block, "total": float(block["total"])})
         self.next_number, self.measured = state["next_number"], state["measured"]
         self.late = state["late"]
         self.level = replace(self.level, **state["level"])
@@ -143,21 +141,8 @@ class Experiment:
         self.counts = {arm: state["counts"][arm] for arm in _ARMS}
         self.totals = {arm: float(state["totals"][arm]) for arm in _ARMS}
 
-    def _count(self, block: Block, outcome: float) -> None:
-        self.measured += 1
-        self.counts[block.arm] += 1
-        self.totals[block.arm] += outcome
-        residual, limits = self.level.residual(outcome), self.level.limits()
-        self.test.update(block.arm == "policy", block.share, residual, limits)
-        self.level.learn(outcome)
-
 
 def _uniform(seed: int, number: int) -> float:
     """A uniform number in [0, 1) as a pure function, so that no generator needs saving."""
     state = np.random.SeedSequence((seed, number)).generate_state(1, np.uint64)
     return float(int(state[0]) >> 11) / 2.0**53
-
-
-def _as_json(number: float) -> float | str:
-    """The number, or text where JSON has no number."""
-    return number if math.isfinite(number) else repr(number)

@@ -6,12 +6,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 from grpo_gym.deployment.config import GuardConfig, Mode, Percentage
 from grpo_gym.deployment.constraints import Constraint
 from grpo_gym.deployment.experiment import Experiment
 from grpo_gym.deployment.records import (
+    Author,
     Context,
     Decision,
     GuardError,
@@ -73,7 +74,7 @@ class Guard:
         self._experiment = Experiment(self.config)
         self._history: deque[Decision] = deque(maxlen=self.config.history_size)
         self._decisions = 0
-        self._file = StateFile(state_path, self.config)
+        self._file = StateFile(state_path, self.config, self._state)
         self._file.load(self._restore)
         if state_path is not None:
             self.save()
@@ -99,7 +100,7 @@ class Guard:
                 self._decisions += 1
             finally:
                 # Also when the fallback failed, as a rollback may have happened.
-                self._save_if_due()
+                self._file.save_if_due()
             return decision
 
     def report(self, outcome: float, decision: Decision | None = None) -> None:
@@ -122,7 +123,7 @@ class Guard:
                     raise GuardError("report needs a decision: call act first")
                 decision = self._history[-1]
             self._experiment.report(value, decision)
-            self._save_if_due()
+            self._file.save_if_due()
 
     # Commands of an operator
 
@@ -135,7 +136,7 @@ class Guard:
         with self._lock:
             self._pass_time()
             self._change(*self._rollout.next_step(), "operator", reason)
-            self._save_if_due()
+            self._file.save_if_due()
 
     def set_mode(self, mode: Mode, reason: str = "set_mode") -> None:
         """Change the mode unconditionally, and forget past violations.
@@ -150,7 +151,7 @@ class Guard:
             self._pass_time()
             self._rollout.violated.clear()
             self._change(mode, None, "operator", reason)
-            self._save_if_due()
+            self._file.save_if_due()
 
     def set_percentage(self, percentage: float, reason: str = "set_percentage") -> None:
         """Change the policy's share of the blocks in gradual, in %.
@@ -168,7 +169,7 @@ class Guard:
                 )
             self._pass_time()
             self._change("gradual", checked, "operator", reason)
-            self._save_if_due()
+            self._file.save_if_due()
 
     def save(self) -> None:
         """Save the state now.
@@ -181,7 +182,7 @@ class Guard:
             if path is None:
                 raise GuardError("save needs a state_path: give one to the guard")
             self._file.save_soon()
-            self._save_if_due()
+            self._file.save_if_due()
             if self._file.error is not None:
                 raise GuardError(f"cannot save the state to {path}: {self._file.error}")
 
@@ -229,8 +230,6 @@ class Guard:
                 save_error=self._file.error,
             )
 
-    # Decisions
-
     def _decide(self, observation: Any, now_s: float) -> Decision:
         context = Context(now_s, tuple(self._history), self._decisions == len(self._history))
         situation = self._shield.assess(observation, context)
@@ -238,7 +237,7 @@ class Guard:
         if self.mode != "shadow" and self._rollout.has_too_many_violations:
             self._change("shadow", None, "guard", self._rollout.violation_reason())
         block = self._experiment.open_block(self._rollout.share)
-        selection = self._shield.select(situation, block.arm)
+        source, action, violations = self._shield.select(situation, block.arm)
         block.steps += 1
         return Decision(
             number=self._decisions,
@@ -246,17 +245,15 @@ class Guard:
             mode=self.mode,
             percentage=self.percentage,
             arm=block.arm,
-            source=selection.source,
-            action=selection.action,
+            source=source,
+            action=action,
             policy_action=situation.policy.action,
             fallback_action=situation.fallback.action,
             fallback_error=situation.fallback.error,
-            violations=selection.violations,
+            violations=violations,
             block=block.number,
             block_step=block.steps - 1,
         )
-
-    # Changes of mode
 
     def _review(self) -> None:
         """Roll back or promote by the outcomes and the clean time so far."""
@@ -276,13 +273,7 @@ class Guard:
     def _waiting_for(self) -> str:
         return self._rollout.waiting_for(self._experiment.measured, self._file.error)
 
-    def _change(
-        self,
-        mode: Mode,
-        percentage: float | None,
-        by: Literal["guard", "operator"],
-        reason: str,
-    ) -> None:
+    def _change(self, mode: Mode, percentage: float | None, by: Author, reason: str) -> None:
         if self.mode == "shadow":
             self._experiment.restart()
         # The guard's own step-ups wait for the block's end, so that the test gets every block.
@@ -290,11 +281,6 @@ class Guard:
             self._experiment.abort()
         self._rollout.change(mode, percentage, by, reason, self._experiment.measured)
         self._file.save_soon()
-
-    # Saving
-
-    def _save_if_due(self) -> None:
-        self._file.save_if_due(self._state)
 
     def _state(self) -> State:
         return {

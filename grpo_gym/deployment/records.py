@@ -10,6 +10,7 @@ from grpo_gym.deployment.config import Mode
 
 Arm = Literal["policy", "fallback"]
 Source = Literal["policy", "alternative", "fallback"]
+Author = Literal["guard", "operator"]
 _LONGEST_REASON = 300
 
 
@@ -65,22 +66,16 @@ class Decision:
 
 @dataclass(frozen=True)
 class Transition:
-    """A change of mode or percentage."""
+    """A change of mode or percentage: from what to what, who decided it, and why."""
 
     time_s: float
     """When, by the guard's clock."""
     from_mode: Mode
-    """Before."""
     from_percentage: float
-    """Before."""
     to_mode: Mode
-    """After."""
     to_percentage: float
-    """After."""
-    by: Literal["guard", "operator"]
-    """Who decided."""
+    by: Author
     reason: str
-    """Why."""
 
 
 @dataclass(frozen=True)

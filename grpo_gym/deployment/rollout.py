@@ -2,10 +2,10 @@
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from grpo_gym.deployment.config import GuardConfig, Mode
-from grpo_gym.deployment.records import GuardError, Transition
+from grpo_gym.deployment.records import Author, GuardError, Transition
 from grpo_gym.settings import check_value
 
 
@@ -34,8 +34,8 @@ class Rollout:
 
     @property
     def share(self) -> float:
-        """Probability that a block is the policy's."""
-        return self._config.policy_share(self.mode, self.percentage)
+        """Probability that a block is the policy's: its percentage, without the holdout."""
+        return min(self.percentage, 100.0 - self._config.holdout_percentage) / 100.0
 
     @property
     def has_too_many_violations(self) -> bool:
@@ -68,10 +68,11 @@ class Rollout:
         Empty if none is to come: in full, and in shadow until an operator promotes. `measured` is
         the number of blocks with outcomes so far.
         """
+        needed_hours: float | None = None
         if self.mode == "gradual":
-            needed_hours: float | None = self._config.clean_hours
-        else:
-            needed_hours = self._config.resume_after_hours if self._was_rolled_back else None
+            needed_hours = self._config.clean_hours
+        elif self._was_rolled_back:
+            needed_hours = self._config.resume_after_hours
         if needed_hours is None:
             return ""
         if self.has_too_many_violations:
@@ -102,19 +103,12 @@ class Rollout:
         return ("gradual", percentage) if percentage < 100.0 else ("full", 100.0)
 
     def change(
-        self,
-        mode: Mode,
-        percentage: float | None,
-        by: Literal["guard", "operator"],
-        reason: str,
-        measured: int,
+        self, mode: Mode, percentage: float | None, by: Author, reason: str, measured: int
     ) -> None:
-        """Change mode and percentage, in gradual by default the initial one, and record it."""
+        """Change mode and percentage, by default the mode's initial one, and record it."""
         before = self.mode, self.percentage
-        self.mode, self.percentage = mode, self._initial_percentage(mode)
-        if mode == "gradual" and percentage is not None:
-            self.percentage = percentage
-        after = self.mode, self.percentage
+        after = mode, self._initial_percentage(mode) if percentage is None else percentage
+        self.mode, self.percentage = after
         self.transitions.append(Transition(self._last_time_s or 0.0, *before, *after, by, reason))
         self.clean_s = 0.0
         self._measured_at_change = measured

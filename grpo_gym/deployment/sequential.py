@@ -24,7 +24,8 @@ over time, Shin et al. (2022, arXiv 2203.03532).
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+
+from grpo_gym.deployment.config import GuardConfig
 
 BET_SIZES = (0.2, 0.5, 0.9)
 """Fractions of the wealth at stake in a block; small ones detect small differences in noise."""
@@ -35,14 +36,7 @@ Limits = tuple[float, float]
 class OutcomeLevel:
     """Recent level and deviation of the outcomes, which make blocks comparable."""
 
-    weight: float
-    """Weight of the newest outcome, in (0, 1]."""
-    clip_deviations: float | None
-    """Largest distance from the mean, in deviations; None: no limit."""
-    minimum: float | None
-    """Lower bound of outcomes; None: no bound."""
-    maximum: float | None
-    """Upper bound of outcomes; None: no bound."""
+    config: GuardConfig
     mean: float | None = None
     """Exponentially weighted mean of the outcomes; None before the first."""
     deviation: float = 0.0
@@ -53,9 +47,9 @@ class OutcomeLevel:
         if self.mean is None:
             return 0.0, 0.0
         low, high = self._bounded(-math.inf) - self.mean, self._bounded(math.inf) - self.mean
-        if self.clip_deviations is None:
+        if self.config.clip_deviations is None:
             return low, high
-        reach = self.clip_deviations * self.deviation
+        reach = self.config.clip_deviations * self.deviation
         return max(low, -reach), min(high, reach)
 
     def residual(self, outcome: float) -> float:
@@ -75,29 +69,21 @@ class OutcomeLevel:
             step = self._bounded(outcome) - self.mean if math.isfinite(outcome) else step
             self.deviation = abs(step)
         else:
-            self.deviation += self.weight * (abs(step) - self.deviation)
-        self.mean += self.weight * step
-
-    def state(self) -> dict[str, Any]:
-        """The fields that change, in JSON types."""
-        return {"mean": self.mean, "deviation": self.deviation}
+            self.deviation += self.config.level_weight * (abs(step) - self.deviation)
+        self.mean += self.config.level_weight * step
 
     def _bounded(self, outcome: float) -> float:
-        minimum = -math.inf if self.minimum is None else self.minimum
-        maximum = math.inf if self.maximum is None else self.maximum
-        return min(max(outcome, minimum), maximum)
+        minimum, maximum = self.config.outcome_minimum, self.config.outcome_maximum
+        if minimum is not None:
+            outcome = max(outcome, minimum)
+        return outcome if maximum is None else min(outcome, maximum)
 
 
 @dataclass
 class OutcomeTest:
     """Wealth from bets that the policy's blocks are worse."""
 
-    false_alarm_rate: float
-    """alpha, in (0, 1)."""
-    tolerance: float
-    """How much worse the policy may be, in the outcomes' unit, >= 0."""
-    restart_blocks: int
-    """Bets between restarts, >= 1."""
+    config: GuardConfig
     wealth: list[float] = field(default_factory=lambda: [0.0] * len(BET_SIZES))
     """Wealth of each bet size; the mean is the evidence."""
     blocks: int = 0
@@ -111,7 +97,7 @@ class OutcomeTest:
     @property
     def has_alarmed(self) -> bool:
         """Whether the evidence suffices."""
-        return self.evidence >= 1.0 / self.false_alarm_rate
+        return self.evidence >= 1.0 / self.config.false_alarm_rate
 
     def update(self, policy_acted: bool, share: float, residual: float, limits: Limits) -> None:
         """Bet on one block.
@@ -124,18 +110,15 @@ class OutcomeTest:
         """
         if not 0.0 < share < 1.0 or limits[0] >= limits[1]:
             return
-        if self.blocks % self.restart_blocks == 0:
-            start = self.blocks // self.restart_blocks + 1
+        blocks_per_start = self.config.restart_blocks
+        if self.blocks % blocks_per_start == 0:
+            start = self.blocks // blocks_per_start + 1
             self.wealth = [each + 1.0 / (start * (start + 1)) for each in self.wealth]
         self.blocks += 1
-        loss = relative_loss(policy_acted, share, residual, limits, self.tolerance)
+        loss = relative_loss(policy_acted, share, residual, limits, self.config.tolerance)
         self.wealth = [
             each * (1.0 - size * loss) for each, size in zip(self.wealth, BET_SIZES, strict=True)
         ]
-
-    def state(self) -> dict[str, Any]:
-        """The fields that change, in JSON types."""
-        return {"wealth": list(self.wealth), "blocks": self.blocks}
 
 
 def relative_loss(

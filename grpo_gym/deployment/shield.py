@@ -15,26 +15,21 @@ Alternatives = Sequence[Any] | Callable[[Any, Any], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Proposal:
-    """An action, or the reason why there is none."""
+    """An action, or None and the error that prevented one."""
 
     action: Any
-    """None if there is an error."""
     error: str | None = None
-    """Type and text of the exception."""
 
 
 class Controller:
     """A callable `observation -> action`, or a model with Stable-Baselines3's `predict`.
 
-    A model is asked for its deterministic action; its recurrent state is passed back to it.
+    An object that is both is used as a model. A model is asked for its deterministic action; its
+    recurrent state is passed back to it.
     """
 
     def __init__(self, behaviour: Any, name: str) -> None:
-        """Wrap a callable or a model; an object that is both is used as a model.
-
-        Raises:
-            ConfigError: If it is neither.
-        """
+        """Wrap a callable or a model; raise ConfigError if it is neither."""
         self._is_model = callable(getattr(behaviour, "predict", None))
         if not self._is_model and not callable(behaviour):
             raise ConfigError(
@@ -47,20 +42,17 @@ class Controller:
     def propose(self, observation: Any) -> Proposal:
         """The action for an observation, or the error where there is none that is finite."""
         try:
-            action = self._choose(observation)
+            if self._is_model:
+                action, self._state = self._behaviour.predict(
+                    observation, state=self._state, deterministic=True
+                )
+            else:
+                action = self._behaviour(observation)
             _check_finite(action)
         # A policy may fail in any way; the guard exists to survive that.
         except Exception as error:
             return Proposal(None, describe(error))
         return Proposal(action)
-
-    def _choose(self, observation: Any) -> Any:
-        if not self._is_model:
-            return self._behaviour(observation)
-        action, self._state = self._behaviour.predict(
-            observation, state=self._state, deterministic=True
-        )
-        return action
 
 
 @dataclass(frozen=True)
@@ -75,17 +67,6 @@ class Situation:
     """Violations by the policy's action."""
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What to execute."""
-
-    source: Source
-    """Whose action it is."""
-    action: Any
-    violations: tuple[Violation, ...]
-    """Violations by the policy's action, and an error of the alternatives."""
-
-
 class Shield:
     """Policy, fallback, constraints and alternatives of a guard."""
 
@@ -96,11 +77,7 @@ class Shield:
         constraints: Iterable[Constraint],
         alternatives: Alternatives,
     ) -> None:
-        """Check and keep the arguments of `Guard`.
-
-        Raises:
-            ConfigError: If one cannot be used.
-        """
+        """Keep the arguments of `Guard`; raise ConfigError if one cannot be used."""
         self._policy = Controller(policy, "policy")
         self._fallback = Controller(fallback, "fallback")
         self._constraints = tuple(constraints)
@@ -117,8 +94,8 @@ class Shield:
             violations = (Violation("policy", policy.error),)
         return Situation(observation, context, policy, fallback, violations)
 
-    def select(self, situation: Situation, arm: Arm) -> Selection:
-        """What an arm executes in a situation.
+    def select(self, situation: Situation, arm: Arm) -> tuple[Source, Any, tuple[Violation, ...]]:
+        """The source and action that an arm executes, and all violations of the decision.
 
         Raises:
             GuardError: If the fallback is needed and failed.
@@ -126,17 +103,17 @@ class Shield:
         policy, fallback = situation.policy, situation.fallback
         violations = situation.violations
         if arm == "policy" and not violations:
-            return Selection("policy", policy.action, violations)
+            return "policy", policy.action, violations
         if arm == "policy" and policy.error is None:
             try:
                 for action in self._allowed_alternatives(situation):
-                    return Selection("alternative", action, violations)
+                    return "alternative", action, violations
             # Alternatives may be the user's function, which may raise anything.
             except Exception as error:
                 violations += (Violation("alternatives", describe(error)),)
         if fallback.error is not None:
             raise GuardError(f"the fallback failed where it was needed: {fallback.error}")
-        return Selection("fallback", fallback.action, violations)
+        return "fallback", fallback.action, violations
 
     def _allowed_alternatives(self, situation: Situation) -> Iterable[Any]:
         candidates, observation = self._alternatives, situation.observation

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,11 +32,17 @@ class StateFile:
         error: Why the last save failed; None if it succeeded.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None, config: GuardConfig) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        config: GuardConfig,
+        make_state: Callable[[], State],
+    ) -> None:
         """Choose the file, which need not exist; a state in it must have this config."""
         self.path = path
         self.error: str | None = None
         self._config = to_mapping(config)
+        self._make_state = make_state
         self._every = config.save_every
         self._unsaved = 0
 
@@ -46,11 +52,14 @@ class StateFile:
         Raises:
             GuardStateError: If it cannot be read, has another config, or is not a guard's.
         """
-        state = None if self.path is None else read_state(self.path)
-        if self.path is None or state is None:
+        if self.path is None or (state := read_state(self.path)) is None:
             return
         try:
-            self._refuse_other_config(state["config"])
+            saved = state["config"]
+            for name in sorted({*saved, *self._config} - _FREE_SETTINGS):
+                before, now = saved.get(name), self._config.get(name)
+                if before != now:
+                    _refuse(self.path, f"it was made with {name}={before}, the guard has {now}")
             restore(state)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             _refuse(self.path, f"its content is not a guard's ({describe(error)})", error)
@@ -59,24 +68,18 @@ class StateFile:
         """Make the next `save_if_due` save."""
         self._unsaved = self._every
 
-    def save_if_due(self, make_state: Callable[[], State]) -> None:
+    def save_if_due(self) -> None:
         """Save after every `save_every` calls; a failure is kept in `error` and does not raise."""
         self._unsaved += 1
         if self.path is None or self._unsaved < self._every:
             return
         try:
-            write_state(self.path, {**make_state(), "config": self._config})
+            write_state(self.path, {**self._make_state(), "config": self._config})
         except OSError as error:
             self.error = describe(error)
         else:
             self.error = None
             self._unsaved = 0
-
-    def _refuse_other_config(self, saved: Mapping[str, Any]) -> None:
-        for name in sorted({*saved, *self._config} - _FREE_SETTINGS):
-            before, now = saved.get(name), self._config.get(name)
-            if self.path is not None and before != now:
-                _refuse(self.path, f"it was made with {name}={before}, the guard has {now}")
 
 
 def write_state(path: str | os.PathLike[str], state: State) -> None:
@@ -85,8 +88,8 @@ def write_state(path: str | os.PathLike[str], state: State) -> None:
     Raises:
         OSError: If it cannot be written; the old file is then unchanged.
     """
-    text = _text(state)
-    header = {"kind": _KIND, "version": FORMAT_VERSION, "sha256": _sha256(text)}
+    text = json.dumps(state, sort_keys=True).encode()
+    header = {"kind": _KIND, "version": FORMAT_VERSION, "sha256": hashlib.sha256(text).hexdigest()}
     # One JSON object, without serialising the state twice.
     start = json.dumps(header).removesuffix("}") + ', "state": '
     write_atomic(path, start.encode(), text, b"}\n")
@@ -115,7 +118,8 @@ def read_state(path: str | os.PathLike[str]) -> State | None:
     if version != FORMAT_VERSION:
         _refuse(path, f"its version must be {FORMAT_VERSION}, got {version!r}")
     state = document.get("state")
-    if not isinstance(state, dict) or document.get("sha256") != _sha256(_text(state)):
+    text = json.dumps(state, sort_keys=True).encode()
+    if not isinstance(state, dict) or document.get("sha256") != hashlib.sha256(text).hexdigest():
         _refuse(path, "it is damaged: its SHA-256 does not match")
     return state
 
@@ -127,11 +131,3 @@ def _refuse(
         f"cannot go on from {os.fspath(path)}: {reason}. Put the right file in its place, or move "
         "it away to start anew in the configured mode"
     ) from cause
-
-
-def _text(state: State) -> bytes:
-    return json.dumps(state, sort_keys=True).encode()
-
-
-def _sha256(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()

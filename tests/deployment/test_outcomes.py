@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_gym.deployment import Decision
+from grpo_gym.deployment import Decision, GuardConfig
 from grpo_gym.deployment.sequential import (
     BET_SIZES,
     OutcomeLevel,
@@ -25,7 +25,6 @@ shares = st.floats(0.001, 0.999)
 lows = st.floats(-10.0, -0.01)
 highs = st.floats(0.01, 10.0)
 parts = st.floats(0.0, 1.0)
-NO_LIMITS: dict[str, Any] = {"clip_deviations": 4.0, "minimum": None, "maximum": None}
 
 
 def expected_loss(
@@ -76,7 +75,7 @@ def test_a_bet_by_hand() -> None:
 
 def test_wealth_is_the_mean_over_bets_and_starts() -> None:
     """Each start j has 1 / (j (j + 1)) and multiplies on its own; an independent account."""
-    test, chance = OutcomeTest(0.01, 0.0, restart_blocks=3), random.Random(0)
+    test, chance = OutcomeTest(GuardConfig(restart_blocks=3)), random.Random(0)
     losses: list[float] = []
     for _ in range(10):
         acted, residual = chance.random() < 0.3, chance.uniform(-1, 1)
@@ -96,7 +95,7 @@ def test_wealth_is_the_mean_over_bets_and_starts() -> None:
 def test_nothing_is_bet_where_nothing_can_be_learned(
     share: float, limits: tuple[float, float]
 ) -> None:
-    test = OutcomeTest(0.01, 0.0, 100)
+    test = OutcomeTest(GuardConfig())
     test.update(True, share, 0.0, limits)
     assert (test.blocks, test.evidence) == (0, 0.0)
 
@@ -119,7 +118,7 @@ def test_the_fallbacks_odds_grow_by_the_evidence() -> None:
 
 
 def test_mean_and_deviation_by_hand() -> None:
-    level = OutcomeLevel(0.5, **NO_LIMITS)
+    level = OutcomeLevel(GuardConfig(level_weight=0.5))
     assert level.limits() == (0.0, 0.0)
     assert level.residual(3.0) == 0.0
     level.learn(10.0)
@@ -136,7 +135,10 @@ def test_mean_and_deviation_by_hand() -> None:
 
 
 def test_bounds_clip_too_and_alone_if_so_set() -> None:
-    level = OutcomeLevel(0.5, None, 0.0, 1.0)
+    config = GuardConfig(
+        level_weight=0.5, clip_deviations=None, outcome_minimum=0.0, outcome_maximum=1.0
+    )
+    level = OutcomeLevel(config)
     level.learn(5.0)
     assert level.mean == 1.0
     assert level.limits() == (-1.0, 0.0)
@@ -146,7 +148,7 @@ def test_bounds_clip_too_and_alone_if_so_set() -> None:
 
 
 def test_broken_outcomes_teach_nothing_before_there_is_a_scale() -> None:
-    level = OutcomeLevel(0.5, **NO_LIMITS)
+    level = OutcomeLevel(GuardConfig(level_weight=0.5))
     level.learn(-math.inf)
     assert level.mean is None
     level.learn(1.0)
@@ -158,7 +160,8 @@ def test_broken_outcomes_teach_nothing_before_there_is_a_scale() -> None:
 @given(st.lists(st.floats(-1e6, 1e6) | st.just(-math.inf), min_size=1, max_size=50))
 @settings(max_examples=50)
 def test_level_and_wealth_stay_numbers(outcomes: list[float]) -> None:
-    level, test = OutcomeLevel(0.2, **NO_LIMITS), OutcomeTest(0.01, 0.0, 10)
+    config = GuardConfig(restart_blocks=10)
+    level, test = OutcomeLevel(config), OutcomeTest(config)
     for number, outcome in enumerate(outcomes):
         residual, limits = level.residual(outcome), level.limits()
         assert limits[0] <= residual <= limits[1]
@@ -188,10 +191,11 @@ def first_alarm(
 ) -> float:
     """Blocks until the alarm, infinite if there is none; 30 blocks of the fallback before."""
     chance = random.Random(seed)
-    limits: dict[str, Any] = NO_LIMITS if bounds is None else {
-        "clip_deviations": None, "minimum": bounds[0], "maximum": bounds[1]
+    limits: dict[str, Any] = {} if bounds is None else {
+        "clip_deviations": None, "outcome_minimum": bounds[0], "outcome_maximum": bounds[1]
     }  # fmt: skip
-    level, test = OutcomeLevel(0.2, **limits), OutcomeTest(alpha, tolerance, 100)
+    config = GuardConfig(false_alarm_rate=alpha, tolerance=tolerance, **limits)
+    level, test = OutcomeLevel(config), OutcomeTest(config)
     noise = chance.gauss(0.0, 1.0)
     for block in range(-30, blocks):
         noise = correlation * noise + math.sqrt(1.0 - correlation**2) * chance.gauss(0.0, 1.0)
