@@ -10,12 +10,12 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from grpo_gym.evaluation.statistics import Summary, summarise
+from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch
 from grpo_gym.settings import ConfigError
@@ -77,10 +77,10 @@ class Evaluation:
         """
 
         def plain(values: np.ndarray) -> dict[str, Any]:
-            summary = summarise(values)
+            summary = asdict(summarise(values))
             if exact:
-                summary = replace(summary, sem=0.0, ci95=(summary.mean, summary.mean))
-            return _plain(summary)
+                summary |= {"sem": 0.0, "ci95": [summary["mean"]] * 2}
+            return {name: _without_nan(value) for name, value in summary.items()}
 
         return {
             "return": plain(self.returns),
@@ -157,24 +157,25 @@ def evaluate(
     for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("warmup", warmup, 0)):
         if value < least:
             raise ConfigError(f"{name} must be >= {least}, got {value}")
-    rounds = []
-    for first in range(0, episodes, batch.num_envs):
-        count = min(batch.num_envs, episodes - first)
-        rounds.append(_play_round(action_function, batch, count, seed + first, warmup))
+    size = batch.num_envs
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+    sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(episodes))
+    counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(episodes))
+    for first in range(0, episodes, size):
+        indices = first + np.arange(size)
+        seeds = (seed + indices).tolist()
+        for t, (alive, step) in enumerate(play(action_function, batch, seeds, indices < episodes)):
+            returns[indices[alive]] += step.rewards[alive]
+            lengths[indices[alive]] += 1
+            for name, values in step.infos.items():
+                counted = alive & np.isfinite(values) & (t >= warmup)
+                sums[name][indices[counted]] += values[counted]
+                counts[name][indices[counted]] += 1
         if on_progress is not None:
-            on_progress(first + count)
-    names = {name for one in rounds for name in one.metrics}
-    return Evaluation(
-        seed=seed,
-        returns=np.concatenate([one.returns for one in rounds]),
-        lengths=np.concatenate([one.lengths for one in rounds]),
-        metrics={
-            name: np.concatenate(
-                [one.metrics.get(name, np.full(len(one.returns), np.nan)) for one in rounds]
-            )
-            for name in sorted(names)
-        },
-    )
+            on_progress(min(first + size, episodes))
+    with np.errstate(invalid="ignore"):
+        metrics = {name: sums[name] / counts[name] for name in sorted(sums)}
+    return Evaluation(seed, returns, lengths, metrics)
 
 
 def play(
@@ -214,35 +215,8 @@ def evaluate_policy(model: Any, **arguments: Any) -> Evaluation:
     return evaluation
 
 
-def _play_round(
-    action_function: ActionFunction, batch: EnvBatch, count: int, seed: int, warmup: int
-) -> Evaluation:
-    """Play one episode in each of the first `count` environments."""
-    size = batch.num_envs
-    returns, lengths = np.zeros(size), np.zeros(size, np.int64)
-    sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(size))
-    counts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(size))
-    for alive, step in play(
-        action_function, batch, range(seed, seed + size), np.arange(size) < count
-    ):
-        returns += np.where(alive, step.rewards, 0.0)
-        lengths += alive
-        for name, values in step.infos.items():
-            counted = alive & np.isfinite(values) & (lengths > warmup)
-            sums[name] += np.where(counted, values, 0.0)
-            counts[name] += counted
-    with np.errstate(invalid="ignore"):
-        metrics = {name: (sums[name] / counts[name])[:count] for name in sums}
-    return Evaluation(seed, returns[:count], lengths[:count], metrics)
-
-
-def _plain(summary: Summary) -> dict[str, Any]:
-    return {
-        name: [_number(v) for v in value] if isinstance(value, tuple) else _number(value)
-        for name, value in asdict(summary).items()
-    }
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN."""
+def _without_nan(value: float | Sequence[float]) -> Any:
+    """A number or a list of them for JSON, which has no NaN: None in its place."""
+    if isinstance(value, Sequence):
+        return [_without_nan(each) for each in value]
     return value if math.isfinite(value) else None
