@@ -9,8 +9,7 @@ import numpy as np
 
 from grpo_gym.deployment import Constraint, Context
 from grpo_gym.envs.autoscaler.baselines import make_baseline
-from grpo_gym.envs.autoscaler.observation import METRIC_RANGES
-from grpo_gym.envs.autoscaler.records import METRICS, SCALING
+from grpo_gym.envs.autoscaler.records import METRIC_RANGES, METRICS, SCALING
 
 ENV = "AutoScaler-v0"
 STEPS_PER_HOUR = 60

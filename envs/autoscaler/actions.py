@@ -122,7 +122,7 @@ def wanted(action: int, requests_per_s: float, cluster: Any, p: Any) -> tuple[in
         action: A number of the configured kind.
         requests_per_s: Requests of the last step, which "target" scales for.
         cluster: A `CLUSTER` record.
-        p: A `PARAMETERS` record.
+        p: The record from `kernel_parameters`.
 
     Returns:
         Replicas to add, and the choices of the second and the third component.
@@ -186,25 +186,33 @@ def mask_kernel(clusters: np.ndarray, parameters: np.ndarray, out: np.ndarray) -
 
     Args:
         clusters: `CLUSTER` records, shape (B,).
-        parameters: One `PARAMETERS` record, shape (1,).
+        parameters: From `kernel_parameters`.
         out: Written, shape (B, A), int8; for "multi" the three components side by side.
     """
     p = parameters[0]
     for b in range(out.shape[0]):
-        out[b, :] = 1
-        if p.action == records.TARGET:  # a target is clipped to what is allowed
-            continue
         cluster = clusters[b]
         fewest, most = allowed_changes(cluster, p)
-        if p.action == records.MULTI:
+        if p.action == records.TARGET:  # a target is clipped to what is allowed
+            out[b, :] = 1
+        elif p.action == records.REPLICAS:
+            least = p.min_replicas - cluster.running - cluster.pending
+            for action in range(out.shape[1]):
+                out[b, action] = fewest <= least + action <= most
+        elif p.action == records.MULTI:
+            out[b, :] = 1
             for i in range(len(_CHANGES)):
                 out[b, i] = fewest <= _CHANGES[i] <= most
             for i in range(_CONFIGURATIONS):
                 out[b, len(_CHANGES) + i] = configuration_allowed(i, cluster)
-            continue
-        shares = SHARES if p.action == records.FLAT else 1  # actions that differ in the share only
-        for first in range(0, out.shape[1], shares):
-            change, configuration, _ = wanted(first, 0.0, cluster, p)
-            safe = fewest <= change <= most and configuration_allowed(configuration, cluster)
-            for action in range(first, first + shares):
-                out[b, action] = safe
+        else:
+            first = NO_CONFIGURATION if p.action == records.SCALING_ONLY else 0
+            shares = SHARES if p.action == records.FLAT else 1
+            at = 0
+            for i in range(len(_CHANGES)):
+                change_allowed = fewest <= _CHANGES[i] <= most
+                for configuration in range(first, _CONFIGURATIONS):
+                    safe = change_allowed and configuration_allowed(configuration, cluster)
+                    for action in range(at, at + shares):
+                        out[b, action] = safe
+                    at += shares

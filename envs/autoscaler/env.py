@@ -2,14 +2,30 @@
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
+from grpo_gym.envs.autoscaler.actions import COMPONENTS, count_choices
+from grpo_gym.envs.autoscaler.observation import NUM_METRICS, feature_names
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig, make_config
 from grpo_gym.envs.autoscaler.rendering import Frame, current_frame, render_ansi, render_rgb
 from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator
-from grpo_gym.envs.autoscaler.spaces import action_space, observation_space
 from grpo_gym.envs.native_env import NativeEnv
 from grpo_gym.envs.native_task import NativeTask
+
+
+def _observation_space(config: AutoScalerConfig) -> gym.Space[Any]:
+    current = gym.spaces.Box(-1.0, 1.0, (len(feature_names(config)),), np.float32)
+    if config.history == 0:
+        return current
+    history = gym.spaces.Box(-1.0, 1.0, (config.history, NUM_METRICS), np.float32)
+    return gym.spaces.Dict({"current_metrics": current, "metrics_history": history})
+
+
+def _action_space(config: AutoScalerConfig) -> gym.spaces.Discrete | gym.spaces.MultiDiscrete:
+    if config.action == "multi":
+        return gym.spaces.MultiDiscrete(list(COMPONENTS))
+    return gym.spaces.Discrete(count_choices(config))
 
 
 def _event(simulator: AutoScalerSimulator, b: int, action: Any) -> Frame:
@@ -18,8 +34,8 @@ def _event(simulator: AutoScalerSimulator, b: int, action: Any) -> Frame:
 
 TASK = NativeTask(
     simulator=AutoScalerSimulator,
-    observation_space=observation_space,
-    action_space=action_space,
+    observation_space=_observation_space,
+    action_space=_action_space,
     action_name="choice",
     event=_event,
     render_ansi=render_ansi,

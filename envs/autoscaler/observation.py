@@ -9,22 +9,8 @@ import numpy as np
 
 from grpo_gym.envs.autoscaler import records
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
-from grpo_gym.envs.autoscaler.records import METRICS
+from grpo_gym.envs.autoscaler.records import METRIC_RANGES, METRICS
 from grpo_gym.envs.kernels import inlined, kernel
-
-METRIC_RANGES = {
-    "cpu_percent": (0.0, 100.0),
-    "memory_percent": (0.0, 100.0),
-    "network_mbit_per_s": (0.0, 10_000.0),
-    "disk_io_per_s": (0.0, 100_000.0),
-    "p50_latency_ms": (0.0, 1_000.0),
-    "p99_latency_ms": (0.0, 10_000.0),
-    "requests_per_s": (0.0, 100_000.0),
-    "error_percent": (0.0, 100.0),
-    "queue_depth": (0.0, 10_000.0),
-    "replicas": (0.0, 100.0),
-}
-"""Smallest and largest value of each metric, observed as -1 and 1."""
 
 NUM_METRICS = len(METRICS)
 _LARGEST = np.array([METRIC_RANGES[name][1] for name in METRICS])
@@ -67,7 +53,6 @@ def observe_rest(
     episodes: np.ndarray,
     starts: np.ndarray,
     clusters: np.ndarray,
-    steps_per_day: int,
     parameters: np.ndarray,
     out: np.ndarray,
 ) -> None:
@@ -77,8 +62,7 @@ def observe_rest(
         episodes: `EPISODE` records, shape (B,).
         starts: Steps from midnight to each trace's start, shape (R,), int64.
         clusters: `CLUSTER` records, shape (B,).
-        steps_per_day: Steps in 24 hours.
-        parameters: One `PARAMETERS` record, shape (1,).
+        parameters: From `kernel_parameters`.
         out: Written after the metrics, shape (B, M), float32.
     """
     p = parameters[0]
@@ -90,9 +74,9 @@ def observe_rest(
             at += 1
         now = starts[episodes[b].trace_row] + episodes[b].step
         if p.observe_time:
-            at = _observe_phase(now, steps_per_day, out, b, at)
+            at = _observe_phase(now, p.steps_per_day, out, b, at)
         if p.observe_week:
-            at = _observe_phase(now, 7 * steps_per_day, out, b, at)
+            at = _observe_phase(now, 7 * p.steps_per_day, out, b, at)
         if p.observe_configuration:
             out[b, at] = _scaled(cluster.batch, len(records.BATCH_SIZES) - 1)
             out[b, at + 1] = _scaled(cluster.timeout, len(records.TIMEOUTS_S) - 1)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from grpo_gym.envs.arguments import check_preset
-from grpo_gym.envs.autoscaler.records import BATCH_SIZES, CONCURRENCIES, TIMEOUTS_S
+from grpo_gym.envs.autoscaler.records import TIMEOUTS_S
 from grpo_gym.settings import (
     ConfigError,
     Count,
@@ -204,15 +204,6 @@ class AutoScalerConfig:
     def observe_configuration(self) -> bool:
         """Whether the configuration is observed: where actions change it."""
         return self.action in ("scaling_config", "flat", "multi")
-
-    @property
-    def ladder_positions(self) -> tuple[int, int, int]:
-        """Where batch size, timeout and concurrency begin on their ladders."""
-        return (
-            BATCH_SIZES.index(self.batch_size),
-            TIMEOUTS_S.index(self.timeout_s),
-            CONCURRENCIES.index(self.concurrency),
-        )
 
 
 _OPERATED = {"action": "target", "constraints": False}

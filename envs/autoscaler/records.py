@@ -27,19 +27,20 @@ that it takes itself, in tenths; requests that wait, and those that come again i
 and what it cost in the last step.
 """
 
-METRICS = (
-    "cpu_percent",
-    "memory_percent",
-    "network_mbit_per_s",
-    "disk_io_per_s",
-    "p50_latency_ms",
-    "p99_latency_ms",
-    "requests_per_s",
-    "error_percent",
-    "queue_depth",
-    "replicas",
-)
-"""What is measured in each step, in the order of observations."""
+METRIC_RANGES = {
+    "cpu_percent": (0.0, 100.0),
+    "memory_percent": (0.0, 100.0),
+    "network_mbit_per_s": (0.0, 10_000.0),
+    "disk_io_per_s": (0.0, 100_000.0),
+    "p50_latency_ms": (0.0, 1_000.0),
+    "p99_latency_ms": (0.0, 10_000.0),
+    "requests_per_s": (0.0, 100_000.0),
+    "error_percent": (0.0, 100.0),
+    "queue_depth": (0.0, 10_000.0),
+    "replicas": (0.0, 100.0),
+}
+"""What is measured in each step, in the order of observations: the values observed as -1 and 1."""
+METRICS = tuple(METRIC_RANGES)
 METRIC = np.dtype([(name, "f8") for name in METRICS])
 
 OUTCOME = np.dtype(
@@ -112,48 +113,3 @@ SCALING_ONLY, SCALING_CONFIG, FLAT, MULTI, REPLICAS, TARGET = range(6)
 
 REWARDS = ("chapter", "dollars")
 CHAPTER, DOLLARS = range(2)
-
-PARAMETERS = np.dtype(
-    [
-        ("action", "i8"),
-        ("reward", "i8"),
-        ("history", "i8"),
-        ("observe_pending", "?"),
-        ("observe_time", "?"),
-        ("observe_week", "?"),
-        ("observe_configuration", "?"),
-        ("constraints", "?"),
-        ("cooldown_steps", "i8"),
-        ("largest_change_share", "f8"),
-        ("largest_change_replicas", "i8"),
-        ("min_replicas", "i8"),
-        ("max_replicas", "i8"),
-        ("initial_replicas", "i8"),
-        ("initial_utilisation", "f8"),
-        ("initial_batch", "i8"),
-        ("initial_timeout", "i8"),
-        ("initial_concurrency", "i8"),
-        ("step_seconds", "f8"),
-        ("batch_overhead_ms", "f8"),
-        ("request_ms", "f8"),
-        ("batch_wait_ms", "f8"),
-        ("service_scv", "f8"),
-        ("contention", "f8"),
-        ("coherency", "f8"),
-        ("patience_s", "f8"),
-        ("max_utilisation", "f8"),
-        ("error_rate", "f8"),
-        ("retry_share", "f8"),
-        ("mbit_per_request", "f8"),
-        ("disk_io_per_request", "f8"),
-        ("remote_latency_ms", "f8"),
-        ("remote_dollars_per_million", "f8"),
-        ("dollars_per_replica_hour", "f8"),
-        ("cost_scale_dollars_per_hour", "f8"),
-        ("reward_weights", "f8", (4,)),
-        ("sla_p99_ms", "f8"),
-        ("sla_dollars_per_step", "f8"),
-        ("lost_request_dollars", "f8"),
-    ]
-)
-"""What the kernels read; one record, made from an `AutoScalerConfig`."""

@@ -18,7 +18,7 @@ from grpo_gym.envs.autoscaler.observation import (
     remember,
     unroll,
 )
-from grpo_gym.envs.autoscaler.parameters import step_parameters
+from grpo_gym.envs.autoscaler.parameters import kernel_parameters
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
 from grpo_gym.envs.autoscaler.records import (
     CLUSTER,
@@ -66,11 +66,19 @@ class AutoScalerSimulator(BatchSimulator):
         self.demand = np.zeros((num_envs, config.episode_steps + 1), np.float32)
         self.starts = np.zeros(num_envs, np.int64)
         self.history = np.zeros((num_envs, config.history, NUM_METRICS), np.float32)
-        self.parameters = step_parameters(config)
+        self.parameters = kernel_parameters(config)
+        self._memory = (
+            self.episodes,
+            self.demand,
+            self.clusters,
+            self.starting,
+            self.metrics,
+            self.outcomes,
+            self.parameters,
+        )
         self.observation_shape = (len(feature_names(config)),)
         self.num_choices = count_choices(config)
         self._recorded = trace.read_demand(config)
-        self._trace_parameters = trace.trace_parameters(config)
 
     @override
     def reset(self, members: np.ndarray | None = None) -> None:
@@ -79,60 +87,28 @@ class AutoScalerSimulator(BatchSimulator):
         distinct, group = np.unique(seeds, return_inverse=True)
         rows = self._free_rows(members, len(distinct))
         self.episodes["trace_row"][members] = rows[group]
-        trace.draw_traces(
-            distinct, rows, self._trace_parameters, self._recorded, self.demand, self.starts
-        )
+        trace.draw_traces(distinct, rows, self.parameters, self._recorded, self.demand, self.starts)
         self.outcomes[members] = np.zeros((), OUTCOME)
-        start_kernel(
-            members,
-            self.episodes,
-            self.demand,
-            self.clusters,
-            self.starting,
-            self.metrics,
-            self.outcomes,
-            self.parameters,
-        )
+        start_kernel(members, *self._memory)
         self._remember(members)
 
     @override
     def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> Observations:
-        step_kernel(
-            encode("flat", actions) if self.config.action == "multi" else actions,
-            self._no_skip if skip is None else skip,
-            self.episodes,
-            self.demand,
-            self.clusters,
-            self.starting,
-            self.metrics,
-            self.outcomes,
-            self.parameters,
-        )
+        if self.config.action == "multi":
+            actions = encode("flat", actions)
+        step_kernel(actions, self._no_skip if skip is None else skip, *self._memory)
         self._remember(self._all)
         return self.observe()
 
     @override
     def observe(self) -> Observations:
-        """Observations of all environments, float32.
-
-        Returns:
-            Shape (B, M); with `history` a dictionary of that, as "current_metrics", and of
-            "metrics_history", shape (B, H, 10), oldest first.
-        """
+        """Observations, shape (B, M), float32; with `history` a dictionary, see `AutoScalerEnv`."""
         current = np.empty((self.num_envs, *self.observation_shape), np.float32)
         observe_metrics(self.measured(), current)
-        observe_rest(
-            self.episodes,
-            self.starts,
-            self.clusters,
-            self.config.steps_per_day,
-            self.parameters,
-            current,
-        )
+        observe_rest(self.episodes, self.starts, self.clusters, self.parameters, current)
         if self.config.history == 0:
             return current
-        history = unroll(self.episodes, self.history)
-        return {"current_metrics": current, "metrics_history": history}
+        return {"current_metrics": current, "metrics_history": unroll(self.episodes, self.history)}
 
     @override
     def rewards(self) -> np.ndarray:

@@ -19,33 +19,10 @@ from grpo_gym.envs.kernels import kernel
 from grpo_gym.envs.randomness import stream_key, uniform
 from grpo_gym.settings import ConfigError
 
-_NUMBERS = (
-    "base_demand",
-    "daily_amplitude",
-    "half_daily_amplitude",
-    "weekend_factor",
-    "noise_correlation",
-    "noise",
-    "bursts",
-)
-_RANGES = ("burst_size", "burst_rise_minutes", "burst_hold_minutes", "burst_decay_minutes")
-TRACE_PARAMETERS = np.dtype(
-    [(name, "f8") for name in _NUMBERS]
-    + [(name, "f8", (2,)) for name in _RANGES]
-    + [("random_start", "?"), ("steps_per_day", "i8")]
-)
-"""What the drawing kernels read: fields and properties of an `AutoScalerConfig`."""
-
 _NOISE, _BURSTS, _START = range(1, 4)
 _WEEK, _WORKDAYS = 7, 5
 _OVER = 1e-4
 """Share of its peak below which a burst is over."""
-
-
-def trace_parameters(config: AutoScalerConfig) -> np.ndarray:
-    """Return the settings as one `TRACE_PARAMETERS` record, shape (1,)."""
-    values = tuple(getattr(config, name) for name in TRACE_PARAMETERS.names or ())
-    return np.array([values], TRACE_PARAMETERS)
 
 
 def read_demand(config: AutoScalerConfig) -> np.ndarray:
@@ -104,7 +81,7 @@ def draw_traces(
     Args:
         seeds: One seed per drawn trace, shape (M,), uint64.
         rows: Their rows, shape (M,), int64.
-        parameters: One `TRACE_PARAMETERS` record, shape (1,).
+        parameters: From `kernel_parameters`.
         recorded: Demand in which traces start anywhere, requests/s, shape (rows,); empty: the
             daily swing.
         demand: Written, requests/s, shape (R, T + 1), float32.
@@ -140,25 +117,25 @@ def usual_demand(step: int, p: Any) -> float:
 @kernel
 def _add_noise(seed: np.uint64, p: Any, demand: np.ndarray, row: int) -> None:
     """Multiply by a factor whose logarithm is a stationary autoregression."""
-    if p.noise == 0.0:
+    if p.noise_sigma == 0.0:
         return
     key = stream_key(seed, _NOISE)
-    level = _normal(key, 0) * p.noise / math.sqrt(1.0 - p.noise_correlation**2)
+    level = _normal(key, 0) * p.noise_sigma / math.sqrt(1.0 - p.noise_correlation**2)
     for t in range(demand.shape[1]):
         demand[row, t] *= math.exp(level)
-        level = p.noise_correlation * level + p.noise * _normal(key, t + 1)
+        level = p.noise_correlation * level + p.noise_sigma * _normal(key, t + 1)
 
 
 @kernel
 def _add_bursts(seed: np.uint64, p: Any, demand: np.ndarray, row: int) -> None:
     """Add a Poisson process of bursts, each of which rises, holds and decays."""
-    if p.bursts == 0.0:
+    if p.bursts_per_day == 0.0:
         return
     key = stream_key(seed, _BURSTS)
     per_minute = p.steps_per_day / 1440.0
     begin, draws = 0.0, 0
     while True:
-        begin -= math.log(uniform(key, draws)) * p.steps_per_day / p.bursts
+        begin -= math.log(uniform(key, draws)) * p.steps_per_day / p.bursts_per_day
         if begin >= demand.shape[1]:
             break
         size = _between(p.burst_size, uniform(key, draws + 1))

@@ -13,12 +13,12 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import grpo_gym  # noqa: F401, registers the environments
-from grpo_gym.cli.closing_table import closing_table
+from grpo_gym.cli.tables import closing_table
 from grpo_gym.envs.autoscaler.descriptor import DESCRIPTOR
 from grpo_gym.envs.autoscaler.env import AutoScalerEnv
-from grpo_gym.envs.autoscaler.observation import METRIC_RANGES, feature_names
+from grpo_gym.envs.autoscaler.observation import feature_names
 from grpo_gym.envs.autoscaler.presets import PRESETS, AutoScalerConfig, make_config
-from grpo_gym.envs.autoscaler.records import METRICS
+from grpo_gym.envs.autoscaler.records import METRIC_RANGES, METRICS
 from grpo_gym.envs.autoscaler.rewards import (
     cost_component,
     efficiency_component,
