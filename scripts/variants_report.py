@@ -1,8 +1,8 @@
-"""The tables of scripts/variants.py as Markdown, from whatever has been measured so far.
+"""The tables of scripts/variants.py as Markdown, from the runs measured so far.
 
     python scripts/variants.py --report docs/variants.md
 
-The conclusions are written by hand, in variants_conclusions.md beside the output, and appended.
+The conclusions are written by hand in variants_conclusions.md, next to the output, and appended.
 """
 
 import json
@@ -47,31 +47,31 @@ _HEADER = f"""\
 
 *Generated: edit `scripts/variants_report.py` or `variants_conclusions.md`, not this file.*
 
-Every variant is a set of settings of one pipeline, `GRPO(..., preset=NAME)` or `--preset NAME`.
-Here they train in the same environments, from the same seeds, for the same number of environment
-steps. What a preset leaves open (sizes, learning rate, discount, ...) stays as
-`configs/<environment>.yaml` has it, or else as `GRPOConfig` has it. Those settings were found with
-the advantages of `default`, which is at home in them; no other preset was tuned.
+Every variant is a set of settings for the same pipeline: `GRPO(..., preset=NAME)` or
+`--preset NAME`. On this page, all of them train in the same environments, with the same seeds, for
+the same number of environment steps. Settings that a preset leaves open (sizes, learning rate,
+discount, ...) come from `configs/<environment>.yaml`, or else from `GRPOConfig`. They were tuned
+with the advantages of `default`, which favours it; no other preset was tuned.
 
-A number is the interquartile mean (arXiv 2108.13264) over training seeds of the undiscounted
-return at the end of training, each the mean of {EPISODES} episodes with the most
-probable actions, on seeds from {EVALUATION_SEED:,} that no training has seen (settings were chosen
-by the same episodes, with training seeds from 50). In brackets: 95 % bootstrap percentile interval
-of the interquartile mean over seeds; of five seeds it is rough and rather too narrow. Then the
-seeds measured so far. Bold: the best, whether or not the intervals overlap. {NOTHING}: not measured
-yet.
+Each number is the interquartile mean (arXiv 2108.13264) over training seeds of the undiscounted
+return after training. The return of a seed is the mean of {EPISODES} episodes with the most
+probable actions, on seeds from {EVALUATION_SEED:,} that training never uses (settings were chosen
+on the same episodes, with training seeds from 50). Brackets hold the 95 % bootstrap percentile
+interval of the interquartile mean; with five seeds it is rough and somewhat too narrow. The number
+of seeds measured so far follows. Bold marks the best result, whether or not the intervals overlap.
+{NOTHING}: not measured yet.
 """
 
 _PRESETS = """\
 ## What each preset sets
 
-Bold is what the preset itself sets, the rest is the default's.
+Bold marks the settings of the preset itself; all others are defaults.
 """
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A variant's runs as the tables show them."""
+    """The result of a variant's runs, as text for a table."""
 
     result: str
     """Interquartile mean, interval and number of seeds."""
@@ -119,7 +119,7 @@ class Measurements:
 
 
 def write_report(results: Path, out: Path) -> None:
-    """Write every table, with the hand-written conclusions that lie beside the output.
+    """Write every table, and the hand-written conclusions that lie next to the output.
 
     Args:
         results: Folder of variants_<part>.json; any of them may be missing or incomplete.
@@ -148,21 +148,21 @@ def measured_presets(measurements: Measurements) -> str:
     names = ["preset"]
     rows = [[f"`{preset}`"] for preset in PRESETS]
     for task in PRESET_TASKS:
-        names += [f"{task.name}, {task.steps:,} steps asked", "used"]
+        names += [f"{task.name}, {task.steps:,} steps", "steps used"]
         cells = measurements.compare("presets", [f"{task.name}/{preset}" for preset in PRESETS])
         for row, cell in zip(rows, cells, strict=True):
             row += [cell.result, cell.steps]
     return (
         "## Presets\n\n"
-        "Every run was asked for the same environment steps; it ends with the iteration that "
-        "reaches them, so more are used where episodes are long.\n\n"
+        "Every run has the same budget of environment steps. It ends with the iteration that "
+        "reaches this budget, so it uses more steps if episodes are long.\n\n"
         f"{markdown_table(names, rows)}\n{_command('presets')}"
     )
 
 
 def measured_groupings(measurements: Measurements) -> str:
-    """Groups that share their start, that branch, and that share nothing."""
-    names = ["task", "steps asked", *(f"`{name}`" for name in GROUPINGS), "published PPO (steps)"]
+    """Groups with a shared reset, with branching, and of unrelated episodes."""
+    names = ["task", "steps", *(f"`{name}`" for name in GROUPINGS), "published PPO (steps)"]
     rows = []
     for task in GROUPING_TASKS:
         cells = measurements.compare("branching", [f"{task.name}/{name}" for name in GROUPINGS])
@@ -174,8 +174,8 @@ def measured_groupings(measurements: Measurements) -> str:
         "Published figures: [CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/) "
         "(sampled actions, during training) and "
         "[RL-Zoo](https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md) (tuned "
-        "for each environment, most probable actions, ± over episodes); means, of other "
-        "evaluation episodes, and LunarLander of an earlier version.\n\n" + _command("branching")
+        "for each environment, most probable actions, ± over episodes). They are means over "
+        "other evaluation episodes; LunarLander is an earlier version.\n\n" + _command("branching")
     )
 
 
@@ -183,15 +183,15 @@ def measured_sizes(measurements: Measurements) -> str:
     """Sizes of groups at equal environment steps and at equal gradient steps."""
     introduction = (
         "## Sizes of groups\n\n"
-        "At equal environment steps an iteration has as many members whatever the size, so larger "
-        "groups are fewer (at least one). At equal gradient steps an iteration is one group, so "
-        "larger groups are more environment steps.\n"
+        "At equal environment steps, an iteration has the same number of members for every group "
+        "size, so there are fewer groups if they are larger (at least one). At equal gradient "
+        "steps, an iteration is one group, so larger groups use more environment steps.\n"
     )
     return "\n".join([introduction, *(_sizes_of(task, measurements) for task in SIZE_TASKS)])
 
 
 def measured_baselines(measurements: Measurements) -> str:
-    """Groups' means, a critic, both, and the mean of all, as baselines."""
+    """The group mean, a critic, both, and the batch mean as baselines."""
     names = ["baseline", *(f"{task.name}, {task.steps:,} steps" for task in SIZE_TASKS)]
     columns = [
         measurements.compare("group_size", [f"{task.name}/baseline/{name}" for name in BASELINES])
@@ -214,7 +214,10 @@ def _sizes_of(task: Task, measurements: Measurements) -> str:
             names.append(f"{kind}: {grouping}")
             variants = [f"{task.name}/{kind}/{grouping}/{size}" for size in GROUP_SIZES]
             columns.append(measurements.compare("group_size", variants))
-    names += [f"environment steps used there: {grouping}" for grouping in ("shared", "unrelated")]
+    names += [
+        f"environment steps used at equal gradient steps: {grouping}"
+        for grouping in ("shared", "unrelated")
+    ]
     rows = [
         [str(size), *(cell.result for cell in cells), *(cell.steps for cell in cells[2:])]
         for size, *cells in zip(GROUP_SIZES, *columns, strict=True)
@@ -241,10 +244,10 @@ def _number(value: float) -> str:
 
 
 def _settings_list(settings: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = ["Over the task's settings:", ""]
+    lines = ["Changes to the task's settings:", ""]
     for name, changes in settings.items():
         shown = [f"`{setting}={value!r}`" for setting, value in changes.items()]
-        lines.append(f"- `{name}`: {', '.join(shown) or 'as they are'}")
+        lines.append(f"- `{name}`: {', '.join(shown) or 'none'}")
     return "\n".join([*lines, ""])
 
 
