@@ -165,6 +165,11 @@ def test_importing_the_package_is_light(tmp_path: Path) -> None:
     assert run_elsewhere(code, tmp_path) == "False True"
 
 
+def test_the_options_of_train_are_read_without_torch_and_numba(tmp_path: Path) -> None:
+    code = "import sys, grpo_gym.cli.train; print({'torch', 'numba'} & set(sys.modules))"
+    assert run_elsewhere(code, tmp_path) == "set()"
+
+
 def test_link_tree_shows_the_installed_layout(tmp_path: Path) -> None:
     for folder in ("grpo_gym", "envs"):
         (tmp_path / folder).mkdir()

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,7 +37,7 @@ class BenchmarkOptions:
     """Repetitions of each measurement."""
     num_envs: Count = 1024
     """Environments of the vectorised measurements."""
-    json: str | None = None
+    json: Path | None = None
     """Write the rates to this file."""
 
 
@@ -50,12 +49,11 @@ _LINE = CommandLine(
 
 
 @reported
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    words = sys.argv[1:] if arguments is None else arguments
-    options: BenchmarkOptions = _LINE.read(words)["benchmark"]
+    options: BenchmarkOptions = _LINE.read(arguments)["benchmark"]
     if options.json is not None:
-        check_writable(Path(options.json), "--json")
+        check_writable(options.json, "--json")
     torch.set_num_threads(1)
     works = _works(options.num_envs)
     for work in works.values():

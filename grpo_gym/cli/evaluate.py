@@ -1,7 +1,6 @@
 """`evaluate`: play whole episodes with a trained policy or a baseline, and report statistics."""
 
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import field, replace
@@ -10,13 +9,12 @@ from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import CommandLine
 from grpo_gym.cli.plotting import check_figures, check_plot, draw_episode
 from grpo_gym.cli.signals import StopSignals
-from grpo_gym.cli.tables import decimals, fixed, plain_table
+from grpo_gym.cli.tables import statistics_table
 from grpo_gym.evaluation.episodes import MAX_ENVS, ActionFunction, Evaluable, Evaluation, evaluate
 from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch, make_enumerated
@@ -41,7 +39,7 @@ _LONG_EPISODE = 10_000
 class EvaluateOptions:
     """The policy, its environment, and the episodes."""
 
-    policy: str | None = None
+    policy: str = ""
     """A baseline's name, a checkpoint file, or a run's folder."""
     env: EnvId | None = None
     """Id of the environment; by default the one the policy was trained in."""
@@ -58,9 +56,9 @@ class EvaluateOptions:
     exact: Flag = False
     """Play every possible initial state once instead of `episodes` random ones: the exact mean of a
     deterministic policy, for environments that can enumerate them (small Battleship boards)."""
-    json: str | None = None
+    json: Path | None = None
     """Write the statistics to this file."""
-    plot: str | None = None
+    plot: Path | None = None
     """Draw the first episode to this .png, .pdf or .svg file (AutoScaler-v0; needs matplotlib)."""
     plot_beside: tuple[str, ...] = ()
     """Baselines that the figure shows beside the policy."""
@@ -82,13 +80,13 @@ _LINE = CommandLine(
 
 
 @reported
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    options = _parse(sys.argv[1:] if arguments is None else arguments)
+    options = _parse(arguments)
     with StopSignals().installed():
         env_id, kwargs, model = _resolve(options)
         if options.plot is not None:
-            _plot(options, env_id, kwargs, model)
+            _plot(options, env_id, kwargs, model, options.plot)
         batch: EnvBatch
         if options.exact:
             batch = make_enumerated(env_id, kwargs, _MAX_ENUMERATED)
@@ -112,27 +110,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     which = ", which is all" if options.exact else f" from seed {options.seed}"
     title = f"{options.policy} on {env_id}: {options.episodes:,} episodes{which}"
     console.print(f"\n{title}", markup=False, highlight=False, soft_wrap=True)
-    console.print(_table(result))
+    console.print(statistics_table(result))
     return 0
 
 
 def _parse(arguments: Sequence[str]) -> EvaluateOptions:
     options: EvaluateOptions = _LINE.read(arguments)["evaluation"]
-    if options.policy is None:
+    if not options.policy:
         raise ConfigError(
             "--policy must be given: a baseline's name with --env, a checkpoint file, or a run's "
             "folder"
         )
     if options.json is not None:
-        check_writable(Path(options.json), "--json")
+        check_writable(options.json, "--json")
     if options.plot is not None:
-        check_plot(Path(options.plot))
+        check_plot(options.plot)
     return options
 
 
 def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], Evaluable | None]:
     """The environment, its arguments, and the model; None if a baseline plays."""
-    policy, env_id, kwargs = str(options.policy), options.env, options.env_kwargs
+    policy, env_id, kwargs = options.policy, options.env, options.env_kwargs
     if env_id is not None:
         check_environment(env_id, kwargs)
         if policy in baseline_names(env_id):
@@ -153,18 +151,21 @@ def _override_kwargs(trained: dict[str, Any], given: dict[str, Any]) -> dict[str
 def _player(
     options: EvaluateOptions, env_id: str, batch: EnvBatch, model: Evaluable | None
 ) -> ActionFunction:
-    policy = str(options.policy)
     if model is not None:
         if options.exact and options.stochastic:
             raise ConfigError("--exact must come without --stochastic: samples have no exact mean")
         return model.action_function(deterministic=not options.stochastic, seed=options.seed)
-    if options.exact and not is_deterministic(policy, env_id):
-        raise ConfigError(f"--exact must come with a deterministic policy, got {policy}")
-    return baseline_action_function(policy, env_id, batch, options.seed)
+    if options.exact and not is_deterministic(options.policy, env_id):
+        raise ConfigError(f"--exact must come with a deterministic policy, got {options.policy}")
+    return baseline_action_function(options.policy, env_id, batch, options.seed)
 
 
 def _plot(
-    options: EvaluateOptions, env_id: str, kwargs: dict[str, Any], model: Evaluable | None
+    options: EvaluateOptions,
+    env_id: str,
+    kwargs: dict[str, Any],
+    model: Evaluable | None,
+    path: Path,
 ) -> None:
     """Draw the first episode, as the policy and the baselines beside it play it."""
     check_figures(env_id)
@@ -173,10 +174,9 @@ def _plot(
             hint = suggest(name, baseline_names(env_id))
             raise ConfigError(f"--plot-beside must name baselines of {env_id}, got {name!r}.{hint}")
     with closing(cast(NativeBatch, make_batch(env_id, kwargs, 1))) as batch:
-        players = {str(options.policy): _player(options, env_id, batch, model)}
+        players = {options.policy: _player(options, env_id, batch, model)}
         for name in options.plot_beside:
             players[name] = baseline_action_function(name, env_id, batch, options.seed)
-        path = Path(str(options.plot))
         write_atomic(path, draw_episode(players, env_id, batch, options.seed, path))
 
 
@@ -204,15 +204,3 @@ def _batch_limit(env_id: str, kwargs: dict[str, Any]) -> int:
     with closing(cast(NativeBatch, make_batch(env_id, kwargs, 1))) as batch:
         length = descriptor.episode_length(batch.env.config)
     return MAX_ENVS // 4 if length > _LONG_EPISODE else MAX_ENVS
-
-
-def _table(result: dict[str, Any]) -> Table:
-    rows = {"return": result["return"], "length": result["length"], **result["metrics"]}
-    table = plain_table("", "mean", "s.e.", "median", "IQM", "95 % low", "high")
-    for name, summary in rows.items():
-        # The error is 0 if all episodes are equal, and may be far smaller than the mean.
-        places = decimals([summary["sem"] or summary["mean"]], 2)
-        places = 4 if result["exact"] else min(places, decimals([summary["mean"]], 5))
-        numbers = [summary[key] for key in ("mean", "sem", "median", "iqm")]
-        table.add_row(name, *(fixed(number, places) for number in [*numbers, *summary["ci95"]]))
-    return table

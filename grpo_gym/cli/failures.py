@@ -13,37 +13,35 @@ from rich.console import Console
 from grpo_gym.cli.signals import Stopped
 from grpo_gym.rollouts.groups import GroupError
 from grpo_gym.settings import ConfigError
-from grpo_gym.storage.checkpoint import CheckpointError
+from grpo_gym.storage import CheckpointError
 
-Main = Callable[[Sequence[str] | None], int]
+Main = Callable[[Sequence[str]], int]
 
-USAGE = 2
-"""Exit status for wrong arguments."""
-FAILURE = 1
-"""Exit status for errors during the work."""
+_USAGE, _FAILURE = 2, 1
+"""Exit status for wrong arguments, and for errors during the work."""
 
 
-def reported(main: Main) -> Callable[..., int]:
+def reported(main: Main) -> Main:
     """Turn errors of arguments and of the machine into one line on standard error.
 
     Exit status: 2 for arguments, 1 for files, memory and numbers, 128 + n after signal n.
     """
 
     @functools.wraps(main)
-    def guarded(arguments: Sequence[str] | None = None) -> int:
+    def guarded(arguments: Sequence[str]) -> int:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # never fail because of a narrow encoding
                 stream.reconfigure(errors="replace")
         try:
             return main(arguments)
         except (ConfigError, GymnasiumError) as error:
-            return _report(str(error), USAGE)
+            return _report(str(error), _USAGE)
         except OSError as error:
-            return _report(_describe(error), FAILURE)
+            return _report(_describe(error), _FAILURE)
         except MemoryError as error:
-            return _report(f"out of memory: {error}", FAILURE)
+            return _report(f"out of memory: {error}", _FAILURE)
         except (CheckpointError, GroupError, FloatingPointError) as error:
-            return _report(str(error), FAILURE)
+            return _report(str(error), _FAILURE)
         except KeyboardInterrupt as stop:
             return _report("stopped", 128 + (stop.number if isinstance(stop, Stopped) else 2))
 

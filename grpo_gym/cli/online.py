@@ -4,17 +4,16 @@ The run's folder holds `config.yaml`, TensorBoard events and `checkpoints/latest
 """
 
 import time
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from grpo_gym.cli.closing_table import compare_with_baselines
 from grpo_gym.cli.run import Run
 from grpo_gym.cli.settings import RunOptions
 from grpo_gym.cli.signals import StopSignals
+from grpo_gym.cli.tables import compare_with_baselines
 from grpo_gym.registration import descriptor_of
 from grpo_gym.trainers.named_policies import check_environment
 from grpo_gym.trainers.online import OnlineGRPO, OnlineStats
@@ -44,7 +43,7 @@ def train_online(
     """
     model = OnlineGRPO(settings.env, env_kwargs=settings.env_kwargs, config=settings.online)
     check_environment(settings.env, settings.env_kwargs)
-    run = Run.create(settings, None if options.run_dir is None else Path(options.run_dir))
+    run = Run.create(settings, options.run_dir)
     console.print(f"run: {run.folder}", markup=False)
     total_steps = settings.total_steps
     descriptor = descriptor_of(settings.env)

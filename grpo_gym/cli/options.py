@@ -232,7 +232,8 @@ def _value(name: str, words: tuple[str, ...] | bool, kind: Any) -> Any:
         found = "none" if not words else " ".join(words)
         raise ConfigError(f"{as_option(name)} must be followed by one value, got {found}")
     (word,) = words
-    may_be_none = NoneType in typing.get_args(kind) and str not in typing.get_args(kind)
+    members = set(typing.get_args(kind))
+    may_be_none = NoneType in members and members.isdisjoint({str, Path})
     return None if word == "None" and may_be_none else word
 
 

@@ -1,6 +1,5 @@
 """`play`: Battleship in the terminal with a policy's advice, or a recording of its game."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import field
 from importlib.util import find_spec
@@ -41,7 +40,7 @@ class PlayOptions:
     """Seed of the board."""
     auto: Flag = False
     """Let the adviser play."""
-    record: str | None = None
+    record: Path | None = None
     """Let the adviser play and write pictures of its game to this file, .gif or .mp4."""
 
     @property
@@ -53,9 +52,11 @@ class PlayOptions:
     def __post_init__(self) -> None:
         if self.env != "Battleship-v0":
             raise ConfigError(f"env must be 'Battleship-v0' to be played, got {self.env!r}")
-        if self.record is not None and not self.record.endswith((".gif", ".mp4")):
+        if self.record is None:
+            return
+        if self.record.suffix not in (".gif", ".mp4"):
             raise ConfigError(f"--record must end in .gif or .mp4, got {self.record}")
-        if self.record is not None and self.record.endswith(".mp4") and not find_spec("moviepy"):
+        if self.record.suffix == ".mp4" and not find_spec("moviepy"):
             raise ConfigError(
                 f"--record must end in .gif without moviepy, got {self.record}: "
                 'pip install "grpo-gym[render]"'
@@ -73,13 +74,13 @@ _LINE = CommandLine(
 
 
 @reported
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    options: PlayOptions = _LINE.read(sys.argv[1:] if arguments is None else arguments)["play"]
+    options: PlayOptions = _LINE.read(arguments)["play"]
     console = Console(highlight=False)
     kwargs, advise = _adviser(options)
     if options.record is not None:
-        _record(options, kwargs, advise)
+        _record(options, kwargs, advise, options.record)
         console.print(f"written: {options.record}", markup=False)
         return 0
     env = gym.make(options.env, **kwargs)
@@ -178,7 +179,7 @@ def _ask(game: BattleshipEnv, advised: int, console: Console) -> int | None:
         console.print(f"type a row from 0 to {rows - 1} and a column from 0 to {columns - 1}")
 
 
-def _record(options: PlayOptions, kwargs: dict[str, Any], advise: Advice) -> None:
+def _record(options: PlayOptions, kwargs: dict[str, Any], advise: Advice, path: Path) -> None:
     """Write pictures of the adviser's game, with its probabilities beside the board."""
     env: gym.Env[Any, Any] = gym.make(options.env, render_mode="rgb_array", **kwargs)
     observation, _ = env.reset(seed=options.seed)
@@ -192,7 +193,6 @@ def _record(options: PlayOptions, kwargs: dict[str, Any], advise: Advice) -> Non
         done = won or cut
     frames.append(env.render())
     env.close()
-    path = Path(str(options.record))
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gif":
         images = [Image.fromarray(frame) for frame in frames]

@@ -35,7 +35,7 @@ class Run:
 
         Args:
             settings: Written to `config.yaml`.
-            folder: The folder; None for a new name under `runs/`.
+            folder: The folder; None: a new one under `runs/`.
 
         Raises:
             ConfigError: If the given folder is not empty, or cannot be written.

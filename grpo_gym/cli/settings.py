@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields
+from pathlib import Path
 from typing import Any
 
 from grpo_gym.cli.options import SOURCE, CommandLine, Given, as_option
@@ -36,15 +37,15 @@ _OF_GRPO = (
 class RunOptions:
     """Where settings come from and where results go."""
 
-    config: str | None = None
+    config: Path | None = None
     """Settings file; by default the one shipped for the environment (and its preset), if any."""
     preset: str | None = None
     """A named variant of GRPO, over the file's settings: default, grpo, dr_grpo, rloo, loop, dapo,
     magistral, lite_ppo, reinforce_pp, gspo, tic, cispo, gpg_time, gr2po, gigpo, vine,
     trust_region, chapter."""
-    run_dir: str | None = None
+    run_dir: Path | None = None
     """Folder to write, new or empty; by default a new one under runs/<env>/."""
-    resume: str | None = None
+    resume: Path | None = None
     """Folder of an interrupted run to continue; only --quiet may be given with it."""
     online_kwargs: dict[str, Any] = field(default_factory=dict)
     """Settings of --algo online: learning_rate, group_size, exploration, weight_limit, step_limit,
@@ -116,7 +117,8 @@ def _file_settings(run: RunOptions, options: Mapping[str, Any]) -> tuple[TrainSe
     """The file's settings, and what errors call the file."""
     env = options.get("env", TrainSettings.env)
     if run.config is not None:
-        return from_mapping(TrainSettings, load_yaml(run.config), run.config), run.config
+        source = str(run.config)
+        return from_mapping(TrainSettings, load_yaml(run.config), source), source
     source = f"shipped settings for {env}"
     if options.get("algo") == "online":  # shipped settings are GRPO's
         descriptor = descriptor_of(env)

@@ -1,15 +1,124 @@
-"""Tables of numbers, aligned and rounded to the digits that carry information."""
+"""Tables on the terminal: a policy beside baselines, and the statistics of an evaluation."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich import box
+from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
+from grpo_gym.evaluation.episodes import Evaluation
+from grpo_gym.evaluation.statistics import summarise
+from grpo_gym.registration import descriptor_of
+from grpo_gym.trainers.named_policies import (
+    evaluate_baseline,
+    load_model,
+    privileged_names,
+    table_names,
+)
+
+SEED = 1_000_000
+"""Seed of the closing table's first episode."""
+TRAINED = "trained policy"
 _MOST_DECIMALS = 6
 
 
-def plain_table(first: str, *titles: str) -> Table:
+def compare_with_baselines(
+    checkpoint: Path, episodes: int, console: Console, progress_console: Console
+) -> None:
+    """Evaluate a checkpoint and every baseline of its environment, and print a table.
+
+    Args:
+        checkpoint: The trained policy.
+        episodes: Episodes of each policy; episode i has seed `SEED` + i.
+        console: For the table.
+        progress_console: For progress until then.
+    """
+    model = load_model(checkpoint)
+    env_id = str(model.env_source)
+    names = table_names(env_id, model.env_kwargs)
+    progress_console.print(
+        f"comparing with {len(names)} baselines on {episodes:,} episodes each "
+        "(the policy is saved; --final-episodes changes their number)"
+    )
+    results = {TRAINED: model.evaluate(episodes, seed=SEED)}
+    with Progress(
+        console=progress_console, transient=True, disable=not progress_console.is_interactive
+    ) as progress:
+        for name in progress.track(names, description="comparing"):
+            results[name] = evaluate_baseline(name, env_id, model.env_kwargs, episodes, SEED)
+    privileged = privileged_names(env_id)
+    console.print(f"\n{env_id}: {episodes:,} episodes from seed {SEED}", highlight=False)
+    descriptor = descriptor_of(env_id)
+    columns = {} if descriptor is None else descriptor.table_columns
+    console.print(closing_table(results, privileged, columns))
+    console.print(f"> {checkpoint.parent.name}/{checkpoint.name}, most probable actions")
+    if privileged:
+        console.print("* has information that no policy in production has")
+
+
+def closing_table(
+    results: dict[str, Evaluation],
+    privileged: set[str],
+    metrics: Mapping[str, tuple[str, float]],
+) -> Table:
+    """Policies by mean return, best first; a column of equal lengths is left out.
+
+    Args:
+        results: Evaluations by name, on the same episodes.
+        privileged: Names to mark.
+        metrics: Metrics with a column: its title, and the factor to the title's unit.
+    """
+    ordered = sorted(results, key=lambda name: -results[name].mean_return)
+    columns = _columns([results[name] for name in ordered], metrics)
+    table = _plain_table("policy", *columns)
+    for row, name in enumerate(ordered):
+        cells = [column[row] for column in columns.values()]
+        if name == TRAINED:
+            table.add_row(f"> {name}", *cells, style="bold green")
+        else:
+            table.add_row(f"  {name}{' *' if name in privileged else ''}", *cells)
+    return table
+
+
+def statistics_table(result: Mapping[str, Any]) -> Table:
+    """Statistics of an evaluation in the form of `evaluate --json`."""
+    rows = {"return": result["return"], "length": result["length"], **result["metrics"]}
+    table = _plain_table("", "mean", "s.e.", "median", "IQM", "95 % low", "high")
+    for name, summary in rows.items():
+        # The error is 0 if all episodes are equal, and may be far smaller than the mean.
+        places = _decimals([summary["sem"] or summary["mean"]], 2)
+        places = 4 if result["exact"] else min(places, _decimals([summary["mean"]], 5))
+        numbers = [summary[key] for key in ("mean", "sem", "median", "iqm")]
+        table.add_row(name, *(_fixed(number, places) for number in [*numbers, *summary["ci95"]]))
+    return table
+
+
+def _columns(
+    evaluations: Sequence[Evaluation], metrics: Mapping[str, tuple[str, float]]
+) -> dict[str, list[str]]:
+    """Cells by title."""
+    summaries = [summarise(evaluation.returns) for evaluation in evaluations]
+    margins = [(summary.ci95[1] - summary.ci95[0]) / 2 for summary in summaries]
+    places = _decimals(margins, 2)
+    columns = {
+        "return": [_fixed(summary.mean, places) for summary in summaries],
+        "± 95 %": [_fixed(margin, places) for margin in margins],
+    }
+    if np.ptp(np.concatenate([evaluation.lengths for evaluation in evaluations])) > 0:
+        columns["length"] = [_fixed(float(e.lengths.mean()), 1) for e in evaluations]
+    for name, (title, factor) in metrics.items():
+        if all(name in evaluation.metrics for evaluation in evaluations):
+            means = [factor * summarise(e.metrics[name]).mean for e in evaluations]
+            columns[title] = [_fixed(mean, _decimals(means, 3)) for mean in means]
+    return columns
+
+
+def _plain_table(first: str, *titles: str) -> Table:
     """A table for 80 columns: names on the left, numbers right-aligned, few lines."""
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
     table.add_column(first, no_wrap=True)
@@ -18,7 +127,7 @@ def plain_table(first: str, *titles: str) -> Table:
     return table
 
 
-def decimals(values: Iterable[float | None], digits: int) -> int:
+def _decimals(values: Iterable[float | None], digits: int) -> int:
     """Decimals at which the smallest value shows `digits` digits; zeros do not count."""
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
     if not sizes:
@@ -26,6 +135,6 @@ def decimals(values: Iterable[float | None], digits: int) -> int:
     return min(max(digits - 1 - math.floor(math.log10(min(sizes))), 0), _MOST_DECIMALS)
 
 
-def fixed(value: float | None, places: int) -> str:
+def _fixed(value: float | None, places: int) -> str:
     """A number with `places` decimals, or a dash if it is missing."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.{places}f}"

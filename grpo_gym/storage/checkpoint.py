@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grpo_gym.storage import CheckpointError
 from grpo_gym.storage.files import write_atomic
 
 FORMAT_VERSION = 1
@@ -26,10 +27,6 @@ _HEADER_LIMIT = 128
 _SCALAR_TYPES = (bool, int, float, str, bytes, type(None))
 # torch reads integers of up to 255 bytes, but writes longer ones too.
 _LARGEST_INT_BITS = 255 * 8 - 1
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written or read; the message has the reason and a remedy."""
 
 
 def save(path: str | os.PathLike[str], payload: dict[str, Any], *, kind: str) -> str:
@@ -87,21 +84,20 @@ def load(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
         CheckpointError: If the file is missing or damaged, or has another format, a newer version
             or another kind.
     """
-    body = _read_verified_body(path)
-    try:
-        content = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
-    except Exception as error:  # torch may raise anything for a forged file
-        # torch's own message would advise the user to disable the safe mode.
-        reason = f"torch cannot read its content safely ({type(error).__name__})"
-        _refuse(path, f"{reason}: do not use it", error)
-    if not isinstance(content, dict) or not {"kind", "payload"} <= content.keys():
-        _refuse(path, "its content is not what grpo-gym writes: do not use it")
+    content = _read(path)
     if content["kind"] != kind:
         _refuse(path, f"kind must be {kind!r}, got {content['kind']!r}: choose another file")
-    payload = content["payload"]
-    if not isinstance(payload, dict):
-        _refuse(path, f"payload must be a dict, got {type(payload).__name__}: do not use it")
+    payload: dict[str, Any] = content["payload"]
     return payload
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """The kind of a checkpoint's payload, as given to `save`.
+
+    Raises:
+        CheckpointError: As in `load`.
+    """
+    return str(_read(path)["kind"])
 
 
 def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
@@ -123,6 +119,23 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
         digest.update(json.dumps(entry).encode() + b"\n")
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    body = _read_verified_body(path)
+    try:
+        content = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
+    except Exception as error:  # torch may raise anything for a forged file
+        # torch's own message would advise the user to disable the safe mode.
+        reason = f"torch cannot read its content safely ({type(error).__name__})"
+        _refuse(path, f"{reason}: do not use it", error)
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("payload"), dict)
+        or "kind" not in content
+    ):
+        _refuse(path, "its content is not what grpo-gym writes: do not use it")
+    return content
 
 
 def _read_verified_body(path: str | os.PathLike[str]) -> bytes:

@@ -369,7 +369,7 @@ def test_a_signal_in_the_closing_table_says_how_to_see_it(
     def interrupted(*_: Any) -> Any:
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("grpo_gym.cli.closing_table.evaluate_baseline", interrupted)
+    monkeypatch.setattr("grpo_gym.cli.tables.evaluate_baseline", interrupted)
     assert main(["--resume", str(finished.folder)]) == 130
     out, err = capsys.readouterr()
     assert out == ""

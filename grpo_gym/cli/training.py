@@ -1,0 +1,177 @@
+"""Training with GRPO in a run's folder: evaluations, checkpoints, and stopping after a signal."""
+
+import math
+import shlex
+from pathlib import Path
+
+from rich.console import Console
+
+from grpo_gym.cli.options import invocation
+from grpo_gym.cli.pictures import episode_frames
+from grpo_gym.cli.run import Run
+from grpo_gym.cli.settings import RunOptions
+from grpo_gym.cli.signals import Stopped, StopSignals
+from grpo_gym.cli.tables import compare_with_baselines
+from grpo_gym.evaluation.episodes import Evaluation
+from grpo_gym.evaluation.statistics import summarise
+from grpo_gym.rollouts.randomness import Stream, derive_seed
+from grpo_gym.settings import ConfigError
+from grpo_gym.trainers.grpo import GRPO
+from grpo_gym.trainers.iteration import Callback, IterationStats
+from grpo_gym.trainers.named_policies import check_environment
+from grpo_gym.trainers.reporting import ProgressReporter, TensorBoardReporter
+from grpo_gym.trainers.settings import TrainSettings, new_model
+
+
+def train_grpo(
+    settings: TrainSettings, options: RunOptions, signals: StopSignals, console: Console
+) -> int:
+    """Train to the end, from the beginning or from a run's last checkpoint, and show the result.
+
+    Args:
+        settings: Settings with `algo="grpo"`; a resumed run has its own.
+        options: Where the run goes, or which one to resume.
+        signals: Already installed; the first signal ends training after its iteration.
+        console: For progress; the closing table goes to standard output.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        ConfigError: If the settings or the folder cannot be used; before any work.
+    """
+    run, model = _open(settings, options)
+    console.print(f"run: {run.folder}", markup=False)
+    try:
+        _train(run, model, signals, console)
+        console.print(f"weights sha256: {model.weights_sha256()}")
+        if episodes := run.settings.final_episodes:
+            compare_with_baselines(run.policy_to_show, episodes, Console(), console)
+    except Stopped as stop:
+        command = f"{invocation('train')} --resume {shlex.quote(str(run.folder))}"
+        console.print(f"stopped; resume with: {command}", markup=False)
+        return 128 + stop.number
+    return 0
+
+
+def _open(settings: TrainSettings, options: RunOptions) -> tuple[Run, GRPO]:
+    """The run to resume, or a new one, and its model."""
+    if options.resume is not None:
+        run = Run.open(options.resume)
+        if run.settings.algo == "online":
+            raise ConfigError(
+                "--resume must be followed by a run of --algo grpo: online runs take seconds; "
+                f"repeat this one with --config {run.folder}/config.yaml"
+            )
+        check_environment(run.settings.env, run.settings.env_kwargs)
+        return run, run.model()
+    check_environment(settings.env, settings.env_kwargs)
+    model = new_model(settings)
+    model.prepare()
+    # Only now the folder: the model has checked the settings.
+    return Run.create(settings, options.run_dir), model
+
+
+def _train(run: Run, model: GRPO, signals: StopSignals, console: Console) -> None:
+    """Train to the end, from the beginning or from the last checkpoint.
+
+    Raises:
+        Stopped: After a signal, once the iteration has ended and is saved.
+    """
+    started = model.schedule.end > 0
+    trained = started and model.num_steps >= model.schedule.end
+    if trained and not _evaluation_is_due(run.settings, model):
+        return
+    with (
+        signals.deferred(),
+        TensorBoardReporter(run.folder, model.num_steps) as tensorboard,
+        ProgressReporter(console) as progress,
+    ):
+        bookkeeper = Bookkeeper(run, tensorboard, signals)
+        bookkeeper.catch_up(model)
+        callbacks: list[Callback] = [tensorboard, progress, bookkeeper]
+        if signals.number is None and not trained:
+            progress.start(model, model.schedule.end or run.settings.total_steps)
+            if started:
+                model.resume(callback=callbacks)
+            else:
+                model.learn(run.settings.total_steps, callback=callbacks)
+    if signals.number is not None:
+        raise Stopped(signals.number)
+
+
+class Bookkeeper:
+    """A callback of `GRPO.learn` that evaluates, saves, and stops after a signal.
+
+    Its memory is saved with the model (`notes`), so that a resumed run evaluates and keeps the same
+    policies as an uninterrupted one.
+    """
+
+    def __init__(self, run: Run, tensorboard: TensorBoardReporter, signals: StopSignals) -> None:
+        self.run = run
+        self.tensorboard = tensorboard
+        self.signals = signals
+
+    def __call__(self, model: GRPO, stats: IterationStats) -> bool:
+        """Evaluate and save when it is due; False after a signal."""
+        self._evaluate_if_due(model)
+        stopping = self.signals.number is not None
+        finished = model.num_steps >= model.schedule.end
+        if stopping or finished or model.iteration % self.run.settings.checkpoint_every == 0:
+            self._save(model, self.run.latest)
+        return not stopping
+
+    def catch_up(self, model: GRPO) -> None:
+        """Make the evaluation that a signal interrupted before the run was resumed."""
+        if _evaluation_is_due(self.run.settings, model):
+            self._evaluate_if_due(model)
+            self._save(model, self.run.latest)
+
+    def _evaluate_if_due(self, model: GRPO) -> None:
+        if not _evaluation_is_due(self.run.settings, model):
+            return
+        seed = derive_seed(model.config.seed, Stream.EVALUATION) % 2**31
+        try:
+            with self.signals.at_once():
+                evaluation = model.evaluate(self.run.settings.evaluation_episodes, seed=seed)
+                frames = episode_frames(model, seed)
+        except Stopped:
+            return  # still due when the run is resumed
+        self.tensorboard.add(_scalars(evaluation), model.num_steps)
+        if frames is not None:
+            self.tensorboard.add_frames(frames, model.num_steps)
+        best = model.notes.get("best_return", -math.inf)
+        model.notes = {
+            "return": evaluation.mean_return,
+            "best_return": max(best, evaluation.mean_return),
+            "evaluated_stretches": _stretches(self.run.settings, model),
+        }
+        if evaluation.mean_return > best or not self.run.best.is_file():
+            self._save(model, self.run.best)
+
+    def _save(self, model: GRPO, path: Path) -> None:
+        # In this order: a run that is killed in between records events again, and never lacks any.
+        self.tensorboard.flush()
+        model.save(path)
+
+
+def _evaluation_is_due(settings: TrainSettings, model: GRPO) -> bool:
+    """Whether a stretch of training has been completed since the last evaluation."""
+    return _stretches(settings, model) > model.notes.get("evaluated_stretches", 0)
+
+
+def _stretches(settings: TrainSettings, model: GRPO) -> int:
+    """Completed stretches of training; each ends with an evaluation."""
+    return model.num_steps * settings.evaluations // settings.total_steps
+
+
+def _scalars(evaluation: Evaluation) -> dict[str, float]:
+    """Metrics of an evaluation by TensorBoard tag."""
+    returns = summarise(evaluation.returns)
+    metrics = {f"eval/{name}": summarise(v).mean for name, v in evaluation.metrics.items()}
+    return {
+        "eval/return_mean": returns.mean,
+        "eval/return_iqm": returns.iqm,
+        "eval/length_mean": float(evaluation.lengths.mean()),
+        **metrics,
+    }
