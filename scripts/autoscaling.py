@@ -1,13 +1,14 @@
-"""Measure AutoScaler: the shipped settings over several seeds, beside a sweep of HPA's targets.
+"""Evaluate the shipped settings of AutoScaler over several seeds, and a sweep of HPA's targets.
 
-All play the same days, which no training sees. An interrupted experiment resumes where it stopped.
+All policies face the same days, which training never uses. An interrupted experiment resumes where
+it stopped.
 
     python scripts/autoscaling.py --part diurnal
     python scripts/autoscaling.py --part bursty
     python scripts/autoscaling.py --figure docs/autoscaling.png      # of what has been measured
 
-Kubernetes' autoscaler and the other heuristics play twice: on their own terms, where they command
-the number of replicas without constraints, and with the policy's actions.
+Kubernetes' autoscaler and the other heuristics are evaluated twice: on their own terms, where they
+set the number of replicas without constraints, and with the policy's actions.
 """
 
 import json
@@ -158,7 +159,7 @@ def play(name: str, settings: Mapping[str, Any], batch: Any, days: int) -> Evalu
 
 
 def train(part: Part, seed: int, days: int) -> dict[str, Any]:
-    """Measures of the policy at the end of a training."""
+    """Measures of the policy after training."""
     settings = experiments.shipped_settings(
         ENV, part.preset, env_kwargs=part.env_kwargs, **part.changes
     )

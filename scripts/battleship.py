@@ -1,6 +1,6 @@
 """Measure Battleship: learning curves of the shipped settings, and the published experiment.
 
-Boards of 5 x 5 are scored exactly, by playing all of them. An interrupted experiment resumes
+Policies for 5 x 5 boards are scored exactly, on all boards. An interrupted experiment resumes
 where it stopped.
 
     python scripts/battleship.py --part microgrpo
@@ -9,7 +9,7 @@ where it stopped.
     python scripts/battleship.py --part density --seeds 3
     python scripts/battleship.py --figure docs/battleship_curves.png
 
-The figure also has what scripts/maskable_ppo.py measured.
+The figure also shows the results of scripts/maskable_ppo.py.
 """
 
 import json
@@ -129,7 +129,7 @@ def train_as_published(scale: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 class Recorder:
-    """A callback of training that measures the policy ever more rarely, and at the end.
+    """A training callback that measures the policy at growing intervals, and at the end.
 
     Attributes:
         curve: Seconds of training, environment steps, and the score there.
@@ -203,7 +203,7 @@ def draw_published(axes: Any, folder: Path) -> None:
 def draw_curves(
     axes: Any, folder: Path, curves: Sequence[tuple[str, str, str, str]], column: int
 ) -> None:
-    """Draw one thin line for each seed, against a column of the curves."""
+    """Draw one thin line per seed, against a column of the curves."""
     for file, name, colour, label in curves:
         for number, run in enumerate(read_curves(folder, file, name)):
             points = run[run[:, column] > 0]

@@ -1,14 +1,15 @@
 """Take a trained autoscaling policy through shadow, gradual and full in simulated days.
 
-A guard stands between the policy and a cluster of AutoScaler-v0; the fallback is Kubernetes'
-autoscaler at 80 % utilisation. After some hours of shadow an operator promotes the policy; the
-guard decides the rest, and is once stopped and restarted from its file. In each scenario something
-else is wrong with the policy. The fallback alone and the policy without a guard play the same days.
+A guard controls a policy on a cluster of AutoScaler-v0; the fallback is Kubernetes' autoscaler at
+80 % utilisation. After some hours in shadow mode, an operator promotes the policy. The guard makes
+all further changes of mode, and is once stopped and restarted from its file. Each scenario has a
+different fault in the policy. For reference, the fallback alone and the policy without a guard run
+on the same days.
 An interrupted experiment resumes where it stopped.
 
     python scripts/deploy_sim.py --out docs/results/deploy_sim.json --figure docs/deploy_sim.png
 
-Without `--policy` one is trained first, in about a minute, with the shipped settings.
+Without `--policy`, the script first trains one with the shipped settings in about a minute.
 """
 
 import statistics
@@ -94,7 +95,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Run:
-    """What happened behind a guard."""
+    """The record of one run with a guard."""
 
     cluster: Cluster
     """At the end."""
@@ -129,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @cache
 def trained_policy(options: Options) -> Behaviour:
-    """The policy of a checkpoint, or one trained now."""
+    """The policy of a checkpoint, or a newly trained one."""
     if options.policy is not None:
         model: Any = load_model(find_checkpoint(str(options.policy), ENV), ENV)
     else:
@@ -149,7 +150,7 @@ def trained_policy(options: Options) -> Behaviour:
 
 
 def simulate(scenario: Scenario, seed: int, good: Behaviour, options: Options) -> Run:
-    """Play a scenario behind a guard."""
+    """Run a scenario with a guard."""
     cluster = Cluster(FIRST_SEED + seed, options.steps)
     policy = policy_over_time(scenario, good, cluster, options)
     fallback = Autoscaler(FALLBACK, cluster)
@@ -221,7 +222,7 @@ def outcome(cluster: Cluster, options: Options) -> float:
 
 
 def play_alone(behaviour: Behaviour, cluster: Cluster, options: Options) -> Cluster:
-    """Play a cluster's days without a guard."""
+    """Run a cluster's days without a guard."""
     for _ in range(options.steps):
         cluster.step(behaviour(cluster.observation))
     return cluster
@@ -261,7 +262,7 @@ def means(cluster: Cluster) -> dict[str, float]:
 
 
 def describe(run: Run, scenario: Scenario, options: Options) -> dict[str, Any]:
-    """When the mode changed, and why."""
+    """The changes of mode, with their reasons."""
     started, full, back = (
         next((each.time_s / 3600.0 for each in run.transitions if each.to_mode == mode), None)
         for mode in ("gradual", "full", "shadow")

@@ -19,7 +19,7 @@ DEMAND, REPLICAS, MARK = "#465878", "#005cb8", "#cc1428"
 
 
 def draw(runs: Mapping[str, Mapping[str, Any]]) -> "Figure":
-    """Draw runs by scenario: the policy's share of the blocks, above demand and replicas."""
+    """Draw two panels per scenario: the policy's share of the blocks, then demand and replicas."""
     from matplotlib.figure import Figure
 
     rows = -(-len(runs) // 2)

@@ -1,4 +1,4 @@
-"""The simulated cluster of scripts/deploy_sim.py, and what goes wrong with the policy in it."""
+"""The simulated cluster of scripts/deploy_sim.py, and the faults of its policies."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ Behaviour = Callable[[Observation], int]
 
 
 class Cluster:
-    """A cluster over some days, its clock and its records.
+    """A cluster over several days, with a clock and records.
 
     Attributes:
         env: The environment; its one episode is all the days.
@@ -73,7 +73,7 @@ class Cluster:
 
 
 class Autoscaler:
-    """A baseline that keeps its own state; it runs beside the guard, and outlives it."""
+    """A baseline with its own state, which survives a restart of the guard."""
 
     def __init__(self, name: str, cluster: Cluster, **settings: Any) -> None:
         """Bind a baseline to a cluster."""
@@ -81,14 +81,14 @@ class Autoscaler:
         self._state: Any = None
 
     def __call__(self, observation: Observation) -> int:
-        """The change that the baseline wants."""
+        """The change that the baseline chooses."""
         action, self._state = self._baseline.predict(observation, self._state)
         return int(action)
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What goes wrong with a policy, and when."""
+    """A fault of the policy, and its time."""
 
     description: str
     """In a few words."""
@@ -101,12 +101,12 @@ class Scenario:
 
 
 def reversed_signs(good: Behaviour, cluster: Cluster) -> Behaviour:
-    """Add replicas instead of removing them, and the other way round."""
+    """Add replicas instead of removing them, and vice versa."""
     return lambda observation: len(SCALING) - 1 - good(observation)
 
 
 def failing(good: Behaviour, cluster: Cluster) -> Behaviour:
-    """Raise instead of answering."""
+    """Raise an error instead of choosing an action."""
 
     def fail(observation: Observation) -> int:
         raise TimeoutError("the policy's server does not answer")
@@ -144,7 +144,7 @@ def replicas_added(action: int) -> float:
 
 @dataclass(frozen=True)
 class AddWhileSlow:
-    """While latency is bad and no replica starts up, the policy must add if it may."""
+    """While latency is high and no replica is starting, the policy must add replicas if it can."""
 
     name: str = "add_while_slow"
     """In records."""
@@ -152,7 +152,7 @@ class AddWhileSlow:
     """Latency above which it is bad."""
 
     def __call__(self, observation: Observation, action: int, context: Context) -> bool:
-        """Whether the action is allowed, by the guard's sensors and not the policy's."""
+        """Whether the action is allowed, according to the guard's sensors, not the policy's."""
         metrics = observation["current_metrics"]
         low, high = METRIC_RANGES["p99_latency_ms"]
         latency_ms = low + (float(metrics[P99]) + 1.0) / 2.0 * (high - low)

@@ -1,9 +1,9 @@
 """Measure online GRPO: the tiny-grpo demonstration over seeds and server orders, and `flaky`.
 
-A demonstration makes 3000 decisions; server 0 is degraded from 1000 to 2000. It passes if the
-policy (without exploration) gives that server at least .85 at step 500, another server becomes the
-most likely within 200 steps of the fault, and the server is back to at least .80 at step 2500.
-Each measurement is kept as soon as it is made, so an interrupted experiment resumes.
+A demonstration makes 3000 decisions; server 0 is degraded from step 1000 to 2000. It passes if the
+policy (without exploration) assigns that server a probability of at least .85 at step 500, prefers
+another server within 200 steps of the fault, and assigns server 0 at least .80 at step 2500. Every
+measurement is stored immediately, so an interrupted experiment resumes where it stopped.
 
     python scripts/online_demo.py --out docs/results/online.json
 """
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def demonstrate(
     config: OnlineConfig, orders: Sequence[Sequence[int]], seeds: Sequence[int]
 ) -> dict[str, Any]:
-    """Statistics of demonstrations, one for each order of the servers and seed."""
+    """Statistics of demonstrations, one per order of the servers and seed."""
     runs = []
     for order, seed in itertools.product(orders, seeds):
         model = OnlineGRPO(env_kwargs=reordered(order), config=config, seed=seed)
@@ -110,7 +110,7 @@ def reordered(order: Sequence[int]) -> dict[str, Any]:
 
 
 def describe(policies: np.ndarray, rewards: np.ndarray, model: OnlineGRPO) -> dict[str, float]:
-    """Describe one demonstration; steps are infinite for what never happened.
+    """Describe one demonstration; the step of an event that never happens is infinite.
 
     Args:
         policies: Shape (3000, 4), in the original order of the servers.
@@ -140,7 +140,7 @@ def play_baseline(name: str, episodes: int) -> dict[str, Any]:
 
 
 def train(seed: int, options: Options) -> dict[str, Any]:
-    """Statistics on flaky of the policy at the end of training."""
+    """Statistics on flaky of the policy after training."""
     model = OnlineGRPO(seed=seed).learn(options.flaky_steps)
     evaluation = model.evaluate(options.episodes, seed=EVALUATION_SEED)
     return {**evaluation.summary()["return"], "weights_sha256": model.weights_sha256()}

@@ -1,7 +1,7 @@
-"""Train with the shipped settings over several seeds, beside the baselines.
+"""Train with the shipped settings over several seeds, and evaluate baselines.
 
-The policy at the end of each training and every baseline play the same episodes, which no
-training sees. An interrupted experiment resumes where it stopped.
+The final policy of each training run and every baseline play the same episodes, which training
+never uses. An interrupted experiment resumes where it stopped.
 
     python scripts/seeds.py --env LoadBalancer-v0 --out docs/results/load_balancer_flaky.json
     python scripts/seeds.py --env LoadBalancer-v0 --preset park --episodes 2000 \
@@ -31,7 +31,7 @@ class Options:
     env: str
     """Id of the environment."""
     out: Path
-    """Results; what is there already is not measured again."""
+    """File of the results; existing results are not measured again."""
     preset: str | None = None
     """Preset of the environment."""
     env_kwargs: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ def play_baseline(name: str, settings: TrainSettings, episodes: int) -> dict[str
 
 
 def train(settings: TrainSettings, seed: int, episodes: int) -> dict[str, Any]:
-    """Statistics of the policy at the end of training."""
+    """Statistics of the policy after training."""
     trained = experiments.train(settings, seed)
     model = trained.model
     return {

@@ -1,7 +1,7 @@
-"""What sharing a trace within a group is worth: gradient variance and learning.
+"""The value of sharing a trace within a group: gradient variance and learning curves.
 
-Compares groups that share their trace with groups of unrelated episodes, everything else equal:
-(1) the variance of one iteration's policy gradient, for policies from several stages of training,
+Compares groups that share a trace with groups of unrelated episodes, all else equal:
+(1) the variance of one iteration's policy gradient, at several stages of training,
 and (2) learning curves over several seeds. An interrupted experiment resumes where it stopped.
 
     python scripts/shared_worlds.py --out docs/results/shared_worlds.json
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def with_grouping(settings: TrainSettings, grouping: Grouping, seed: int) -> TrainSettings:
-    """The settings with another kind of group and another seed."""
+    """The settings with a different grouping and seed."""
     return replace(settings, grpo=replace(settings.grpo, grouping=grouping, seed=seed))
 
 

@@ -1,6 +1,6 @@
-"""What each variant is worth: all presets, branching, group sizes, and learned baselines.
+"""Measure all variants: presets, branching, group sizes, and learned baselines.
 
-Parts have files of their own, so that they can run side by side. An interrupted experiment
+Each part has its own file of results, so parts can run in parallel. An interrupted experiment
 resumes where it stopped.
 
     python scripts/variants.py --part presets
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(variant: Variant, seed: int, episodes: int) -> dict[str, Any]:
-    """Train one variant and evaluate it; where the environment refuses it, the reason."""
+    """Train and evaluate one variant, or give the reason why the environment refuses it."""
     settings = variant.task.settings(**variant.changes)
     try:
         trained = experiments.train(settings, seed, iterations=variant.iterations)

@@ -1,4 +1,4 @@
-"""What each preset of GRPO sets, as a Markdown table: read from the presets themselves."""
+"""A Markdown table of what each preset of GRPO sets, generated from the presets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,7 +40,7 @@ _SHOWN = {
 
 
 def presets_table() -> str:
-    """One row for each preset, from its resolved settings."""
+    """One row per preset, from its resolved settings."""
     names = ["preset", "advantage", "ratio and clip", "loss over", "KL", "other", "paper"]
     rows = [
         [f"`{name}`", *_describe(make_config(name), changes), _citation(name)]
@@ -50,7 +50,7 @@ def presets_table() -> str:
 
 
 def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown, one line a row."""
+    """A Markdown table, one line per row."""
     lines = [list(names), ["---"] * len(names), *rows]
     return "".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
@@ -58,7 +58,7 @@ def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _describe(config: GRPOConfig, changes: Mapping[str, Any]) -> list[str]:
-    """Advantage, ratio and clip, loss, KL and the rest, bold where the preset changes them."""
+    """The cells of a preset: advantage, ratio and clip, loss, KL, and the rest; changes in bold."""
     values, defaults = to_mapping(config), to_mapping(GRPOConfig())
 
     def part(name: str, template: str = "{}") -> str:

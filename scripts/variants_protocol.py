@@ -13,12 +13,12 @@ SEEDS = 5
 EPISODES = 200
 """Evaluation episodes of each trained policy, with the most probable actions."""
 EVALUATION_SEED = 1_000_000
-"""First seed of the evaluation episodes, which no training has seen."""
+"""First seed of the evaluation episodes, which training never uses."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """An environment with its shipped settings, and how long to train in it."""
+    """An environment with its shipped settings and a number of training steps."""
 
     env: str
     preset: str | None
@@ -27,17 +27,17 @@ class Task:
 
     @property
     def name(self) -> str:
-        """As the tables have it."""
+        """The name in the tables."""
         return self.env if self.preset is None else f"{self.env} {self.preset}"
 
     def settings(self, **grpo: Any) -> TrainSettings:
-        """The shipped settings, with some settings of GRPO changed."""
+        """The shipped settings with changes to GRPO's."""
         return shipped_settings(self.env, self.preset, total_steps=self.steps, grpo=grpo)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A task with some of its settings of GRPO changed."""
+    """A task with changes to its GRPO settings."""
 
     task: Task
     changes: dict[str, Any] = field(default_factory=dict)
@@ -61,9 +61,9 @@ GROUPINGS: dict[str, dict[str, Any]] = {
     "unrelated": {"grouping": "unrelated"},
     "gpg_time": {**PRESETS["gpg_time"], "grouping": "shared"},
 }
-"""How a group starts, and the best preset beside `default` ("shared") and `vine` ("branching")."""
+"""How a group starts: as in `default` and `vine`, unrelated, and the best of the other presets."""
 SKIPPED = {("LunarLander-v3", "unrelated")}
-"""Environments and groupings that are left out: the simulator is slow."""
+"""Combinations that are left out because the simulator is slow."""
 SIZE_TASKS = (CARTPOLE, ACROBOT)
 GROUP_SIZES = (8, 16, 32, 64, 128)
 GRADIENT_ITERATIONS = 25
@@ -85,7 +85,7 @@ def preset_variants() -> dict[str, Variant]:
 
 
 def grouping_variants() -> dict[str, Variant]:
-    """Groups that share their start, that branch, and that share nothing."""
+    """Groups with a shared reset, with branching, and of unrelated episodes."""
     return {
         f"{task.name}/{grouping}": Variant(task, changes)
         for task, (grouping, changes) in product(GROUPING_TASKS, GROUPINGS.items())
@@ -94,11 +94,11 @@ def grouping_variants() -> dict[str, Variant]:
 
 
 def group_size_variants() -> dict[str, Variant]:
-    """Sizes of groups, shared and unrelated, and baselines with a critic and without.
+    """Group sizes, shared and unrelated, and baselines with and without a critic.
 
-    At equal environment steps the members of an iteration stay the same, so larger groups are
-    fewer. At equal gradient steps an iteration is one group, so larger groups take more
-    environment steps.
+    At equal environment steps, the number of members of an iteration is constant, so there are
+    fewer groups if they are larger. At equal gradient steps, an iteration is one group, so larger
+    groups use more environment steps.
     """
     variants = {}
     for task in SIZE_TASKS:
