@@ -1,8 +1,10 @@
-"""The dynamics of one cluster: what becomes of the requests of a step, and of the replicas.
+"""The dynamics of clusters: what becomes of the requests of a step, and of the replicas.
 
 During a step, demand and retries arrive at a constant rate. Requests beyond the capacity wait in
 the backlog; what exceeds the longest backlog is dropped. Latencies are those of an M/M/c queue
 (`queueing.py`) whose customers are batches, at the rate of the step, with the backlog on top.
+
+Shapes: B environments; see `simulator.py`.
 """
 
 import math
@@ -10,13 +12,92 @@ from typing import Any
 
 import numpy as np
 
+from grpo_gym.envs.autoscaler.actions import (
+    ALL_TRAFFIC,
+    allowed_changes,
+    configure,
+    needed_replicas,
+    wanted,
+)
 from grpo_gym.envs.autoscaler.queueing import sojourn_tail
 from grpo_gym.envs.autoscaler.rewards import reward_step
 from grpo_gym.envs.autoscaler.service import Queue, queue_of, response_s
 from grpo_gym.envs.kernels import inlined, kernel
 
-ALL = 10
-"""All traffic, in tenths."""
+
+@kernel
+def step_kernel(
+    actions: np.ndarray,
+    skip: np.ndarray,
+    episodes: np.ndarray,
+    demand: np.ndarray,
+    clusters: np.ndarray,
+    starting: np.ndarray,
+    metrics: np.ndarray,
+    outcomes: np.ndarray,
+    parameters: np.ndarray,
+) -> None:
+    """Step every environment that is neither skipped nor finished: act, serve, pay, start up."""
+    p = parameters[0]
+    last = demand.shape[1] - 1
+    for b in range(actions.shape[0]):
+        if skip.shape[0] and skip[b]:
+            continue
+        episode, cluster, outcome = episodes[b], clusters[b], outcomes[b]
+        if episode.step >= last:
+            outcome.reward = 0.0
+            continue
+        episode.step += 1
+        change, configuration, share = wanted(actions[b], metrics[b].requests_per_s, cluster, p)
+        fewest, most = allowed_changes(cluster, p)
+        allowed = min(max(change, fewest), most)
+        scale(allowed, b, cluster, starting)
+        if allowed != 0:
+            cluster.cooldown = p.cooldown_steps
+        configure(configuration, cluster)
+        cluster.share = share
+        outcome.constrained = allowed != change
+        outcome.replicas = cluster.running
+        outcome.pending = cluster.pending
+        before = cluster.dollars_per_hour
+        serve(demand[episode.trace_row, episode.step], cluster, metrics[b], outcome, p)
+        account(before, cluster, metrics[b], outcome, p)
+        cluster.cooldown = max(0, cluster.cooldown - 1)
+        come_up(b, cluster, starting)
+
+
+@kernel
+def start_kernel(
+    members: np.ndarray,
+    episodes: np.ndarray,
+    demand: np.ndarray,
+    clusters: np.ndarray,
+    starting: np.ndarray,
+    metrics: np.ndarray,
+    outcomes: np.ndarray,
+    parameters: np.ndarray,
+) -> None:
+    """Put the given environments at the beginning of their traces, and measure the first demand."""
+    p = parameters[0]
+    for m in range(members.shape[0]):
+        b = members[m]
+        episode, cluster, outcome = episodes[b], clusters[b], outcomes[b]
+        episode.step = 0
+        starting[b, :] = 0
+        cluster.batch = p.initial_batch
+        cluster.timeout = p.initial_timeout
+        cluster.concurrency = p.initial_concurrency
+        cluster.share = ALL_TRAFFIC
+        cluster.pending = cluster.cooldown = 0
+        cluster.backlog = cluster.retries = 0.0
+        cluster.running = p.initial_replicas
+        first = demand[episode.trace_row, 0]
+        if p.initial_replicas == 0:
+            cluster.running = needed_replicas(first, p.initial_utilisation, cluster, p)
+        serve(first, cluster, metrics[b], outcome, p)
+        cluster.backlog = cluster.retries = outcome.backlog = 0.0
+        outcome.replicas = cluster.running
+        cluster.dollars_per_hour = cluster.running * p.dollars_per_replica_hour
 
 
 @inlined
@@ -63,12 +144,12 @@ def serve(demand: float, cluster: Any, metrics: Any, outcome: Any, p: Any) -> No
         cluster: A `CLUSTER` record; its backlog and retries change.
         metrics: A `METRIC` record, written.
         outcome: An `OUTCOME` record, written except for costs and rewards.
-        p: A `PARAMETERS` record.
+        p: The record from `kernel_parameters`.
     """
     seconds = p.step_seconds
     arrivals = demand * seconds
     offered = arrivals + cluster.retries
-    overflow = offered * ((ALL - cluster.share) / ALL)
+    overflow = offered * ((ALL_TRAFFIC - cluster.share) / ALL_TRAFFIC)
     own = offered - overflow
     queue = queue_of(own / seconds, cluster, p)
 
@@ -98,7 +179,7 @@ def serve(demand: float, cluster: Any, metrics: Any, outcome: Any, p: Any) -> No
     outcome.backlog = backlog
     outcome.lost = failed + timed_out + dropped - cluster.retries
 
-    share = cluster.share / ALL
+    share = cluster.share / ALL_TRAFFIC
     wrong = share * min(1.0, lost_share) + (1.0 - share) * p.error_rate
     metrics.error_percent = 100.0 * wrong
     metrics.requests_per_s = offered / seconds
@@ -131,7 +212,7 @@ def _measure_use(
 
 @inlined
 def _measure_latency(queue: Queue, delay_s: float, cluster: Any, metrics: Any, p: Any) -> None:
-    share = cluster.share / ALL
+    share = cluster.share / ALL_TRAFFIC
     slow_s = cluster.backlog / queue.capacity + 0.99 * queue.fill_s
     half_s = response_s(0.5, share, queue, delay_s, p)
     most_s = response_s(0.01, share, queue, slow_s, p)

@@ -33,6 +33,7 @@ def _event(simulator: AutoScalerSimulator, b: int, action: Any) -> Frame:
 
 
 TASK = NativeTask(
+    make_config=make_config,
     simulator=AutoScalerSimulator,
     observation_space=_observation_space,
     action_space=_action_space,
@@ -145,16 +146,6 @@ class AutoScalerEnv(NativeEnv[Any, Any]):
     task = TASK
     config: AutoScalerConfig
     simulator: AutoScalerSimulator
-
-    def __init__(
-        self, preset: str = "diurnal", render_mode: str | None = None, **overrides: Any
-    ) -> None:
-        """Build the environment; see the class for the arguments.
-
-        Raises:
-            ConfigError: If a setting is unknown or makes no sense.
-        """
-        super().__init__(make_config(preset, **overrides), render_mode)
 
     def action_masks(self) -> np.ndarray:
         """Safe actions, shape (A,), bool; sb3-contrib's MaskablePPO calls this."""

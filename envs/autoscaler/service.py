@@ -117,7 +117,7 @@ def response_s(exceeded: float, share: float, queue: Queue, delay_s: float, p: A
         share: Share of the traffic in the own region; the second one answers without queueing.
         queue: The queue in the own region.
         delay_s: Delay in the own region on top of the time in the queue and in service.
-        p: A `PARAMETERS` record.
+        p: The record from `kernel_parameters`.
     """
     own_s = delay_s + queue.service_s * queueing.sojourn_percentile(
         exceeded, queue.waiting, queue.drain

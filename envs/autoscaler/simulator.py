@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from grpo_gym.envs.autoscaler import trace
 from grpo_gym.envs.autoscaler.actions import count_choices, encode, mask_kernel
-from grpo_gym.envs.autoscaler.batch_kernels import start_kernel, step_kernel
+from grpo_gym.envs.autoscaler.dynamics import start_kernel, step_kernel
 from grpo_gym.envs.autoscaler.observation import (
     NUM_METRICS,
     feature_names,
