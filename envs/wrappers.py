@@ -11,7 +11,7 @@ ends of episodes Grzes, Reward shaping in episodic reinforcement learning (AAMAS
 Shapes: B environments.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -50,10 +50,8 @@ class ShapeReward(gym.Wrapper[Any, Any, Any, Any]):
         self._before = 0.0
 
     @override
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
+    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(**arguments)
         self._before = float(self.potential(observation, info))
         return observation, info
 
@@ -72,12 +70,7 @@ class ShapeRewardVector(VectorWrapper):
     def __init__(
         self, env: VectorEnv[Any, Any, Any], potential: Potential, discount: float = 0.99
     ) -> None:
-        """Wrap a vector environment.
-
-        Args:
-            env: The environments.
-            potential: Called with all observations and infos, after resets and after steps.
-            discount: The discount of training, in [0, 1]; another one changes the optimal policy.
+        """Wrap a vector environment; `potential` is called with all observations and infos.
 
         Raises:
             ConfigError: If the discount is outside [0, 1], or `env` names no autoreset mode.
@@ -95,14 +88,9 @@ class ShapeRewardVector(VectorWrapper):
         self._finished = np.zeros(self.num_envs, np.bool_)
 
     @override
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Any, dict[str, Any]]:
-        observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
-        begun = (options or {}).get("reset_mask", np.ones(self.num_envs, np.bool_))
+    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        observations, infos = self.env.reset(**arguments)
+        begun = _reset_mask(self.num_envs, **arguments)
         self._before = np.where(begun, self._potentials(observations, infos), self._before)
         self._finished = self._finished & ~begun
         return observations, infos
@@ -213,14 +201,9 @@ class ScaleRewardVector(VectorWrapper):
         self._finished = np.zeros(self.num_envs, np.bool_)
 
     @override
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Any, dict[str, Any]]:
-        self._finished[(options or {}).get("reset_mask", slice(None))] = False
-        return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+    def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+        self._finished &= ~_reset_mask(self.num_envs, **arguments)
+        return self.env.reset(**arguments)
 
     @override
     def step(self, actions: Any) -> VectorStep:
@@ -233,6 +216,14 @@ class ScaleRewardVector(VectorWrapper):
         everyone = np.ones(self.num_envs, np.bool_)
         infos = {"reward": rewards, "_reward": everyone, **infos}
         return observations, scaled, terminated, truncated, infos
+
+
+def _reset_mask(
+    num_envs: int, seed: Any = None, options: Mapping[str, Any] | None = None
+) -> np.ndarray:
+    """Which environments a call of `reset` with these arguments resets, shape (B,), bool."""
+    mask: np.ndarray = (options or {}).get("reset_mask", np.ones(num_envs, np.bool_))
+    return mask
 
 
 def _check_discount(discount: float) -> float:
