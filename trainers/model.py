@@ -4,7 +4,6 @@ Shapes: B observations, D features, A choices.
 """
 
 import contextlib
-import itertools
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from typing_extensions import override
 
-from grpo_gym.evaluation.episodes import ActionFunction, Evaluable
+from grpo_gym.evaluation.episodes import Evaluable
 from grpo_gym.policies.metrics_normaliser import MetricsNormaliser
 from grpo_gym.policies.registry import (
     PolicySource,
@@ -25,7 +24,7 @@ from grpo_gym.policies.registry import (
 from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.frame_history import as_features, stack_frames
 from grpo_gym.rollouts.randomness import Stream, derive_seed
-from grpo_gym.rollouts.spaces import flatten_batch, flatten_one, is_batch
+from grpo_gym.rollouts.spaces import flatten_one, is_batch
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage import checkpoint
 from grpo_gym.trainers.config import GRPOConfig
@@ -63,6 +62,7 @@ class PolicyModel(Evaluable):
         Raises:
             ConfigError: If a name is unknown or the environment cannot be used.
         """
+        super().__init__(config.seed)
         if isinstance(env, str) and ":" in env:
             # A user's module may register policies beside its environments; if it is missing,
             # making the environment says so.
@@ -100,44 +100,6 @@ class PolicyModel(Evaluable):
                 "symmetries: use 'board'"
             )
         self.metrics_normaliser: MetricsNormaliser | None = None
-        self._predictions = itertools.count()
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_masks: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, Any]:
-        """Choose an action, as Stable-Baselines3's models do.
-
-        Args:
-            observation: One observation or a batch of them, as the environment gives it.
-            state: The state that the last call returned, None at first; with `frame_history`
-                above 1 it holds the last observations.
-            episode_start: Where an episode begins, shape (B,), bool: earlier observations are
-                forgotten there.
-            deterministic: The most probable action instead of a sample.
-            action_masks: Legal actions, shape (A,) or (B, A); sb3-contrib's name.
-
-        Returns:
-            An action, or a batch of actions, and the state for the next call.
-
-        Raises:
-            ConfigError: If the observation does not fit the space.
-        """
-        many = is_batch(self.observation_space, observation)
-        flatten = flatten_batch if many else flatten_one
-        features = np.ascontiguousarray(flatten(self.observation_space, observation))
-        starts = None if episode_start is None else np.atleast_1d(episode_start).astype(np.bool_)
-        features, state = self._remember(features, state, starts)
-        masks = None if action_masks is None else np.atleast_2d(np.asarray(action_masks, np.bool_))
-        noise = None
-        if not deterministic:
-            noise = self._noise(len(features), Stream.PREDICTION, next(self._predictions))
-        actions = self.policy.act(features, masks, noise)
-        return (actions if many else actions[0]), state
 
     def probabilities(self, observation: Any, action_mask: np.ndarray | None = None) -> np.ndarray:
         """Probabilities of the actions at one observation, shape (A,), float32.
@@ -165,40 +127,28 @@ class PolicyModel(Evaluable):
             chances = self.policy.distribution(outputs, masks).log_prob(each).exp()
         return chances.numpy()
 
-    @override
-    def action_function(self, deterministic: bool = True, seed: int = 0) -> ActionFunction:
-        draws = itertools.count()
-
-        def act(
-            observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
-        ) -> tuple[np.ndarray, Any]:
-            noise = None
-            if not deterministic:
-                noise = self._noise(len(observations), Stream.EVALUATION, seed, next(draws))
-            features, state = self._remember(observations, state, start)
-            return self.policy.act(features, masks, noise), state
-
-        return act
-
     def weights_sha256(self) -> str:
         """A hash of the policy's weights and statistics, equal exactly when they are."""
         return checkpoint.weights_sha256(self.policy.state_dict())
 
-    def _remember(
-        self, observations: np.ndarray, state: Any, starts: np.ndarray | None
+    @override
+    def _act(
+        self,
+        observations: np.ndarray,
+        masks: np.ndarray | None,
+        state: Any,
+        starts: np.ndarray | None,
+        generator: np.random.Generator | None,
     ) -> tuple[np.ndarray, Any]:
-        """The policy's input at observations (B, D), and the state for the next call."""
-        if self.config.frame_history == 1:
-            return observations, state
-        frames = stack_frames(state, observations, starts, self.config.frame_history)
-        return as_features(frames), frames
-
-    def _noise(self, rows: int, stream: Stream, *key: int) -> np.ndarray:
-        generator = np.random.default_rng(derive_seed(self.config.seed, stream, *key))
-        shape = (rows, self.policy.head.num_components)
-        if self.policy.head.noise_kind == "uniform":
-            return generator.random(shape, np.float32)
-        return generator.standard_normal(shape, np.float32)
+        if self.config.frame_history > 1:
+            state = stack_frames(state, observations, starts, self.config.frame_history)
+            observations = as_features(state)
+        noise = None
+        if generator is not None:
+            uniform = self.policy.head.noise_kind == "uniform"
+            draw = generator.random if uniform else generator.standard_normal
+            noise = draw((len(observations), self.policy.head.num_components), np.float32)
+        return self.policy.act(observations, masks, noise), state
 
 
 def _spaces(env: EnvSource, kwargs: Mapping[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:

@@ -16,7 +16,6 @@ from grpo_gym.rollouts.native_batch import NativeBatch
 from grpo_gym.rollouts.spaces import sample_batch
 from grpo_gym.settings import ConfigError, suggest
 from grpo_gym.storage import checkpoint
-from grpo_gym.storage.checkpoint import CheckpointError
 
 if TYPE_CHECKING:
     from grpo_gym.trainers.grpo import GRPO
@@ -174,13 +173,10 @@ def load_model(
         CheckpointError: If the file is damaged, not ours, or of another environment.
     """
     from grpo_gym.trainers.grpo import GRPO
-    from grpo_gym.trainers.online import trainer as online
+    from grpo_gym.trainers.online.trainer import KIND, OnlineGRPO
 
-    try:
-        payload = checkpoint.load(path, kind=online.KIND)
-    except CheckpointError:  # of GRPO, or unusable, which `GRPO.load` reports as well
-        return GRPO.load(path, env_id, env_kwargs=env_kwargs)
-    return online.OnlineGRPO.restore(payload, path, env_id, env_kwargs)
+    model: type[GRPO | OnlineGRPO] = OnlineGRPO if checkpoint.kind_of(path) == KIND else GRPO
+    return model.load(path, env_id, env_kwargs=env_kwargs)
 
 
 def _baselines(env_id: str) -> Mapping[str, Any]:

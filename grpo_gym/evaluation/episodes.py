@@ -6,6 +6,7 @@ run side by side, so any two policies are compared on the same episodes.
 Shapes: E episodes, B environments, D features of a flattened observation, A choices.
 """
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,11 +14,14 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import gymnasium as gym
 import numpy as np
 
 from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch
+from grpo_gym.rollouts.randomness import Stream, derive_seed
+from grpo_gym.rollouts.spaces import flatten_batch, flatten_one, is_batch
 from grpo_gym.settings import ConfigError
 
 MAX_ENVS = 128
@@ -90,15 +94,58 @@ class Evaluation:
 
 
 class Evaluable:
-    """A trained model that can play its environment.
+    """A trained model that can play its environment; a subclass says how in `_act`.
 
     Attributes:
         env_source: The environment: an id, a made one, or a function that makes one.
         env_kwargs: The environment's arguments.
+        observation_space: Of one environment.
     """
 
     env_source: EnvSource
     env_kwargs: dict[str, Any]
+    observation_space: gym.Space[Any]
+
+    def __init__(self, seed: int) -> None:
+        """Derive the randomness of all samples from a seed."""
+        self._seed = seed
+        self._predictions = itertools.count()
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+        action_masks: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, Any]:
+        """Choose an action, as Stable-Baselines3's models do.
+
+        Args:
+            observation: One observation or a batch of them, as the environment gives it.
+            state: The state that the last call returned, None at first; a policy without a memory
+                passes it through.
+            episode_start: Where an episode begins, shape (B,), bool: earlier observations are
+                forgotten there.
+            deterministic: The most probable action instead of a sample.
+            action_masks: Legal actions, shape (A,) or (B, A); sb3-contrib's name.
+
+        Returns:
+            An action, or a batch of actions, and the state for the next call.
+
+        Raises:
+            ConfigError: If the observation does not fit the space.
+        """
+        many = is_batch(self.observation_space, observation)
+        flatten = flatten_batch if many else flatten_one
+        features = np.ascontiguousarray(flatten(self.observation_space, observation))
+        starts = None if episode_start is None else np.atleast_1d(episode_start).astype(np.bool_)
+        masks = None if action_masks is None else np.atleast_2d(np.asarray(action_masks, np.bool_))
+        generator = None
+        if not deterministic:
+            generator = self._sampler(Stream.PREDICTION, next(self._predictions))
+        actions, state = self._act(features, masks, state, starts, generator)
+        return (actions if many else actions[0]), state
 
     def action_function(self, deterministic: bool = True, seed: int = 0) -> ActionFunction:
         """The policy in the form that `evaluate` takes.
@@ -107,7 +154,31 @@ class Evaluable:
             deterministic: Whether to take the most probable actions instead of samples.
             seed: Of the samples.
         """
+        draws = itertools.count()
+
+        def act(
+            observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
+        ) -> tuple[np.ndarray, Any]:
+            generator = None
+            if not deterministic:
+                generator = self._sampler(Stream.EVALUATION, seed, next(draws))
+            return self._act(observations, masks, state, start, generator)
+
+        return act
+
+    def _act(
+        self,
+        observations: np.ndarray,
+        masks: np.ndarray | None,
+        state: Any,
+        starts: np.ndarray | None,
+        generator: np.random.Generator | None,
+    ) -> tuple[np.ndarray, Any]:
+        """Like an `ActionFunction`: samples by the generator, or the most probable actions."""
         raise NotImplementedError
+
+    def _sampler(self, stream: Stream, *key: int) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(self._seed, stream, *key))
 
     def evaluate(
         self,

@@ -5,7 +5,6 @@ For each request it draws K distinct servers, executes one and estimates the rew
 Shapes: B observations, A actions, F weights, D observed numbers, T decisions.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,12 +15,13 @@ import numpy as np
 import torch
 from typing_extensions import override
 
+from grpo_gym.envs.load_balancer.env import TASK
 from grpo_gym.envs.load_balancer.online import count_server_features, write_features
 from grpo_gym.envs.load_balancer.presets import make_config
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
-from grpo_gym.envs.load_balancer.spaces import action_space, observation_space
-from grpo_gym.evaluation.episodes import ActionFunction, Evaluable
+from grpo_gym.evaluation.episodes import Evaluable
 from grpo_gym.rollouts.randomness import Stream, derive_seed
+from grpo_gym.rollouts.spaces import is_batch
 from grpo_gym.settings import ConfigError, from_mapping, to_mapping
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
@@ -86,6 +86,7 @@ class OnlineGRPO(Evaluable):
             ConfigError: If a name is unknown, or a value or the environment cannot be used.
         """
         self.config = replace(OnlineConfig() if config is None else config, **overrides)
+        super().__init__(self.config.seed)
         if not isinstance(env, str) or env.removeprefix("grpo_gym:") != ENV_ID:
             raise ConfigError(
                 f"env must be {ENV_ID!r} for online GRPO, got {env!r}: it needs discrete actions "
@@ -99,14 +100,13 @@ class OnlineGRPO(Evaluable):
                 'reward must be "latency" or "demo" for online GRPO, got "park", which does not '
                 'score single requests: add reward="latency" to env_kwargs'
             )
-        self.observation_space = observation_space(settings)
-        self.action_space = action_space(settings)
+        self.observation_space = TASK.observation_space(settings)
+        self.action_space = TASK.action_space(settings)
         features = count_server_features(settings)
         self.policy = OnlinePolicy(settings.num_servers, features, self.config)
         self.simulator = LoadBalancerSimulator(settings, num_envs=1)
         seed = derive_seed(self.config.seed, Stream.EPISODES)
         self.simulator.seed(np.array([seed], np.uint64))
-        self._predictions = itertools.count()
 
     @property
     def num_steps(self) -> int:
@@ -177,47 +177,9 @@ class OnlineGRPO(Evaluable):
         Raises:
             ConfigError: If the observation does not fit the space.
         """
+        if is_batch(self.observation_space, observation):
+            raise ConfigError(f"observation must be a single one, got {len(observation)}")
         return self.policy.probabilities(self._features(observation[None])[0])
-
-    def predict(
-        self,
-        observation: np.ndarray,
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_masks: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, Any]:
-        """Choose an action without exploration, with the signature of Stable-Baselines3.
-
-        Args:
-            observation: Shape (D,) or (B, D).
-            state: Passed through; this policy has no memory.
-            episode_start: Ignored for the same reason.
-            deterministic: The most probable action instead of a sample of the policy.
-            action_masks: Legal actions, shape (A,) or (B, A), as in sb3-contrib.
-
-        Returns:
-            An action, or a batch of actions, int64, and `state`.
-
-        Raises:
-            ConfigError: If the observation does not fit the space.
-        """
-        stream = None if deterministic else (Stream.PREDICTION, next(self._predictions))
-        masks = None if action_masks is None else np.atleast_2d(np.asarray(action_masks, np.bool_))
-        actions = self._act(np.atleast_2d(observation), masks, stream)
-        return (actions if np.ndim(observation) > 1 else actions[0]), state
-
-    @override
-    def action_function(self, deterministic: bool = True, seed: int = 0) -> ActionFunction:
-        draws = itertools.count()
-
-        def act(
-            observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
-        ) -> tuple[np.ndarray, Any]:
-            stream = None if deterministic else (Stream.EVALUATION, seed, next(draws))
-            return self._act(observations, masks, stream), state
-
-        return act
 
     def save(self, path: str | PathLike[str]) -> str:
         """Write everything that training continues from to one file, atomically.
@@ -257,17 +219,7 @@ class OnlineGRPO(Evaluable):
         Raises:
             CheckpointError: If the file is damaged, not ours, or of another environment.
         """
-        return cls.restore(checkpoint.load(path, kind=KIND), path, env, env_kwargs)
-
-    @classmethod
-    def restore(
-        cls,
-        payload: Mapping[str, Any],
-        path: str | PathLike[str],
-        env: str | None = None,
-        env_kwargs: Mapping[str, Any] | None = None,
-    ) -> "OnlineGRPO":
-        """Build a model from the payload of a checkpoint; arguments and errors as of `load`."""
+        payload = checkpoint.load(path, kind=KIND)
         kwargs = payload["env_kwargs"] if env_kwargs is None else env_kwargs
         try:
             config = from_mapping(OnlineConfig, payload["config"], str(path))
@@ -305,25 +257,23 @@ class OnlineGRPO(Evaluable):
 
     def _features(self, observations: np.ndarray) -> np.ndarray:
         """Shape (B, A, F), float64, of observations (B, D)."""
-        shape = self.observation_space.shape
-        if observations.shape[1:] != shape:
-            raise ConfigError(
-                f"observation must have shape {shape}, or that after a first axis, got "
-                f"{observations.shape[1:]}"
-            )
         features = np.zeros((len(observations), *self.policy.arrays.features.shape))
         rows = np.ascontiguousarray(observations, np.float32)
         write_features(rows, self.simulator.parameters, features)
         return features
 
+    @override
     def _act(
-        self, observations: np.ndarray, masks: np.ndarray | None, stream: tuple[Any, ...] | None
-    ) -> np.ndarray:
-        """Actions, shape (B,), int64: the most probable ones, or samples of a stream."""
+        self,
+        observations: np.ndarray,
+        masks: np.ndarray | None,
+        state: Any,
+        starts: np.ndarray | None,
+        generator: np.random.Generator | None,
+    ) -> tuple[np.ndarray, Any]:
         logits: np.ndarray = self._features(observations) @ self.policy.weights
-        if stream is not None:  # Gumbel-max: argmax(logits + noise) is a sample of the softmax
-            generator = np.random.default_rng(derive_seed(self.config.seed, *stream))
+        if generator is not None:  # Gumbel-max: argmax(logits + noise) samples the softmax
             logits = logits + generator.gumbel(size=logits.shape)
         if masks is not None:
             logits = np.where(masks, logits, -np.inf)
-        return logits.argmax(axis=1)
+        return logits.argmax(axis=1), state
