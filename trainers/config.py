@@ -107,12 +107,7 @@ class AdvantageConfig:
         """Whether advantages depend on the states, so that they need features."""
         return self.baseline == "state_bin" or self.anchor_weight > 0.0
 
-    def check_advantages(self) -> None:
-        """Refuse settings that contradict each other.
-
-        Raises:
-            ConfigError: If they do.
-        """
+    def _check_advantages(self) -> None:
         if self.center == "leave_one_out" and self.baseline not in ("trajectory", "time_step"):
             raise ConfigError(
                 'center must be "mean" unless baseline is "trajectory" or "time_step", got '
@@ -193,12 +188,7 @@ class UpdateConfig:
     backtracks: Count = 10
     """"trust_region": halvings of a step that the line search tries."""
 
-    def check_update(self) -> None:
-        """Refuse settings that contradict each other.
-
-        Raises:
-            ConfigError: If they do.
-        """
+    def _check_update(self) -> None:
         if self.dual_clip is not None and self.objective != "clipped":
             raise ConfigError(
                 f'dual_clip must be None unless objective is "clipped", got {self.dual_clip} with '
@@ -243,9 +233,9 @@ class GRPOConfig(CollectConfig, AdvantageConfig, UpdateConfig, NetworkConfig):
     """Threads of torch; small networks are slower with more."""
 
     def __post_init__(self) -> None:
-        self.check_network()
-        self.check_advantages()
-        self.check_update()
+        self._check_network()
+        self._check_advantages()
+        self._check_update()
         self._check_across_sections()
 
     def _check_across_sections(self) -> None:

@@ -25,14 +25,9 @@ class PolicyOptions:
     """Bounds of the log standard deviation, which no critic keeps from diverging."""
 
     def __post_init__(self) -> None:
-        self.check_network()
+        self._check_network()
 
-    def check_network(self) -> None:
-        """Refuse options that contradict each other.
-
-        Raises:
-            ConfigError: If they do.
-        """
+    def _check_network(self) -> None:
         low, high = self.log_std_bounds
         if not low < self.initial_log_std < high:
             raise ConfigError(
@@ -88,13 +83,8 @@ class TemporalOptions(PolicyOptions):
     feedforward_width: Count = 256
     """Width between the two linear layers of each transformer layer."""
 
-    def check_network(self) -> None:
-        """Refuse options that contradict each other.
-
-        Raises:
-            ConfigError: If they do.
-        """
-        super().check_network()
+    def _check_network(self) -> None:
+        super()._check_network()
         for name in ("attention_heads", "transformer_heads"):
             if self.lstm_width % getattr(self, name):
                 raise ConfigError(

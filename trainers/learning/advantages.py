@@ -102,15 +102,12 @@ def group_advantages(
         centred = center_on_bins(returns, alive, bins)
     if scale == "none":
         return centred
-    if scale != "time_step":
-        deviation = _deviation(centred, alive, scale, member_weights=baseline == "trajectory")
-    elif baseline == "time_step":
-        everyone = torch.ones_like(alive)
-        values = _center_on_group(returns, everyone, baseline, "mean")
-        deviation = _deviation(values, everyone, scale)
-    else:
-        deviation = _deviation(centred, alive, scale)
-    return centred / (deviation + _EPSILON)
+    counted, values = alive, centred
+    if scale == baseline == "time_step":  # members that have ended count
+        counted = torch.ones_like(alive)
+        values = _center_on_group(returns, counted, baseline, "mean")
+    member_weights = baseline == "trajectory" and scale != "time_step"
+    return centred / (_deviation(values, counted, scale, member_weights) + _EPSILON)
 
 
 def informative_groups(advantages: Tensor) -> Tensor:
@@ -136,9 +133,7 @@ def _center_on_group(
     return torch.where(alive & ~equal, returns - total / count, 0.0)
 
 
-def _deviation(
-    centred: Tensor, counted: Tensor, scale: ScaleKind, member_weights: bool = False
-) -> Tensor:
+def _deviation(centred: Tensor, counted: Tensor, scale: ScaleKind, member_weights: bool) -> Tensor:
     """Root mean square over the batch, the group or the time step; broadcastable to (T, G, K)."""
     weights = counted.to(centred.dtype)
     if member_weights:

@@ -48,11 +48,8 @@ def center_on_bins(returns: Tensor, taken: Tensor, bins: Tensor) -> Tensor:
     """
     first = taken & _first_visits(bins, taken)
     labels = _group_labels(bins, first)
-    values = returns[first]
-    highest = _label_extremes(values, labels, "amax")
-    same = highest == _label_extremes(values, labels, "amin")
     centred = torch.zeros_like(returns)
-    centred[first] = torch.where(same, 0.0, values - _label_means(values, labels))
+    centred[first] = _center_on_labels(returns[first], labels)
     return centred
 
 
@@ -74,15 +71,11 @@ def anchor_advantages(returns: Tensor, alive: Tensor, bins: Tensor, scale: str) 
     Source: GiGPO (arXiv 2505.10978), eqs. 6 and 7.
     """
     labels = _group_labels(bins, alive)
-    values = returns[alive]
-    centred = values - _label_means(values, labels)
-    shared = torch.bincount(labels)[labels] > 1
-    highest = _label_extremes(values, labels, "amax")
-    same = highest == _label_extremes(values, labels, "amin")
-    centred = torch.where(shared & ~same, centred, 0.0)
+    centred = _center_on_labels(returns[alive], labels)
     if scale == "group":
         centred = centred / (_label_means(centred.square(), labels).sqrt() + _EPSILON)
     elif scale != "none":
+        shared = torch.bincount(labels)[labels] > 1
         variance = centred.square().sum() / shared.sum().clamp_min(1)
         centred = centred / (variance.sqrt() + _EPSILON)
     result = torch.zeros_like(returns)
@@ -108,6 +101,12 @@ def _group_labels(bins: Tensor, chosen: Tensor) -> Tensor:
     pairs = bin_labels * bins.shape[1] + groups[chosen]
     _, labels = torch.unique(pairs, return_inverse=True)
     return labels
+
+
+def _center_on_labels(values: Tensor, labels: Tensor) -> Tensor:
+    """Subtract the mean of all values with the same label; 0 where those are equal, shape (M,)."""
+    equal = _label_extremes(values, labels, "amax") == _label_extremes(values, labels, "amin")
+    return torch.where(equal, 0.0, values - _label_means(values, labels))
 
 
 def _label_means(values: Tensor, labels: Tensor) -> Tensor:

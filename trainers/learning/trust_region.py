@@ -159,16 +159,14 @@ def trust_region_step(
     product = fisher_product(distance, parameters, damping)
     direction = conjugate_gradient(product, gradient, conjugate_gradient_iterations)
     curvature = _dot(direction, product(direction))
-    point = None
     if curvature > 0.0:
         length = math.sqrt(2.0 * max_kl * (1.0 - _ROUNDING_MARGIN) / curvature)
-        point = _line_search(
+        scale, kl = _line_search(
             parameters, length * direction, surrogate, divergence, before, max_kl, backtracks
         )
-    if point is None:
-        return TrustRegionStep(False, start, 0.0, gradient_norm)
-    kl, scale = point
-    return TrustRegionStep(True, kl, scale, gradient_norm)
+        if scale > 0.0:
+            return TrustRegionStep(True, kl, scale, gradient_norm)
+    return TrustRegionStep(False, start, 0.0, gradient_norm)
 
 
 def _line_search(
@@ -179,8 +177,8 @@ def _line_search(
     before: float,
     max_kl: float,
     backtracks: int,
-) -> tuple[float, float] | None:
-    """Move to the first acceptable point; returns its KL and scale, or None."""
+) -> tuple[float, float]:
+    """Move to the first acceptable point; returns its scale, 0 if there is none, and its KL."""
     origin = torch.cat([parameter.detach().ravel() for parameter in parameters])
     accepted = False
     try:
@@ -191,8 +189,8 @@ def _line_search(
                 gain, kl = float(surrogate()) - before, float(divergence())
             accepted = 0.0 < gain < math.inf and kl <= max_kl
             if accepted:
-                return kl, scale
-        return None
+                return scale, kl
+        return 0.0, math.nan
     finally:  # also when the surrogate raises
         if not accepted:
             _assign(parameters, origin)
