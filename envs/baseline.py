@@ -7,13 +7,16 @@ step, so results do not depend on how many environments run side by side.
 Shapes: B environments, M random numbers.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from grpo_gym.envs.randomness import episode_noise
 from grpo_gym.envs.seeding import fold_seed
-from grpo_gym.settings import ConfigError
+from grpo_gym.settings import ConfigError, suggest
+
+AnyBaseline = TypeVar("AnyBaseline", bound="Baseline")
 
 
 class Baseline:
@@ -64,7 +67,7 @@ class Baseline:
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Any,
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
@@ -72,7 +75,7 @@ class Baseline:
         """Choose an action for each environment.
 
         Args:
-            observation: One observation or a batch; only its shape is read.
+            observation: One observation or a batch, of a Dict space too; only shapes are read.
             state: The state that the last call returned, or None at the start.
             episode_start: Which environments have just been reset, shape (B,), bool.
             deterministic: Ignored; a trained model's `predict` has it too.
@@ -89,7 +92,8 @@ class Baseline:
                 for new, old in zip(self.initial_state(), state, strict=True)
             )
         actions, state = self.choose(state)
-        single = np.shape(observation) == self.simulator.observation_shape
+        parts = observation.values() if isinstance(observation, Mapping) else [observation]
+        single = any(np.shape(part) == self.simulator.observation_shape for part in parts)
         return (actions[0] if single else actions), state
 
     def initial_state(self) -> tuple[np.ndarray, ...]:
@@ -105,3 +109,28 @@ class Baseline:
         noise = np.empty((self.simulator.num_envs, columns))
         episode_noise(self.simulator.episodes, self._salt, noise)
         return noise
+
+
+def baseline_maker(
+    baselines: Mapping[str, Callable[..., AnyBaseline]],
+) -> Callable[..., AnyBaseline]:
+    """The function `make_baseline` of the environment that has these baselines."""
+
+    def make_baseline(name: str, env: Any, seed: int = 0, **settings: Any) -> AnyBaseline:
+        """Make a baseline by its name, bound to an environment.
+
+        Args:
+            name: A key of `BASELINES`.
+            env: A native environment, single or vector, wrapped or not.
+            seed: Seed of its random choices, >= 0.
+            **settings: The baseline's own settings, where it has some.
+
+        Raises:
+            ConfigError: If the name or a setting is unknown, a value makes no sense, or the
+                baseline cannot play this environment.
+        """
+        if name not in baselines:
+            raise ConfigError(f"there is no baseline {name!r}.{suggest(str(name), baselines)}")
+        return baselines[name](env, seed, **settings)
+
+    return make_baseline

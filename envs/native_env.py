@@ -7,8 +7,8 @@ import gymnasium as gym
 import numpy as np
 
 from grpo_gym.envs.arguments import check_options
-from grpo_gym.envs.batch_simulator import Infos
-from grpo_gym.envs.native_task import NativeTask, check_action, observation_of
+from grpo_gym.envs.batch_simulator import Infos, Observations
+from grpo_gym.envs.native_task import NativeTask, check_action
 from grpo_gym.envs.seeding import fold_seed
 
 Observation = TypeVar("Observation")
@@ -16,7 +16,7 @@ Action = TypeVar("Action")
 
 
 class NativeEnv(gym.Env[Observation, Action]):
-    """One environment; subclasses name their task and build their config.
+    """One environment; subclasses name their task.
 
     Attributes:
         config: The settings.
@@ -29,12 +29,19 @@ class NativeEnv(gym.Env[Observation, Action]):
         "render_fps": 8,
     }
 
-    def __init__(self, config: Any, render_mode: str | None) -> None:
-        """Build the simulator and the spaces.
+    def __init__(self, *args: Any, render_mode: str | None = None, **settings: Any) -> None:
+        """Build the environment.
+
+        Args:
+            *args: The preset; the class documents the arguments.
+            render_mode: "ansi", "rgb_array", or None to render nothing.
+            **settings: The preset too, and fields of the config in place of the preset's.
 
         Raises:
+            ConfigError: If a setting is unknown or makes no sense.
             gymnasium.error.UnsupportedMode: If the render mode is unknown.
         """
+        config = self.task.make_config(*args, **settings)
         modes = self.metadata["render_modes"]
         if render_mode is not None and render_mode not in modes:
             raise gym.error.UnsupportedMode(
@@ -68,7 +75,7 @@ class NativeEnv(gym.Env[Observation, Action]):
             self._seeded = True
         self.simulator.reset(**arguments)
         self._forget_pictures()
-        return observation_of(self.simulator.observe(), 0), _info_of(self.simulator.state_infos())
+        return _only(self.simulator.observe()), _info_of(self.simulator.state_infos())
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Apply an action.
@@ -80,7 +87,7 @@ class NativeEnv(gym.Env[Observation, Action]):
         self._need_reset("step")
         simulator = self.simulator
         actions = check_action(action, self.action_space, self.task.action_name)
-        observation = observation_of(simulator.step(actions), 0)
+        observation = _only(simulator.step(actions))
         info = {**_info_of(simulator.state_infos()), **_info_of(simulator.step_infos(actions))}
         terminated, truncated = simulator.ends()
         if self.render_mode is not None:
@@ -105,7 +112,7 @@ class NativeEnv(gym.Env[Observation, Action]):
         self.simulator.set_state(state)
         self._seeded = True
         self._forget_pictures()
-        return observation_of(self.simulator.observe(), 0)
+        return _only(self.simulator.observe())
 
     def render(self) -> Any:
         """A frame: text for "ansi", an array of shape (height, width, 3), uint8, for "rgb_array".
@@ -131,6 +138,13 @@ class NativeEnv(gym.Env[Observation, Action]):
     def _need_reset(self, method: str) -> None:
         if not self._seeded:
             raise gym.error.ResetNeeded(f"call reset() before {method}()")
+
+
+def _only(observations: Observations) -> Any:
+    """The observation of the only environment: an array, or a dictionary of arrays."""
+    if isinstance(observations, dict):
+        return {name: rows[0] for name, rows in observations.items()}
+    return observations[0]
 
 
 def _info_of(infos: Infos) -> dict[str, Any]:

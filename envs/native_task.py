@@ -11,8 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from grpo_gym.envs.batch_simulator import BatchSimulator, Observations
-from grpo_gym.envs.kernels import kernel
+from grpo_gym.envs.batch_simulator import BatchSimulator
 
 
 def _no_arguments(simulator: Any, options: Mapping[str, Any], count: int) -> dict[str, Any]:
@@ -23,6 +22,8 @@ def _no_arguments(simulator: Any, options: Mapping[str, Any], count: int) -> dic
 class NativeTask:
     """One kind of native environment: its simulator, spaces, reset options and pictures."""
 
+    make_config: Callable[..., Any]
+    """(preset, **overrides) -> the config: the arguments of the environments' constructors."""
     simulator: Callable[[Any, int], BatchSimulator]
     """(config, num_envs) -> the simulator."""
     observation_space: Callable[[Any], gym.Space[Any]]
@@ -43,31 +44,15 @@ class NativeTask:
     """(simulator, options, environments to reset) -> arguments of the simulator's `reset`."""
 
 
-def observation_of(observations: Observations, b: int) -> Any:
-    """A copy of environment b's observation: an array, or a dictionary of arrays."""
-    if isinstance(observations, dict):
-        return {name: rows[b].copy() for name, rows in observations.items()}
-    return observations[b].copy()
-
-
 def check_action(action: Any, space: gym.Space[Any], name: str) -> np.ndarray:
-    """One action as a batch of one.
-
-    Args:
-        action: What the user passed.
-        space: Discrete or MultiDiscrete.
-        name: What an action selects.
-
-    Returns:
-        Shape (1,) or (1, C), int64.
+    """One action as a batch of one, shape (1,) or (1, C), int64.
 
     Raises:
         gymnasium.error.InvalidAction: If it is not in the space.
     """
     if isinstance(space, gym.spaces.MultiDiscrete):
         choices = np.asarray(action)
-        fits = choices.shape == space.shape and choices.dtype.kind in "iu"
-        if not fits or ((choices < 0) | (choices >= space.nvec)).any():
+        if choices.dtype.kind not in "iu" or choices not in space:
             raise gym.error.InvalidAction(
                 f"action must be one {name} below each of {space.nvec.tolist()}, got {action!r}"
             )
@@ -107,25 +92,11 @@ def check_actions(actions: Any, space: gym.Space[Any], num_envs: int, name: str)
             f"{actions.shape}"
         )
     actions = np.ascontiguousarray(actions, np.int64)
-    if isinstance(space, gym.spaces.MultiDiscrete):
-        if ((actions < 0) | (actions >= space.nvec)).any():
-            raise gym.error.InvalidAction(
-                f"actions must be {name}s below {space.nvec.tolist()}, got "
-                f"{actions.min(axis=0).tolist()} to {actions.max(axis=0).tolist()}"
-            )
-        return actions
-    count = int(space.n)  # type: ignore[attr-defined]
-    if not _are_below(actions, count):
+    is_multi = isinstance(space, gym.spaces.MultiDiscrete)
+    counts = np.uint64(space.nvec if is_multi else space.n)  # type: ignore[attr-defined]
+    if (actions.view(np.uint64) >= counts).any():  # as unsigned numbers negative ones are large
         raise gym.error.InvalidAction(
-            f"actions must be {name}s from 0 to {count - 1}, got {actions.min()} to {actions.max()}"
+            f"actions must be {name}s below {counts.tolist()}, got {actions.min(axis=0)} to "
+            f"{actions.max(axis=0)}"
         )
     return actions
-
-
-@kernel
-def _are_below(actions: np.ndarray, count: int) -> bool:
-    """Whether every action, shape (B,), int64, is from 0 to `count` - 1."""
-    for b in range(actions.shape[0]):  # noqa: SIM110 -- kernels have no generators
-        if actions[b] < 0 or actions[b] >= count:
-            return False
-    return True

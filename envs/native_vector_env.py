@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 
 from grpo_gym.envs.arguments import check_count, check_options
 from grpo_gym.envs.batch_simulator import Infos, Observations
-from grpo_gym.envs.native_task import NativeTask, check_actions, observation_of
+from grpo_gym.envs.native_task import NativeTask, check_actions
 from grpo_gym.envs.seeding import fold_seed, seed_list
 from grpo_gym.settings import ConfigError, suggest
 
@@ -24,7 +24,7 @@ StepResult = tuple[Observations, np.ndarray, np.ndarray, np.ndarray, dict[str, A
 
 
 class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
-    """B environments in one array program; subclasses name their task and build their config.
+    """B environments in one array program; subclasses name their task.
 
     Environments that are reset together with equal seeds share one trace.
 
@@ -34,6 +34,8 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
     """
 
     task: ClassVar[NativeTask]
+    default_settings: ClassVar[Mapping[str, Any]] = {}
+    """Settings that differ from the single environment's unless given."""
     metadata: dict[str, Any] = {  # noqa: RUF012
         "autoreset_mode": AutoresetMode.NEXT_STEP,
         "shares_outside_world": True,
@@ -41,25 +43,28 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
 
     def __init__(
         self,
-        config: Any,
-        num_envs: int,
-        render_mode: str | None,
-        autoreset_mode: AutoresetMode | str,
-        max_episode_steps: int | None,
+        num_envs: int = 1,
+        *args: Any,
+        render_mode: str | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        **settings: Any,
     ) -> None:
-        """Build the simulator and the spaces.
+        """Build B environments.
 
         Args:
-            config: The settings.
             num_envs: B.
+            *args: The preset; the class of the single environment documents the arguments.
             render_mode: "rgb_array" renders each environment; None renders nothing.
             autoreset_mode: When finished environments are reset: any of Gymnasium's three modes.
             max_episode_steps: Truncates episodes, as `gym.make` would; None or -1: no limit.
+            **settings: The preset too, and fields of the config in place of the preset's.
 
         Raises:
-            ConfigError: If an argument makes no sense.
+            ConfigError: If an argument is unknown or makes no sense.
             gymnasium.error.UnsupportedMode: If the render mode is unknown.
         """
+        self.config = self.task.make_config(*args, **{**self.default_settings, **settings})
         self.num_envs = check_count("num_envs", num_envs)
         if render_mode not in (None, "rgb_array"):
             raise gym.error.UnsupportedMode(
@@ -72,10 +77,9 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         if max_episode_steps not in (None, -1):
             self.max_episode_steps = check_count("max_episode_steps", max_episode_steps)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.config = config
-        self.simulator: Any = self.task.simulator(config, self.num_envs)
-        self.single_observation_space = self.task.observation_space(config)
-        self.single_action_space = self.task.action_space(config)
+        self.simulator: Any = self.task.simulator(self.config, self.num_envs)
+        self.single_observation_space = self.task.observation_space(self.config)
+        self.single_action_space = self.task.action_space(self.config)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._finished = np.zeros(self.num_envs, np.bool_)
@@ -247,7 +251,7 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         done = self._finished.copy()
         final_observations = np.full(self.num_envs, None, dtype=object)
         for b in np.flatnonzero(done).tolist():
-            final_observations[b] = observation_of(observations, b)
+            final_observations[b] = _copied_row(observations, b)
         final_infos = {
             name: (values & done if name.startswith("_") else values)
             for name, values in infos.items()
@@ -312,6 +316,12 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         self._finished[members] = False
         for b in members.tolist() if self.render_mode is not None else ():
             self._history[b].clear()
+
+
+def _copied_row(observations: Observations, b: int) -> Any:
+    if isinstance(observations, dict):
+        return {name: rows[b].copy() for name, rows in observations.items()}
+    return observations[b].copy()
 
 
 def _marked(infos: Infos, present: np.ndarray) -> dict[str, Any]:

@@ -6,19 +6,17 @@ is most likely, which is nearly optimal, but not always (Audinot, Bonnet and Vie
 Shapes: B games, A cells.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
-from grpo_gym.envs.baseline import Baseline
+from grpo_gym.envs.baseline import Baseline, baseline_maker
 from grpo_gym.envs.battleship.placements import with_neighbours
 from grpo_gym.envs.battleship.posterior import Posterior
 from grpo_gym.envs.battleship.records import HIT, SUNK
 from grpo_gym.envs.battleship.sampling import sample_posterior
 from grpo_gym.envs.battleship.simulator import BattleshipSimulator
-from grpo_gym.settings import ConfigError, suggest
 
 State = tuple[np.ndarray, ...]
 
@@ -215,15 +213,5 @@ _PLAYERS: tuple[type[Player], ...] = (
     MonteCarloPosterior,
     ExactPosterior,
 )
-BASELINES: dict[str, Callable[..., Player]] = {player.name: player for player in _PLAYERS}
-
-
-def make_baseline(name: str, env: Any, seed: int = 0) -> Player:
-    """Make a baseline by its name, bound to an environment.
-
-    Raises:
-        ConfigError: If the name is unknown, or the baseline cannot play this environment.
-    """
-    if name not in BASELINES:
-        raise ConfigError(f"there is no baseline {name!r}.{suggest(str(name), BASELINES)}")
-    return BASELINES[name](env, seed)
+BASELINES: dict[str, type[Player]] = {player.name: player for player in _PLAYERS}
+make_baseline = baseline_maker(BASELINES)

@@ -28,16 +28,10 @@ def count_kernel(
 
     Ships that are known to be sunk do not count; where sinking is not announced, all ships do.
 
-    Args:
-        rules: One `RULES` record, shape (1,).
-        seen: What the player knows of each cell, shape (B, A), int8.
-        left: Cells of each ship not yet hit, shape (B, S), int8.
-        placements: All placements.
-        known: Working memory, shape (4, W), uint64.
-        counts: Output: placements that fit and cover a cell, shape (B, A), float64.
-        hit_counts: Output: those that also cover an open hit, shape (B, A), float64.
-        hit_weights: Output: the sum of their weights, 100 to the power of the open hits that each
-            covers, shape (B, A), float64.
+    The outputs have shape (B, A), float64: in `counts` the placements that fit and cover a cell,
+    in `hit_counts` those that also cover an open hit, and in `hit_weights` the sum of their
+    weights, 100 to the power of the open hits that each covers. `known` is working memory, shape
+    (4, W), uint64; the other arrays are those of `BattleshipSimulator`.
     """
     rule = rules[0]
     cells, covered, closed = placements.cells, placements.covered, placements.closed

@@ -21,16 +21,10 @@ def start_kernel(
     seen: np.ndarray,
     left: np.ndarray,
 ) -> None:
-    """Set up the boards of some games and start them.
+    """Set up the boards that `layouts` describes in the given games, and start these.
 
-    Args:
-        members: Which games, shape (M,), int64.
-        cells: Cells of each placement, -1 beyond its length, shape (P, L), int16.
-        episodes: Changed: `EPISODE` records, shape (B,).
-        layouts: The placement of each ship, shape (B, S), int32.
-        ship_at: Output: the ship at each cell, shape (B, A), int8.
-        seen: Output: what the player knows of each cell, shape (B, A), int8.
-        left: Output: cells of each ship not yet hit, shape (B, S), int8.
+    `members`, shape (M,), int64, are indices of games; `cells` are those of `Placements`, and the
+    other arrays those of `BattleshipSimulator`.
     """
     for m in range(members.shape[0]):
         b = members[m]
@@ -66,16 +60,8 @@ def shoot_kernel(
 ) -> None:
     """Shoot once in each game; finished games stay as they are, with reward 0.
 
-    Args:
-        actions: Cells, shape (B,), int64, each in [0, A).
-        skip: Games to leave untouched, shape (B,), bool, or empty.
-        rules: One `RULES` record, shape (1,).
-        cells: Cells of each placement, as for `start_kernel`.
-        episodes: Changed: `EPISODE` records, shape (B,).
-        layouts: The placement of each ship, shape (B, S), int32.
-        ship_at: The ship at each cell, shape (B, A), int8.
-        seen: Changed: what the player knows of each cell, shape (B, A), int8.
-        left: Changed: cells of each ship not yet hit, shape (B, S), int8.
+    `actions` are cells, shape (B,), int64; `skip` the games to leave untouched, shape (B,), bool,
+    or empty; the other arrays are those of `start_kernel`.
     """
     rule = rules[0]
     for b in range(episodes.shape[0]):
@@ -134,20 +120,3 @@ def _reward(episode: Any, rule: Any, water: int) -> float:
     elif episode.repeated:
         reward -= rule.repeat_penalty
     return reward
-
-
-@kernel
-def ends_kernel(
-    episodes: np.ndarray, cells: int, terminated: np.ndarray, truncated: np.ndarray
-) -> None:
-    """Find the games that are won, and those that are out of shots.
-
-    Args:
-        episodes: `EPISODE` records, shape (B,).
-        cells: A.
-        terminated: Output, shape (B,), bool.
-        truncated: Output, shape (B,), bool.
-    """
-    for b in range(episodes.shape[0]):
-        terminated[b] = episodes[b].afloat == 0
-        truncated[b] = not terminated[b] and episodes[b].step >= cells

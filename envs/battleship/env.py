@@ -3,16 +3,26 @@
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from typing_extensions import override
 
 from grpo_gym.envs.battleship.boards import chosen_layouts
+from grpo_gym.envs.battleship.observation import observation_shape
 from grpo_gym.envs.battleship.presets import BattleshipConfig, make_config
 from grpo_gym.envs.battleship.rendering import render_ansi, render_rgb
 from grpo_gym.envs.battleship.simulator import BattleshipSimulator
-from grpo_gym.envs.battleship.spaces import action_space, observation_space
 from grpo_gym.envs.native_env import NativeEnv
 from grpo_gym.envs.native_task import NativeTask
+
+
+def _observation_space(config: BattleshipConfig) -> gym.spaces.Box:
+    low = -1.0 if config.observation == "compact" else 0.0
+    return gym.spaces.Box(low, 1.0, observation_shape(config), np.float32)
+
+
+def _action_space(config: BattleshipConfig) -> gym.spaces.Discrete:
+    return gym.spaces.Discrete(config.cells)
 
 
 def _event(simulator: BattleshipSimulator, b: int, cell: np.int64) -> int:
@@ -27,9 +37,10 @@ def _layouts(
 
 
 TASK = NativeTask(
+    make_config=make_config,
     simulator=BattleshipSimulator,
-    observation_space=observation_space,
-    action_space=action_space,
+    observation_space=_observation_space,
+    action_space=_action_space,
     action_name="cell",
     event=_event,
     render_ansi=render_ansi,
@@ -107,18 +118,8 @@ class BattleshipEnv(NativeEnv[np.ndarray, np.int64]):
     config: BattleshipConfig
     simulator: BattleshipSimulator
     metadata = NativeEnv.metadata | {"render_fps": 4}
-
-    def __init__(
-        self, preset: str = "classic-10x10", render_mode: str | None = None, **overrides: Any
-    ) -> None:
-        """Build the environment; see the class for the arguments.
-
-        Raises:
-            ConfigError: If a setting is unknown or makes no sense.
-        """
-        super().__init__(make_config(preset, **overrides), render_mode)
-        self.heat_map: np.ndarray | None = None
-        """Shown beside the board, such as a policy's probabilities, shape (cells,); or None."""
+    heat_map: np.ndarray | None = None
+    """Shown beside the board, such as a policy's probabilities, shape (cells,); or None."""
 
     def action_masks(self) -> np.ndarray:
         """Cells not shot at, shape (cells,), bool; sb3-contrib's MaskablePPO calls this."""

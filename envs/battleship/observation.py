@@ -29,12 +29,7 @@ def observation_shape(config: BattleshipConfig) -> tuple[int, ...]:
 
 @kernel
 def compact_kernel(seen: np.ndarray, out: np.ndarray) -> None:
-    """Write 0 for unknown cells, -1 for misses and 1 for hits.
-
-    Args:
-        seen: What the player knows of each cell, shape (B, A), int8.
-        out: Output, shape (B, A), float32.
-    """
+    """Write 0 for unknown cells, -1 for misses and 1 for hits, shape (B, A), float32."""
     for b in range(seen.shape[0]):
         for cell in range(seen.shape[1]):
             kind = seen[b, cell]
@@ -74,12 +69,7 @@ def planes_kernel(
 
 @kernel
 def relative_kernel(values: np.ndarray, out: np.ndarray) -> None:
-    """Divide each row by its largest value; rows of zeros stay as they are.
-
-    Args:
-        values: Shape (B, A), float64, not negative.
-        out: Output, shape (B, A), float32.
-    """
+    """Divide each row, shape (B, A), by its largest value; rows of zeros stay as they are."""
     for b in range(values.shape[0]):
         largest = 0.0
         for cell in range(values.shape[1]):

@@ -26,8 +26,8 @@ class Posterior:
         """
         self._simulator = simulator
         self._listed = simulator.listed_layouts()
-        placements = simulator.placements
-        self._occupied = np.bitwise_or.reduce(placements.covered[self._listed], axis=1)
+        covered = simulator.placements.covered
+        self._occupied = np.bitwise_or.reduce(covered[self._listed], axis=1)
 
     def shares(self) -> np.ndarray:
         """The share of fitting boards with a ship at each cell, shape (B, A), float64."""
@@ -69,17 +69,9 @@ def _count_boards(
 ) -> None:
     """Count the listed boards that fit each game, and those with a ship at each cell.
 
-    Args:
-        rules: One `RULES` record, shape (1,).
-        seen: What the player knows of each cell, shape (B, A), int8.
-        left: Cells of each ship not yet hit, shape (B, S), int8.
-        layouts: The placement of each ship, shape (B, S), int32; read for announced ships only.
-        listed: All boards, shape (M, S), int32.
-        occupied: Bits of each board's ships, shape (M, W), uint64.
-        placements: All placements.
-        known: Working memory, shape (4, W), uint64.
-        counts: Added to: boards with a ship at each cell, shape (B, A), float64.
-        totals: Added to: boards that fit, shape (B,), float64.
+    Added to are `counts`, shape (B, A), and `totals`, shape (B,), float64. `listed`, shape (M, S),
+    are all boards, and `occupied`, shape (M, W), the bits of their ships; `known` is working
+    memory, shape (4, W), uint64. Of `layouts` only announced ships are read.
     """
     cells, covered = placements.cells, placements.covered
     for b in range(seen.shape[0]):

@@ -24,17 +24,5 @@ UNKNOWN, MISS, HIT, SUNK = range(4)
 WATER = -1
 """Where there is no ship."""
 
-REWARDS = ("score", "shots", "hits")
 SCORE, SHOTS, HITS = range(3)
-
-RULES = np.dtype(
-    [
-        ("announce_sunk", "?"),
-        ("allow_touch", "?"),
-        ("reward", "i8"),
-        ("hit_bonus", "f8"),
-        ("repeat_penalty", "f8"),
-        ("ship_cells", "i8"),
-    ]
-)
-"""What the kernels read; one record, made from a `BattleshipConfig`."""
+"""Rewards by number, in the order of `BattleshipConfig.reward`."""

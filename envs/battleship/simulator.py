@@ -3,12 +3,14 @@
 Shapes: B games, M chosen games, A cells, S ships, P placements.
 """
 
+from functools import cached_property
+
 import numpy as np
 from typing_extensions import override
 
 from grpo_gym.envs.batch_simulator import BatchSimulator, Infos
 from grpo_gym.envs.battleship.density import count_kernel
-from grpo_gym.envs.battleship.dynamics import ends_kernel, shoot_kernel, start_kernel
+from grpo_gym.envs.battleship.dynamics import shoot_kernel, start_kernel
 from grpo_gym.envs.battleship.observation import (
     compact_kernel,
     count_planes,
@@ -18,7 +20,8 @@ from grpo_gym.envs.battleship.observation import (
 )
 from grpo_gym.envs.battleship.placements import draw_boards, find_placements, list_layouts
 from grpo_gym.envs.battleship.presets import BattleshipConfig
-from grpo_gym.envs.battleship.records import EPISODE, REWARDS, RULES, UNKNOWN
+from grpo_gym.envs.battleship.records import EPISODE, UNKNOWN
+from grpo_gym.envs.parameters import kernel_parameters
 from grpo_gym.settings import ConfigError
 
 _UNLIMITED = np.iinfo(np.int64).max
@@ -54,12 +57,11 @@ class BattleshipSimulator(BatchSimulator):
         self.seen = np.zeros((num_envs, config.cells), np.int8)
         self.left = np.zeros((num_envs, ships), np.int8)
         self._games = tuple(getattr(self, name) for name in self.state_names)
-        self.rules = _rules(config)
+        self.rules = kernel_parameters(config, ship_cells=config.ship_cells)
         lengths = config.lengths if config.announce_sunk else ()
         self._length_of = np.array([lengths.index(n) for n in config.fleet if lengths], np.int64)
         self.observation_shape = observation_shape(config)
         self._words = np.zeros((4, self.placements.covered.shape[1]), np.uint64)
-        self._listed: np.ndarray | None = None
 
     @override
     def reset(self, members: np.ndarray | None = None, layouts: np.ndarray | None = None) -> None:
@@ -119,9 +121,8 @@ class BattleshipSimulator(BatchSimulator):
 
     @override
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
-        won, out_of_shots = np.empty(self.num_envs, np.bool_), np.empty(self.num_envs, np.bool_)
-        ends_kernel(self.episodes, self.seen.shape[1], won, out_of_shots)
-        return won, out_of_shots
+        won = self.episodes["afloat"] == 0
+        return won, ~won & (self.elapsed() >= self.config.cells)
 
     @override
     def state_infos(self) -> Infos:
@@ -134,7 +135,7 @@ class BattleshipSimulator(BatchSimulator):
     @property
     def can_list_layouts(self) -> bool:
         """Whether there are few enough legal boards to list them all."""
-        return self._layouts() is not None
+        return self._layouts is not None
 
     def listed_layouts(self) -> np.ndarray:
         """All legal boards, as the placement of each ship, shape (boards, S), int32.
@@ -142,32 +143,19 @@ class BattleshipSimulator(BatchSimulator):
         Raises:
             ConfigError: If there are too many to list.
         """
-        layouts = self._layouts()
-        if layouts is None:
+        if self._layouts is None:
             raise ConfigError(
                 f"board_size {self.config.board_size} and fleet {self.config.fleet} have too many "
                 "boards to list them all: use a smaller board"
             )
-        return layouts
+        return self._layouts
 
+    @cached_property
     def _layouts(self) -> np.ndarray | None:
-        if self._listed is None:
-            self._listed = list_layouts(self.placements)
-        return self._listed
+        return list_layouts(self.placements)
 
     def _draw(self, seeds: np.ndarray) -> np.ndarray:
         distinct, group = np.unique(seeds, return_inverse=True)
         boards = np.empty((len(distinct), self.layouts.shape[1]), np.int32)
         draw_boards(distinct, self.placements, _UNLIMITED, self._words[0], boards)
         return boards[group]
-
-
-def _rules(config: BattleshipConfig) -> np.ndarray:
-    rules = np.zeros(1, RULES)
-    rules["announce_sunk"] = config.announce_sunk
-    rules["allow_touch"] = config.allow_touch
-    rules["reward"] = REWARDS.index(config.reward)
-    rules["hit_bonus"] = config.hit_bonus
-    rules["repeat_penalty"] = config.repeat_penalty
-    rules["ship_cells"] = config.ship_cells
-    return rules

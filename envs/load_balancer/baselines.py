@@ -5,15 +5,13 @@ They read the metrics that the policy observes. The privileged ones also read th
 Shapes: B environments, N servers.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
-from grpo_gym.envs.baseline import Baseline
+from grpo_gym.envs.baseline import Baseline, baseline_maker
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
-from grpo_gym.settings import ConfigError, suggest
 
 State = tuple[np.ndarray, ...]
 
@@ -276,15 +274,5 @@ _ROUTERS: tuple[type[Router], ...] = (
     EarliestCompletion,
     Oracle,
 )
-BASELINES: dict[str, Callable[..., Router]] = {router.name: router for router in _ROUTERS}
-
-
-def make_baseline(name: str, env: Any, seed: int = 0) -> Router:
-    """Make a baseline by its name, bound to an environment.
-
-    Raises:
-        ConfigError: If the name is unknown, or `env` is not a load balancer.
-    """
-    if name not in BASELINES:
-        raise ConfigError(f"there is no baseline {name!r}.{suggest(str(name), BASELINES)}")
-    return BASELINES[name](env, seed)
+BASELINES: dict[str, type[Router]] = {router.name: router for router in _ROUTERS}
+make_baseline = baseline_maker(BASELINES)

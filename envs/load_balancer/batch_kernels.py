@@ -1,4 +1,4 @@
-"""The loops over environments: start, step, and look at alternatives.
+"""The loops over environments: start, step, look at alternatives, and compute infos.
 
 Shapes: B environments, N servers, D features; see `simulator.py`.
 """
@@ -68,10 +68,7 @@ def estimate_kernel(memory: Memory, estimates: np.ndarray) -> None:
 def start_kernel(memory: Memory, members: np.ndarray, seeds: np.ndarray) -> None:
     """Empty the given environments and take them to the first arrival of their traces.
 
-    Args:
-        memory: The simulator's arrays.
-        members: Indices of the environments, shape (M,), int64.
-        seeds: The seed of each one's episode, shape (M,), uint64.
+    `members`, shape (M,), int64, are their indices, and `seeds`, uint64, those of their episodes.
     """
     p, servers = memory.parameters[0], memory.servers
     for m in range(members.shape[0]):
@@ -86,3 +83,29 @@ def start_kernel(memory: Memory, members: np.ndarray, seeds: np.ndarray) -> None
             servers[b, n].next_refresh_ms = refresh_phase(seeds[m], n) * p.staleness_ms
             copy_metrics(servers[b, n], memory.metrics[b, n])
             refresh(memory, b, n, episode.now_ms)
+
+
+@kernel
+def measure_ages(episodes: np.ndarray, metrics: np.ndarray, ages_ms: np.ndarray) -> None:
+    """Write the time since the last response of each server, shape (B, N); infinite before any."""
+    for b in range(ages_ms.shape[0]):
+        for n in range(ages_ms.shape[1]):
+            observed_at_ms = metrics[b, n].observed_at_ms
+            age_ms = episodes[b].now_ms - observed_at_ms
+            ages_ms[b, n] = age_ms if observed_at_ms >= 0.0 else np.inf
+
+
+@kernel
+def compare_estimates(
+    estimates: np.ndarray, actions: np.ndarray, best: np.ndarray, regrets: np.ndarray
+) -> None:
+    """Write the best server of each environment, shape (B,), and its lead over the chosen one.
+
+    Of several best servers it is the first.
+    """
+    for b in range(best.shape[0]):
+        best[b] = 0
+        for n in range(1, estimates.shape[1]):
+            if estimates[b, n].reward > estimates[b, best[b]].reward:
+                best[b] = n
+        regrets[b] = estimates[b, best[b]].reward - estimates[b, actions[b]].reward

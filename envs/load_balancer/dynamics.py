@@ -6,7 +6,7 @@ where the slowdown is the one in force when service starts. The balancer learns 
 when it departs. With `decaying_load` there are no queues (the tiny-grpo demonstration).
 
 Functions take whole arrays and indices (b: environment, row: its trace, n: server), because
-slicing inside a kernel costs more than the arithmetic. `p` is the `PARAMETERS` record.
+slicing inside a kernel costs more than the arithmetic. `p` is the record of the settings.
 """
 
 from typing import Any, NamedTuple

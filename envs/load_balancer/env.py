@@ -1,13 +1,12 @@
 """`LoadBalancer-v0` for one environment."""
 
-from typing import Any
-
+import gymnasium as gym
 import numpy as np
 
+from grpo_gym.envs.load_balancer.parameters import count_features
 from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig, make_config
 from grpo_gym.envs.load_balancer.rendering import render_ansi, render_rgb
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
-from grpo_gym.envs.load_balancer.spaces import action_space, observation_space
 from grpo_gym.envs.load_balancer.view import Event
 from grpo_gym.envs.native_env import NativeEnv
 from grpo_gym.envs.native_task import NativeTask
@@ -18,10 +17,19 @@ def _event(simulator: LoadBalancerSimulator, b: int, server: np.int64) -> Event:
     return int(server), float(outcome["response_time_ms"]), bool(outcome["error"])
 
 
+def _observation_space(config: LoadBalancerConfig) -> gym.spaces.Box:
+    return gym.spaces.Box(0.0, 1.0, (count_features(config),), np.float32)
+
+
+def _action_space(config: LoadBalancerConfig) -> gym.spaces.Discrete:
+    return gym.spaces.Discrete(config.num_servers)
+
+
 TASK = NativeTask(
+    make_config=make_config,
     simulator=LoadBalancerSimulator,
-    observation_space=observation_space,
-    action_space=action_space,
+    observation_space=_observation_space,
+    action_space=_action_space,
     action_name="server",
     event=_event,
     render_ansi=render_ansi,
@@ -102,17 +110,3 @@ class LoadBalancerEnv(NativeEnv[np.ndarray, np.int64]):
     task = TASK
     config: LoadBalancerConfig
     simulator: LoadBalancerSimulator
-
-    def __init__(
-        self,
-        preset: str = "flaky",
-        num_servers: int | None = None,
-        render_mode: str | None = None,
-        **overrides: Any,
-    ) -> None:
-        """Build the environment; see the class for the arguments.
-
-        Raises:
-            ConfigError: If a setting is unknown or makes no sense.
-        """
-        super().__init__(make_config(preset, num_servers, **overrides), render_mode)

@@ -38,7 +38,7 @@ def write_features(observations: np.ndarray, parameters: np.ndarray, features: n
 
     Args:
         observations: Shape (B, D), float32.
-        parameters: The `PARAMETERS` record, shape (1,).
+        parameters: The settings as a record, shape (1,).
         features: Output, shape (B, N, F), float64; zeros outside of the blocks are left alone.
     """
     per_server = parameters[0].observation == PER_SERVER

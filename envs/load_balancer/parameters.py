@@ -2,18 +2,15 @@
 
 import numpy as np
 
-from grpo_gym.envs.load_balancer import trace as world
 from grpo_gym.envs.load_balancer.presets import FAULT_KINDS, LoadBalancerConfig
 from grpo_gym.envs.load_balancer.records import (
     AGGREGATE_FEATURES,
-    DYNAMICS,
-    OBSERVATIONS,
-    PARAMETERS,
-    REWARDS,
     SERVER_CONSTANTS,
     SERVER_FEATURES,
     SIZE_FEATURES,
 )
+from grpo_gym.envs.load_balancer.trace import SCHEDULED_FAULT
+from grpo_gym.envs.parameters import kernel_parameters
 
 
 def server_constants(config: LoadBalancerConfig) -> np.ndarray:
@@ -27,36 +24,18 @@ def server_constants(config: LoadBalancerConfig) -> np.ndarray:
     return constants
 
 
-def step_parameters(config: LoadBalancerConfig) -> np.ndarray:
-    """What the step kernel reads, one `PARAMETERS` record, shape (1,)."""
-    parameters = np.zeros(1, PARAMETERS)
-    for name in PARAMETERS.names or ():
-        value = getattr(config, name, None)
-        if isinstance(value, (bool, int, float)):
-            parameters[name] = value
-    parameters["dynamics"] = DYNAMICS.index(config.dynamics)
-    parameters["observation"] = OBSERVATIONS.index(config.observation)
-    parameters["reward"] = REWARDS.index(config.reward)
-    # A tenth of a mean service time: what is shorter need not be told apart.
+def parameters_of(config: LoadBalancerConfig) -> np.ndarray:
+    """What the kernels read, one record, shape (1,); see `kernel_parameters`."""
     mean_service_ms = config.size_mean * config.num_servers / sum(config.service_rates)
-    parameters["feature_time_ms"] = 0.1 * mean_service_ms
-    return parameters
-
-
-def trace_parameters(config: LoadBalancerConfig) -> np.ndarray:
-    """What the drawing kernels read, one `TRACE_PARAMETERS` record, shape (1,)."""
-    parameters = np.zeros(1, world.TRACE_PARAMETERS)
-    for name in world.TRACE_PARAMETERS.names or ():
-        value = getattr(config, name)
-        if isinstance(value, (bool, int, float)):
-            parameters[name] = value
-    parameters["arrival_process"] = world.ARRIVAL_PROCESSES.index(config.arrival_process)
-    parameters["size_distribution"] = world.SIZE_DISTRIBUTIONS.index(config.size_distribution)
-    if config.mean_time_to_failure_ms is None:
-        parameters["mean_time_to_failure_ms"] = np.inf
-    weights = np.array([float(config.fault_mix.get(kind, 0.0)) for kind in FAULT_KINDS])
-    parameters["fault_mix"] = weights / weights.sum()
-    return parameters
+    fault_weights = np.array([float(config.fault_mix.get(kind, 0.0)) for kind in FAULT_KINDS])
+    return kernel_parameters(
+        config,
+        mean_gap_ms=config.mean_gap_ms,
+        mean_time_to_failure_ms=config.mean_time_to_failure_ms or np.inf,
+        fault_mix=fault_weights / fault_weights.sum(),
+        # A tenth of a mean service time: what is shorter need not be told apart.
+        feature_time_ms=0.1 * mean_service_ms,
+    )
 
 
 def scheduled_faults(config: LoadBalancerConfig) -> np.ndarray:
@@ -65,7 +44,7 @@ def scheduled_faults(config: LoadBalancerConfig) -> np.ndarray:
         (server, FAULT_KINDS.index(kind), first, last)
         for server, kind, first, last in config.fault_schedule
     ]
-    return np.array(entries, world.SCHEDULED_FAULT)
+    return np.array(entries, SCHEDULED_FAULT)
 
 
 def fault_slots(config: LoadBalancerConfig) -> int:

@@ -6,7 +6,7 @@ server of rate 1. Per-server settings are one number for all servers or one numb
 
 from collections.abc import Callable
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import Field
@@ -28,6 +28,7 @@ from grpo_gym.settings import (
 )
 
 FaultKind = Literal["degraded", "slow", "erroring", "down"]
+FAULT_KINDS: tuple[str, ...] = get_args(FaultKind)
 
 
 @checked_dataclass
@@ -174,7 +175,6 @@ PER_SERVER_FIELDS = (
     "error_rates",
     "load_decay",
 )
-FAULT_KINDS: tuple[str, ...] = ("degraded", "slow", "erroring", "down")
 
 
 def _check_fault_mix(mix: dict[str, Any]) -> None:
@@ -323,4 +323,3 @@ def make_config(
                 "give one of the two"
             )
     return from_mapping(LoadBalancerConfig, {**settings, **overrides}, f"LoadBalancer ({preset})")
-

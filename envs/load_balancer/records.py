@@ -82,31 +82,9 @@ OUTCOME = np.dtype(
 ESTIMATE = np.dtype([("reward", "f8"), ("response_time_ms", "f8")])
 """What one server would give to the waiting request."""
 
-PARAMETERS = np.dtype(
-    [
-        ("dynamics", "i8"),
-        ("observation", "i8"),
-        ("observe_size", "i8"),
-        ("reward", "i8"),
-        ("latency_scale_ms", "f8"),
-        ("error_penalty", "f8"),
-        ("error_per_request", "f8"),
-        ("slow_factor", "f8"),
-        ("fault_error_rate", "f8"),
-        ("recovery_ramp_ms", "f8"),
-        ("down_response_ms", "f8"),
-        ("metrics_weight", "f8"),
-        ("staleness_ms", "f8"),
-        ("feature_time_ms", "f8"),
-        ("size_mean", "f8"),
-    ]
-)
-
-DYNAMICS = ("queue", "decaying_load")
+# Choices of `LoadBalancerConfig` by number, in the order of their `Literal`.
 QUEUE, DECAYING_LOAD = range(2)
-OBSERVATIONS = ("per_server", "aggregate")
 PER_SERVER, AGGREGATE = range(2)
-REWARDS = ("latency", "demo", "park")
 LATENCY, DEMO, PARK = range(3)
 
 SERVER_FEATURES = ("in_flight", "latency", "error_rate", "age", "oldest_age", "service")

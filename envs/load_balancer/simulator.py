@@ -8,17 +8,21 @@ from typing_extensions import override
 
 from grpo_gym.envs.batch_simulator import BatchSimulator, Infos
 from grpo_gym.envs.load_balancer import trace
-from grpo_gym.envs.load_balancer.batch_kernels import estimate_kernel, start_kernel, step_kernel
+from grpo_gym.envs.load_balancer.batch_kernels import (
+    compare_estimates,
+    estimate_kernel,
+    measure_ages,
+    start_kernel,
+    step_kernel,
+)
 from grpo_gym.envs.load_balancer.dynamics import Memory
-from grpo_gym.envs.load_balancer.infos import compare_estimates, measure_ages
 from grpo_gym.envs.load_balancer.observation import observe_all
 from grpo_gym.envs.load_balancer.parameters import (
     count_features,
     fault_slots,
+    parameters_of,
     scheduled_faults,
     server_constants,
-    step_parameters,
-    trace_parameters,
 )
 from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig
 from grpo_gym.envs.load_balancer.records import EPISODE, ESTIMATE, OUTCOME, REQUEST, SERVER
@@ -56,8 +60,7 @@ class LoadBalancerSimulator(BatchSimulator):
         self.outcomes = np.zeros(num_envs, OUTCOME)
         self.estimates = np.zeros((num_envs if config.infos == "full" else 0, servers), ESTIMATE)
         self.constants = server_constants(config)
-        self.parameters = step_parameters(config)
-        self._trace_parameters = trace_parameters(config)
+        self.parameters = parameters_of(config)
         self.num_features = count_features(config)
         self.memory = Memory(*(getattr(self, name) for name in Memory._fields))
         self.observation_shape = (self.num_features,)
@@ -71,7 +74,7 @@ class LoadBalancerSimulator(BatchSimulator):
         rows = first if everyone else self._free_rows(members, len(distinct))
         self.episodes["trace_row"][members] = rows[group]
         trace.draw_traces(
-            distinct, rows, self._trace_parameters, self.schedule, self.arrivals, self.faults
+            distinct, rows, self.parameters, self.schedule, self.arrivals, self.faults
         )
         self.outcomes[members] = np.zeros((), OUTCOME)
         if len(self.estimates):
@@ -88,14 +91,8 @@ class LoadBalancerSimulator(BatchSimulator):
     @override
     def observe(self) -> np.ndarray:
         observations = np.empty((self.num_envs, self.num_features), np.float32)
-        observe_all(
-            self.episodes,
-            self.arrivals,
-            self.metrics,
-            self.parameters[0],
-            observations,
-            observations.reshape(-1),
-        )
+        p, flat = self.parameters[0], observations.reshape(-1)
+        observe_all(self.episodes, self.arrivals, self.metrics, p, observations, flat)
         return observations
 
     @override

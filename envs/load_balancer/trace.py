@@ -22,36 +22,11 @@ ARRIVAL = np.dtype([("arrival_ms", "f8"), ("size", "f4"), ("error_coin", "f4")])
 FAULT = np.dtype([("start_ms", "f8"), ("end_ms", "f8"), ("kind", "i8")])
 """A fault of a server, active in [start_ms, end_ms). Unused slots start at infinity."""
 
-FAULT_KINDS = ("degraded", "slow", "erroring", "down")
+# Choices of `LoadBalancerConfig` by number, in the order of their `Literal`.
 DEGRADED, SLOW, ERRORING, DOWN = range(4)
-_NO_FAULT = np.array([(np.inf, np.inf, DEGRADED)], FAULT)
-
-ARRIVAL_PROCESSES = ("poisson", "deterministic", "diurnal", "markov_modulated")
 POISSON, DETERMINISTIC_ARRIVALS, DIURNAL, MARKOV_MODULATED = range(4)
-
-SIZE_DISTRIBUTIONS = ("exponential", "deterministic", "lognormal", "pareto", "hyperexponential")
 EXPONENTIAL, DETERMINISTIC, LOGNORMAL, PARETO, HYPEREXPONENTIAL = range(5)
-
-TRACE_PARAMETERS = np.dtype(
-    [
-        ("arrival_process", "i8"),
-        ("mean_gap_ms", "f8"),
-        ("diurnal_amplitude", "f8"),
-        ("diurnal_period_ms", "f8"),
-        ("burst_ratio", "f8"),
-        ("mean_calm_ms", "f8"),
-        ("mean_burst_ms", "f8"),
-        ("size_distribution", "i8"),
-        ("size_mean", "f8"),
-        ("size_scv", "f8"),
-        ("size_shape", "f8"),
-        ("integer_times", "i8"),
-        ("mean_time_to_failure_ms", "f8"),
-        ("mean_time_to_recovery_ms", "f8"),
-        ("fault_mix", "f8", (len(FAULT_KINDS),)),
-    ]
-)
-"""The settings of a `LoadBalancerConfig` that `draw_traces` reads."""
+_NO_FAULT = np.array([(np.inf, np.inf, DEGRADED)], FAULT)
 
 SCHEDULED_FAULT = np.dtype(
     [("server", "i8"), ("kind", "i8"), ("first_request", "i8"), ("last_request", "i8")]
@@ -75,7 +50,7 @@ def draw_traces(
     Args:
         seeds: One seed per drawn trace, shape (M,), uint64.
         rows: Row of each trace, shape (M,), int64.
-        parameters: One `TRACE_PARAMETERS` record, shape (1,).
+        parameters: The settings as a record, shape (1,).
         schedule: Faults at fixed requests, `SCHEDULED_FAULT` records.
         arrivals: Output, `ARRIVAL` records, shape (R, T + 1).
         faults: Output, `FAULT` records, shape (R, N, F).

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grpo_gym.envs.load_balancer import trace
 from grpo_gym.envs.load_balancer.dynamics import fault_at
+from grpo_gym.envs.load_balancer.presets import FAULT_KINDS
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator as Simulator
 
 Event = tuple[int, float, bool]
@@ -100,7 +100,7 @@ def _health(simulator: Simulator, member: int, n: int) -> tuple[str, str]:
     severity, kind, end_ms = fault_at(simulator.faults, row, n, 0, now_ms, ramp_ms)
     if severity == 0.0:
         return "healthy", ""
-    name = trace.FAULT_KINDS[kind]
+    name = FAULT_KINDS[kind]
     if now_ms >= end_ms:
         return "recovering", f"from {name}, {severity:.0%} left"
     slow, errors = f"{config.slow_factor:.3g}x slower", f"{config.fault_error_rate:.1%} errors"

@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 import grpo_gym  # noqa: F401, registers the environments
 from grpo_gym.envs.load_balancer import rendering, trace
 from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
-from grpo_gym.envs.load_balancer.presets import PRESETS, make_config
+from grpo_gym.envs.load_balancer.presets import FAULT_KINDS, PRESETS, make_config
 from grpo_gym.envs.load_balancer.rendering import (
     CHART,
     COLUMNS,
@@ -159,11 +159,11 @@ def test_a_server_that_only_refused_has_errors_but_no_latency() -> None:
     assert (server.latency, server.errors, server.age) == ("-", "12.5%", "2 ms ago")
 
 
-@pytest.mark.parametrize("kind", range(len(trace.FAULT_KINDS)))
+@pytest.mark.parametrize("kind", range(len(FAULT_KINDS)))
 def test_health_is_the_fault_in_force_now(kind: int) -> None:
     simulator = hand_made(recovery_ramp_ms=100.0)
     now = 34_560.0
-    name = trace.FAULT_KINDS[kind]
+    name = FAULT_KINDS[kind]
     for start, end, health in (
         (now + 1.0, now + 50.0, "healthy"),
         (now, now + 50.0, name),
@@ -425,7 +425,7 @@ def test_the_image_shows_health_by_colour_and_word() -> None:
     simulator = hand_made(recovery_ramp_ms=100.0)
     frames = [render_rgb(simulator, HISTORY)]
     pills = []
-    for kind, name in enumerate(trace.FAULT_KINDS):
+    for kind, name in enumerate(FAULT_KINDS):
         set_fault(simulator, 3, kind, 0.0, 1e9)
         frames.append(render_rgb(simulator, HISTORY))
         assert rows_that_differ(frames[0], frames[-1]) == {"3"}
