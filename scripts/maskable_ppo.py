@@ -21,9 +21,8 @@ import tyro
 from grpo_gym.evaluation.episodes import evaluate
 from grpo_gym.rollouts.batches import make_batch, make_enumerated
 from grpo_gym.trainers import experiments
-from grpo_gym.trainers.comparison.curves import Curve
-from grpo_gym.trainers.comparison.settings import find_contender
-from grpo_gym.trainers.comparison.training import new_training
+from grpo_gym.trainers.comparison.contenders import find_contender
+from grpo_gym.trainers.comparison.curves import learn_with_curve
 from grpo_gym.trainers.experiments import EVALUATION_SEED
 
 ENV = "Battleship-v0"
@@ -68,21 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def train(board: str, algorithm: str, total_steps: int, seed: int) -> dict[str, Any]:
     """The learning curve (CPU seconds, steps, mean return) of the most probable shots."""
     torch.set_num_threads(1)
-    settings = find_contender(algorithm, ENV, ENV_KWARGS[board]).settings
-    training = new_training(settings, seed)
+    contender = find_contender(algorithm, ENV, ENV_KWARGS[board])
+    training, env_kwargs = contender.new_training(seed), contender.settings.env_kwargs
     if board == "microgrpo":
-        boards = make_enumerated(ENV, settings.env_kwargs, 2_048)
+        boards = make_enumerated(ENV, env_kwargs, 2_048)
         games: tuple[Any, int, int] = boards, boards.num_initial_states, 0
     else:
-        games = make_batch(ENV, settings.env_kwargs, 500), 1_000, EVALUATION_SEED
+        games = make_batch(ENV, env_kwargs, 500), 1_000, EVALUATION_SEED
 
     def measure() -> float:
         return evaluate(training.action_function(deterministic=True), *games).mean_return
 
-    curve = Curve(measure, total_steps, evaluations=20)
-    training.learn(total_steps, curve.record)
-    curve.record(training.num_steps, at_end=True)
-    points = [(point.cpu_seconds, point.steps, point.mean_return) for point in curve.points]
+    curve = learn_with_curve(training, measure, total_steps, evaluations=20)
+    points = [(point.cpu_seconds, point.steps, point.mean_return) for point in curve]
     return {"curve": points, "parameters": training.parameters}
 
 

@@ -1,22 +1,18 @@
 """`compare`: train GRPO and algorithms of Stable-Baselines3 alike, and report on them."""
 
-import shlex
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor
+from collections.abc import Sequence
 from dataclasses import field
-from os import cpu_count
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from grpo_gym.cli.failures import check_writable, reported
-from grpo_gym.cli.options import CommandLine, invocation
-from grpo_gym.cli.signals import Stopped, StopSignals
+from grpo_gym.cli.options import CommandLine
+from grpo_gym.cli.resumable import TaskOptions, run_resumable
 from grpo_gym.settings import (
     ConfigError,
-    EnvId,
+    Count,
     Flag,
     Natural,
     Number,
@@ -24,27 +20,17 @@ from grpo_gym.settings import (
     to_mapping,
 )
 from grpo_gym.storage.results import Results
-from grpo_gym.trainers.comparison.measurements import changed_versions, measure, open_results
-from grpo_gym.trainers.comparison.records import Budget, Count, Plan
-from grpo_gym.trainers.comparison.settings import (
-    Contender,
-    check_algorithm,
-    find_contender,
-    require,
-)
-from grpo_gym.trainers.comparison.training import new_training
+from grpo_gym.trainers.comparison.contenders import Contender, find_contender
+from grpo_gym.trainers.comparison.measurements import Comparison, changed_versions
+from grpo_gym.trainers.comparison.records import Budget, Plan
+from grpo_gym.trainers.comparison.settings import check_algorithm, require
 from grpo_gym.trainers.named_policies import check_environment
-from grpo_gym.trainers.settings import task_names
 
 
 @checked_dataclass
-class CompareOptions:
+class CompareOptions(TaskOptions):
     """What is compared, and where the results go."""
 
-    env: EnvId = "LoadBalancer-v0"
-    """Id of the environment."""
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the environment, such as preset=park."""
     algorithms: tuple[str, ...] = ("grpo", "ppo")
     """Algorithms, separated by commas or spaces: grpo, ppo, a2c, trpo, maskable_ppo,
     recurrent_ppo."""
@@ -56,12 +42,10 @@ class CompareOptions:
     """Seed of the first of them; another one adds trainings to a result file."""
     stochastic: Flag = False
     """Evaluate samples of the policies instead of their most probable actions."""
-    processes: Count | None = None
-    """Trainings at a time, each on one core; by default one for each core."""
-    out: tuple[str, ...] = ()
+    out: tuple[Path, ...] = ()
     """Result file, new or to be continued; by default comparisons/<env>[-<preset>].json. With
     --no-train, several files make one report."""
-    report: str | None = None
+    report: Path | None = None
     """Folder of the report; by default named after the results, beside them."""
     threshold: Number | None = None
     """The return to which steps and seconds are counted; by default the report chooses it."""
@@ -79,10 +63,9 @@ class CompareOptions:
             raise ConfigError("--no-train must come with --out FILE ..., the files to report on")
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> tuple[Path, ...]:
         """The result files."""
-        default = f"comparisons/{task_names(self.env, self.env_kwargs)[0]}.json"
-        return [Path(name) for name in self.out or (default,)]
+        return self.out or (Path(f"comparisons/{self.task_name}.json"),)
 
 
 _LINE = CommandLine(
@@ -97,50 +80,21 @@ _LINE = CommandLine(
 
 
 @reported
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    configs = _LINE.read(words)
+    return run_resumable(_LINE, arguments, _compare)
+
+
+def _compare(configs: dict[str, Any], command: str, console: Console) -> None:
     options: CompareOptions = configs["comparison"]
-    budget: Budget = configs["budget"]
     require(("matplotlib",), "compare")
-    command = f"{invocation('compare')} {shlex.join(words)}"
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not options.no_train:
+        _train(options, configs["budget"], command, console)
+    from grpo_gym.trainers.comparison.report import write_report  # of the extra `compare`
 
-    def work() -> None:
-        if not options.no_train:
-            _train(options, budget, command, console)
-        from grpo_gym.trainers.comparison.report import write_report  # of the extra `compare`
-
-        files = options.files
-        folder = files[0].with_suffix("") if options.report is None else Path(options.report)
-        console.print(f"report: {write_report(files, folder, options.threshold)}", markup=False)
-
-    return run_resumable(work, command, console)
-
-
-def run_resumable(work: Callable[[], None], command: str, console: Console) -> int:
-    """Do work that the same command resumes after a stop; returns the exit status.
-
-    Args:
-        work: Keeps whatever it finishes.
-        command: The command line.
-        console: Where to say how to resume.
-
-    Raises:
-        MemoryError: If one of the work's processes was killed.
-    """
-    with StopSignals().installed():
-        try:
-            work()
-        except Stopped as stop:
-            console.print(f"stopped; resume with: {command}", markup=False)
-            return 128 + stop.number
-        except BrokenExecutor as error:
-            raise MemoryError(
-                "a process was killed: use fewer --processes; what is finished is kept"
-            ) from error
-    return 0
+    files = options.files
+    folder = options.report or files[0].with_suffix("")
+    console.print(f"report: {write_report(files, folder, options.threshold)}")
 
 
 def _train(options: CompareOptions, budget: Budget, command: str, console: Console) -> None:
@@ -155,22 +109,18 @@ def _train(options: CompareOptions, budget: Budget, command: str, console: Conso
         deterministic=not options.stochastic,
     )
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-
-    def tell(line: str) -> None:
-        console.print(_outcome(results, line), markup=False)
-
-    results = open_results(path, plan, contenders, seeds, tell)
+    comparison = Comparison(plan, contenders, seeds)
+    results = comparison.open_results(path, lambda line: console.print(_outcome(results, line)))
     if changed := changed_versions(results):
         console.print(f"packages changed since {path} was begun: {', '.join(changed)}")
-    processes = options.processes or cpu_count() or 1
-    trainings = options.seeds * len(contenders)
     console.print(
-        f"{path}: {trainings} trainings of {plan.total_steps:,} steps, {processes} at a time"
+        f"{path}: {options.seeds * len(contenders)} trainings of {plan.total_steps:,} steps, "
+        f"{options.processes} at a time"
     )
     for contender in contenders:
         if not contender.tuned:
             console.print(f"{contender.algorithm}: not tuned for this task; see grpo-gym tune")
-    measure(results, plan, contenders, seeds, processes, command)
+    comparison.measure(results, options.processes, command)
 
 
 def _contenders(options: CompareOptions) -> list[Contender]:
@@ -188,9 +138,8 @@ def _contenders(options: CompareOptions) -> list[Contender]:
     contenders = []
     for name in options.algorithms:
         file = options.settings.get(name)
-        file = None if file is None else str(file)
-        contender = find_contender(name, options.env, options.env_kwargs, file)
-        new_training(contender.settings, seed=0)
+        contender = find_contender(name, options.env, options.env_kwargs, file and str(file))
+        contender.new_training(seed=0)
         contenders.append(contender)
     return contenders
 

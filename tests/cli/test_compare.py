@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from grpo_gym.cli import compare
 from grpo_gym.cli.compare import main
+from grpo_gym.trainers.comparison.measurements import Comparison
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
@@ -115,7 +115,7 @@ def test_a_killed_training_is_one_line(
     def killed(*_: Any) -> None:
         raise BrokenProcessPool("terminated abruptly")
 
-    monkeypatch.setattr(compare, "measure", killed)
+    monkeypatch.setattr(Comparison, "measure", killed)
     assert main([*SMALL, "--total-steps", "64"]) == 1
     assert "fewer --processes" in capsys.readouterr().err
 

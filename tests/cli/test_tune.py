@@ -6,7 +6,8 @@ import pytest
 
 from grpo_gym.cli.tune import main
 from grpo_gym.settings import from_mapping, load_yaml
-from grpo_gym.trainers.comparison.settings import SB3Settings, find_contender
+from grpo_gym.trainers.comparison.contenders import find_contender
+from grpo_gym.trainers.comparison.settings import SB3Settings
 from grpo_gym.trainers.settings import TrainSettings
 
 pytest.importorskip("optuna")

@@ -9,79 +9,58 @@ import numpy as np
 import torch
 
 from grpo_gym.trainers.comparison.records import CurvePoint
+from grpo_gym.trainers.comparison.training import Training
 
 
-class Clock:
-    """CPU time of this process and elapsed time, in seconds; it can be paused."""
+def learn_with_curve(
+    training: Training,
+    measure: Callable[[], float],
+    total_steps: int,
+    evaluations: int,
+    on_point: Callable[[CurvePoint], None] = lambda point: None,
+) -> list[CurvePoint]:
+    """Train, and evaluate from before the first step to after the last.
 
-    def __init__(self) -> None:
-        """Start at zero."""
-        self._cpu_start = time.process_time()
-        self._wall_start = time.perf_counter()
+    Args:
+        training: The algorithm, untrained.
+        measure: Plays episodes and returns their mean return.
+        total_steps: Environment steps to train for.
+        evaluations: Points after the first, evenly spaced in environment steps; fewer where one
+            iteration passes several of them.
+        on_point: Called with each point after the first.
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[tuple[float, float]]:
-        """Stand still for the duration of the block; yields CPU seconds and elapsed seconds."""
-        cpu_seconds = time.process_time() - self._cpu_start
-        wall_seconds = time.perf_counter() - self._wall_start
-        try:
-            yield cpu_seconds, wall_seconds
-        finally:
-            self._cpu_start = time.process_time() - cpu_seconds
-            self._wall_start = time.perf_counter() - wall_seconds
-
-
-class Curve:
-    """Mean returns from before a training to its end, evenly spaced in environment steps.
-
-    Attributes:
-        points: The evaluations so far.
+    Returns:
+        The points, with steps and seconds of training alone.
     """
+    points: list[CurvePoint] = []
+    passed = 0
+    cpu_start, wall_start = time.process_time(), time.perf_counter()
 
-    def __init__(
-        self,
-        measure: Callable[[], float],
-        total_steps: int,
-        evaluations: int,
-        on_point: Callable[[CurvePoint], None] | None = None,
-    ) -> None:
-        """Start the clock.
-
-        Args:
-            measure: Plays episodes and returns their mean return.
-            total_steps: Environment steps that the training will take.
-            evaluations: Points after the first; fewer where one iteration passes several of them.
-            on_point: Called with each point after the first.
-        """
-        self.points: list[CurvePoint] = []
-        self._measure = measure
-        self._total_steps = total_steps
-        self._evaluations = evaluations
-        self._on_point = on_point
-        self._passed = -1
-        self._clock = Clock()
-
-    def record(self, steps: int, at_end: bool = False) -> None:
-        """Evaluate if a point is due.
-
-        Args:
-            steps: Environment steps so far.
-            at_end: Whether training is over, which is when the last point is due.
-        """
-        passed = steps * self._evaluations // self._total_steps
-        if not at_end and (passed == self._passed or steps >= self._total_steps):
-            return
-        self._passed = passed
-        with self._clock.paused() as (cpu_seconds, wall_seconds), _random_state_kept():
+    def add_point(steps: int) -> None:
+        nonlocal cpu_start, wall_start
+        cpu, wall = time.process_time(), time.perf_counter()
+        with _random_state_kept():
             point = CurvePoint(
                 steps=steps,
-                cpu_seconds=round(cpu_seconds, 3),
-                wall_seconds=round(wall_seconds, 3),
-                mean_return=self._measure(),
+                cpu_seconds=round(cpu - cpu_start, 3),
+                wall_seconds=round(wall - wall_start, 3),
+                mean_return=measure(),
             )
-            self.points.append(point)
-            if self._on_point is not None and steps > 0:
-                self._on_point(point)
+            if points:
+                on_point(point)
+        points.append(point)
+        cpu_start += time.process_time() - cpu
+        wall_start += time.perf_counter() - wall
+
+    def record(steps: int) -> None:
+        nonlocal passed
+        before, passed = passed, steps * evaluations // total_steps
+        if before < passed and steps < total_steps:
+            add_point(steps)
+
+    add_point(0)
+    add_point(training.learn(total_steps, record))
+    return points
 
 
 @contextlib.contextmanager

@@ -9,24 +9,20 @@ import numpy as np
 from grpo_gym.settings import ConfigError, to_yaml
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.comparison import plots, statistics
-from grpo_gym.trainers.comparison.records import Axis, TrainingResult
-from grpo_gym.trainers.comparison.statistics import Estimate
-from grpo_gym.trainers.comparison.task_results import OURS, TaskResults, read_task, title
+from grpo_gym.trainers.comparison.conclusions import conclusion
+from grpo_gym.trainers.comparison.settings import OURS
+from grpo_gym.trainers.comparison.task_results import TaskResults, read_task, title
 from grpo_gym.trainers.comparison.threshold import Threshold, choose_threshold
 from grpo_gym.trainers.comparison.wording import (
     NOTHING,
-    compare_ends,
-    compare_returns,
-    compare_times,
     estimate_text,
+    markdown_table,
     number_text,
     places_for,
     time_text,
 )
 from grpo_gym.trainers.named_policies import privileged_names
 
-REPORT = "report.md"
-_AXES: tuple[Axis, Axis] = ("steps", "cpu_seconds")
 _COLUMNS = (
     "",
     "runs",
@@ -73,7 +69,14 @@ def write_report(files: Sequence[Path], folder: Path, threshold: float | None = 
             a threshold is given for several tasks.
         OSError: If something cannot be written.
     """
-    _check_request(files, threshold)
+    stems = [path.stem for path in files]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise ConfigError(f"files must have different names, got {stem!r} twice: rename one")
+    if threshold is not None and len(files) > 1:
+        raise ConfigError(
+            f"threshold must be left out with several tasks, got {threshold}: report each by itself"
+        )
     tasks = [read_task(path) for path in files]
     parts = [_INTRODUCTION]
     if len(tasks) > 1:
@@ -84,24 +87,9 @@ def write_report(files: Sequence[Path], folder: Path, threshold: float | None = 
         figure = folder / f"{results.path.stem}.png"
         write_atomic(figure, plots.draw_task(results, chosen.level))
         parts.append(_task_section(results, chosen, figure.name))
-    report = folder / REPORT
+    report = folder / "report.md"
     write_atomic(report, "\n".join(parts).encode())
     return report
-
-
-def _check_request(files: Sequence[Path], threshold: float | None) -> None:
-    if not files:
-        raise ConfigError("files must name at least one result file, got none")
-    stems = [path.stem for path in files]
-    for stem in stems:
-        if stems.count(stem) > 1:
-            raise ConfigError(f"files must have different names, got {stem!r} twice: rename one")
-    if threshold is not None and len(files) > 1:
-        raise ConfigError(
-            f"threshold must be left out with several tasks, got {threshold}: report each by itself"
-        )
-    if threshold is not None and not np.isfinite(threshold):
-        raise ConfigError(f"threshold must be a finite number, got {threshold}")
 
 
 def _overview(tasks: Sequence[TaskResults]) -> str:
@@ -109,7 +97,7 @@ def _overview(tasks: Sequence[TaskResults]) -> str:
     algorithms = list(dict.fromkeys(name for results in tasks for name in results.trainings))
     rows = []
     for results in tasks:
-        estimates = _final_iqms(results)
+        estimates = results.final_iqms
         places = places_for(estimates.values())
         cells = [
             estimate_text(estimates[name], places) if name in estimates else NOTHING
@@ -131,7 +119,7 @@ def _overview(tasks: Sequence[TaskResults]) -> str:
         [
             "## All tasks\n",
             "![Return after training on every task](overview.png)\n",
-            _table(["IQM of the return [95 %]", *map(title, algorithms)], rows),
+            markdown_table(["IQM of the return [95 %]", *map(title, algorithms)], rows, "---:"),
             "".join(lines),
         ]
     )
@@ -139,8 +127,16 @@ def _overview(tasks: Sequence[TaskResults]) -> str:
 
 def _task_section(results: TaskResults, threshold: Threshold, figure: str) -> str:
     """One task: what was run, the figure, the table, conclusions, and all settings."""
-    others = [name for name in results.trainings if name != OURS and OURS in results.trainings]
-    conclusions = [_conclusion(results, name, threshold.level) for name in others]
+    conclusions, settings = [], []
+    for name, runs in results.trainings.items():
+        if name != OURS and OURS in results.trainings:
+            sentences = conclusion(results, name, threshold.level)
+            conclusions.append(f"- **GRPO and {title(name)}.** {sentences}\n")
+        tuned = "tuned" if runs[0].tuned else "not tuned"
+        settings.append(
+            f"<details><summary>Settings of {title(name)} ({tuned})</summary>\n\n"
+            f"```yaml\n{to_yaml(runs[0].settings)}```\n\n</details>\n"
+        )
     return "\n".join(
         [
             f"## {results.name}\n",
@@ -149,7 +145,7 @@ def _task_section(results: TaskResults, threshold: Threshold, figure: str) -> st
             _task_table(results, threshold.level),
             _baseline_note(results) + threshold.reason + "\n",
             "".join(conclusions),
-            *(_settings(name, runs[0]) for name, runs in results.trainings.items()),
+            *settings,
         ]
     )
 
@@ -170,40 +166,41 @@ def _what_was_run(results: TaskResults) -> str:
 
 
 def _task_table(results: TaskResults, threshold: float | None) -> str:
-    estimates = _final_iqms(results)
-    places = places_for(estimates.values())
-    order = sorted(estimates, key=lambda name: -estimates[name].value)
-    rows = [_row(results, name, estimates[name], places, threshold) for name in order]
+    iqms = results.final_iqms
+    places = places_for(iqms.values())
+    rows = [
+        _row(results, name, places, threshold)
+        for name in sorted(iqms, key=lambda name: -iqms[name].value)
+    ]
     privileged = privileged_names(results.task.env)
     for name, final in sorted(results.baselines.items(), key=lambda each: -each[1].mean_return):
         mark = " \\*" if name in privileged else ""
         mean, margin = (number_text(x, places) for x in (final.mean_return, 1.96 * final.sem))
         cells = [f"{name}{mark}", NOTHING, NOTHING, f"{mean} ± {margin}"]
         rows.append(cells + [NOTHING] * (len(_COLUMNS) - len(cells)))
-    return _table(_COLUMNS, rows)
+    return markdown_table(_COLUMNS, rows, "---:")
 
 
-def _row(
-    results: TaskResults, name: str, iqm: Estimate, places: int, threshold: float | None
-) -> list[str]:
+def _row(results: TaskResults, name: str, places: int, threshold: float | None) -> list[str]:
     """The cells of one algorithm."""
     runs, returns = results.trainings[name], results.final_returns(name)
-    better = NOTHING
+    better, steps, seconds = NOTHING, NOTHING, NOTHING
     if name != OURS and OURS in results.trainings:
         pair = (results.final_returns(OURS), returns)
         better = estimate_text(statistics.probability_of_improvement(pair), 2)
-    times = [NOTHING, NOTHING]
     if threshold is not None:
-        times = [time_text(_times_to(threshold, runs, axis)) for axis in _AXES]
+        steps = time_text(results.times_to(threshold, name, "steps"))
+        seconds = time_text(results.times_to(threshold, name, "cpu_seconds"))
     speed = np.median([run.steps / max(run.cpu_seconds, 1e-9) for run in runs])
     memory = [run.peak_memory_mb for run in runs if run.peak_memory_mb is not None]
     return [
         f"**{title(name)}**",
         str(len(runs)),
-        estimate_text(iqm, places),
+        estimate_text(results.final_iqms[name], places),
         number_text(float(returns.mean()), places),
         better,
-        *times,
+        steps,
+        seconds,
         f"{speed:,.0f}",
         f"{runs[0].policy_parameters:,} / {runs[0].parameters:,}",
         f"{np.median(memory):,.0f}" if memory else NOTHING,
@@ -217,65 +214,6 @@ def _baseline_note(results: TaskResults) -> str:
     if results.baselines.keys() & privileged_names(results.task.env):
         note += "; \\* uses information that is unavailable in production"
     return note + ". "
-
-
-def _conclusion(results: TaskResults, other: str, threshold: float | None) -> str:
-    """What follows about GRPO and another algorithm, as an item of a list."""
-    ours, theirs = results.trainings[OURS], results.trainings[other]
-    places = places_for(_final_iqms(results).values())
-    name = title(other)
-    returns = (results.final_returns(OURS), results.final_returns(other))
-    sentences = [compare_returns(name, *returns, places)]
-    if threshold is not None:
-        steps, seconds = (
-            (_times_to(threshold, ours, axis), _times_to(threshold, theirs, axis)) for axis in _AXES
-        )
-        # The end of their curve, because ours is played on the curve's episodes.
-        ends = np.array([run.curve[-1].mean_return for run in theirs])
-        level = statistics.interquartile_mean(ends).value
-        ours_steps, ours_seconds = (_times_to(level, ours, axis) for axis in _AXES)
-        whole = (
-            np.array([float(run.steps) for run in theirs]),
-            np.array([run.cpu_seconds for run in theirs]),
-        )
-        sentences += [
-            compare_times(name, steps, seconds),
-            compare_ends(name, number_text(level, places), (ours_steps, ours_seconds), whole),
-        ]
-    untuned = [title(each) for each in (OURS, other) if not results.trainings[each][0].tuned]
-    if untuned:
-        sentences.append(f"Not tuned for this task: {', '.join(untuned)}.")
-    return f"- **GRPO and {name}.** {' '.join(sentences)}\n"
-
-
-def _final_iqms(results: TaskResults) -> dict[str, Estimate]:
-    """Interquartile mean of the final returns, by algorithm."""
-    return {
-        name: statistics.interquartile_mean(results.final_returns(name))
-        for name in results.trainings
-    }
-
-
-def _times_to(threshold: float, runs: Sequence[TrainingResult], axis: Axis) -> np.ndarray:
-    """Steps or seconds after which each run first reaches a return, (S,); infinite if never."""
-    return np.array(
-        [statistics.first_reached(run.times(axis), run.curve_returns, threshold) for run in runs]
-    )
-
-
-def _settings(name: str, run: TrainingResult) -> str:
-    """All settings of an algorithm, folded away."""
-    text = to_yaml(run.settings)
-    tuned = "tuned" if run.tuned else "not tuned"
-    return (
-        f"<details><summary>Settings of {title(name)} ({tuned})</summary>\n\n"
-        f"```yaml\n{text}```\n\n</details>\n"
-    )
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

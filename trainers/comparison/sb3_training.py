@@ -52,10 +52,6 @@ class SB3Training(Training):
     def __init__(self, settings: SB3Settings, seed: int) -> None:
         """Make the model and its environments without collecting anything.
 
-        Args:
-            settings: Everything but the number of steps.
-            seed: Seed of the training.
-
         Raises:
             ConfigError: If the algorithm cannot play the environment, or not with these settings.
         """
@@ -83,33 +79,19 @@ class SB3Training(Training):
             device="cpu",
             **keywords,
         )
-
-    @property
-    @override
-    def num_steps(self) -> int:
-        return int(self.model.num_timesteps)
-
-    @property
-    @override
-    def parameters(self) -> int:
-        return count_parameters(self.model.policy)
-
-    @property
-    @override
-    def policy_parameters(self) -> int:
-        named = self.model.policy.named_parameters()
-        return sum(values.numel() for name, values in named if not name.startswith(_CRITICS))
-
-    @property
-    @override
-    def network(self) -> nn.Module:
-        policy: nn.Module = self.model.policy
-        return policy
+        self.network = self.model.policy
+        self.parameters = count_parameters(self.network)
+        self.policy_parameters = sum(
+            values.numel()
+            for name, values in self.network.named_parameters()
+            if not name.startswith(_CRITICS)
+        )
 
     @override
-    def learn(self, total_steps: int, record: Callable[[int], None]) -> None:
+    def learn(self, total_steps: int, record: Callable[[int], None]) -> int:
         between = _BetweenIterations(record, self._settings.final_discount, total_steps)
         self.model.learn(total_steps, callback=between, log_interval=None)
+        return int(self.model.num_timesteps)
 
     @override
     def action_function(self, deterministic: bool) -> ActionFunction:

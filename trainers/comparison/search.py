@@ -22,10 +22,11 @@ from optuna.trial import Trial, TrialState
 
 from grpo_gym.settings import ConfigError, from_mapping, to_mapping
 from grpo_gym.storage.processes import stop_at_once
+from grpo_gym.trainers.comparison.contenders import Contender, Settings
 from grpo_gym.trainers.comparison.measurements import refuse_difference, train_and_evaluate
 from grpo_gym.trainers.comparison.records import Budget, CurvePoint, Plan, TrialBudget
 from grpo_gym.trainers.comparison.search_spaces import first_parameters, search_space, values_of
-from grpo_gym.trainers.comparison.settings import Contender, SB3Settings, Settings, describe
+from grpo_gym.trainers.comparison.settings import SB3Settings
 from grpo_gym.trainers.settings import TrainSettings
 
 FIRST_SEED = 100
@@ -40,118 +41,161 @@ _MAX_OVERRUN = 1.25
 """Trials are pruned if whole iterations make them longer than this share of their steps."""
 
 
-def open_study(path: Path, contender: Contender, budget: TrialBudget) -> optuna.Study:
-    """Open a study, new or to be continued; interrupted trials are queued again.
+class Search:
+    """A search for the settings of one algorithm.
 
-    Args:
-        path: The SQLite file.
+    Attributes:
         contender: The algorithm and its settings at the start.
         budget: Budget of every trial.
-
-    Raises:
-        ConfigError: If the file is no study, or one with another algorithm, start or budget.
+        study: The trials so far.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        study = _load(path, budget)
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-        reason = getattr(error, "orig", error)
-        raise ConfigError(
-            f"{path} must be a writable study of optuna, got {reason}: choose another --study"
-        ) from error
-    asked = {
-        "algorithm": contender.algorithm,
-        "env": contender.settings.env,
-        "budget": to_mapping(budget),
-        "settings": describe(contender.settings),
-    }
-    for name, value in asked.items():
-        if name not in study.user_attrs:
-            study.set_user_attr(name, value)
-        refuse_difference(path, "--study", name, study.user_attrs[name], value)
-    if not study.trials:
-        study.enqueue_trial(first_parameters(contender), {"shipped": True})
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        fixed = trial.system_attrs.get("fixed_params", {})
-        study.enqueue_trial({**fixed, **trial.params}, trial.user_attrs)
-        study.tell(trial.number, state=TrialState.FAIL)
-    return study
 
+    def __init__(self, path: Path, contender: Contender, budget: TrialBudget) -> None:
+        """Open a study, new or to be continued; interrupted trials are queued again.
 
-def search(
-    path: Path,
-    study: optuna.Study,
-    contender: Contender,
-    budget: TrialBudget,
-    trials: int,
-    processes: int,
-    report: Callable[[str], None],
-) -> None:
-    """Run trials until the study has a given number; each is stored as soon as it ends.
+        Args:
+            path: The SQLite file.
+            contender: The algorithm and its settings at the start.
+            budget: Budget of every trial.
 
-    Args:
-        path: The study's file.
-        study: From `open_study`.
-        contender: The algorithm and its settings at the start.
-        budget: Budget of every trial.
-        trials: Number of trials, including those of the file.
-        processes: Trials at a time; each uses one core.
-        report: Called with a line about each trial.
-    """
-    context = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches every process of a terminal; this one stops the others.
-    ignore_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(processes, context, initializer=ignore_interrupts)
-    running: dict[Future[float], int] = {}
-    try:
-        while True:
-            while len(running) < processes and _count(study) + len(running) < trials:
-                number, settings = propose(study, contender)
-                future = pool.submit(run_trial, path, number, contender, settings, budget)
-                running[future] = number
-            if not running:
-                break
-            future = next(as_completed(running))
-            report(_store(study, running.pop(future), future))
-    except BaseException:  # interrupted, or nothing can be stored: the rest would be wasted
-        stop_at_once(pool)
-        raise
-    pool.shutdown()
+        Raises:
+            ConfigError: If the file is no study, or one with another algorithm, start or budget.
+        """
+        self.contender = contender
+        self.budget = budget
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.study = _load(path, budget)
+        except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
+            reason = getattr(error, "orig", error)
+            raise ConfigError(
+                f"{path} must be a writable study of optuna, got {reason}: choose another --study"
+            ) from error
+        self._refuse_another_search(path)
+        if not self.study.trials:
+            self.study.enqueue_trial(first_parameters(contender), {"shipped": True})
+        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
+            fixed = trial.system_attrs.get("fixed_params", {})
+            self.study.enqueue_trial({**fixed, **trial.params}, trial.user_attrs)
+            self.study.tell(trial.number, state=TrialState.FAIL)
 
+    def run(self, trials: int, processes: int, report: Callable[[str], None]) -> None:
+        """Run trials until the study has a given number; each is stored as soon as it ends.
 
-def propose(study: optuna.Study, contender: Contender) -> tuple[int, Settings]:
-    """The number of a new trial, and its settings."""
-    trial = study.ask(search_space(contender))
-    return trial.number, _settings_of(study, contender, trial.params)
+        Args:
+            trials: Number of trials, including those of the file.
+            processes: Trials at a time; each uses one core.
+            report: Called with a line about each trial.
+        """
+        context = multiprocessing.get_context("spawn")
+        # Ctrl-C reaches every process of a terminal; this one stops the others.
+        ignore_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        pool = ProcessPoolExecutor(processes, context, initializer=ignore_interrupts)
+        running: dict[Future[float], int] = {}
+        try:
+            while True:
+                while len(running) < processes and self._count() + len(running) < trials:
+                    number, settings = self.propose()
+                    running[pool.submit(self.run_trial, number, settings)] = number
+                if not running:
+                    break
+                future = next(as_completed(running))
+                report(self._store(running.pop(future), future))
+        except BaseException:  # interrupted, or nothing can be stored: the rest would be wasted
+            stop_at_once(pool)
+            raise
+        pool.shutdown()
 
+    def propose(self) -> tuple[int, Settings]:
+        """The number of a new trial, and its settings."""
+        trial = self.study.ask(search_space(self.contender))
+        return trial.number, self._settings(trial.params)
 
-def run_trial(
-    path: Path, number: int, contender: Contender, settings: Settings, budget: TrialBudget
-) -> float:
-    """The value of a trial: the mean return after training, over its seeds.
+    def run_trial(self, number: int, settings: Settings) -> float:
+        """The value of a trial: the mean return after training, over its seeds.
 
-    Raises:
-        optuna.TrialPruned: If it is worse than half of the others at the same point, or trained
-            too long. The settings given at the start are never pruned.
-    """
-    study = _load(path, budget)
-    trial = Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
-    is_start = "shipped" in trial.user_attrs
-    tried = Contender(algorithm=contender.algorithm, settings=settings, tuned=False)
-    plan = Plan(
-        env=settings.env,
-        env_kwargs=settings.env_kwargs,
-        evaluation_seed=EVALUATION_SEED,
-        **{each.name: getattr(budget, each.name) for each in fields(Budget)},
-    )
-    returns: list[float] = []
-    for seed in range(FIRST_SEED, FIRST_SEED + budget.seeds_per_trial):
-        on_point = None if is_start or returns else partial(_prune, trial, budget)
-        result = train_and_evaluate(tried, seed, plan, on_point)
-        if not is_start and result.steps > _MAX_OVERRUN * budget.total_steps:
-            raise optuna.TrialPruned(f"trained for {result.steps:,} steps")
-        returns.append(result.final.mean_return)
-    return float(np.mean(returns))
+        Raises:
+            optuna.TrialPruned: If it is worse than half of the others at the same point, or trained
+                too long. The settings given at the start are never pruned.
+        """
+        budget = self.budget
+        trial = Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+        is_start = "shipped" in trial.user_attrs
+        tried = Contender(algorithm=self.contender.algorithm, settings=settings, tuned=False)
+        plan = Plan(
+            env=settings.env,
+            env_kwargs=settings.env_kwargs,
+            evaluation_seed=EVALUATION_SEED,
+            **{each.name: getattr(budget, each.name) for each in fields(Budget)},
+        )
+
+        def prune(point: CurvePoint) -> None:
+            """Report a point to the study, and stop the trial if the study says so."""
+            if is_start or returns:
+                return
+            number = round(point.steps * budget.evaluations / budget.total_steps)
+            trial.report(point.mean_return, number)
+            if trial.should_prune():
+                raise optuna.TrialPruned(f"below the median after {point.steps:,} steps")
+
+        returns: list[float] = []
+        for seed in range(FIRST_SEED, FIRST_SEED + budget.seeds_per_trial):
+            result = train_and_evaluate(tried, seed, plan, prune)
+            if not is_start and result.steps > _MAX_OVERRUN * budget.total_steps:
+                raise optuna.TrialPruned(f"trained for {result.steps:,} steps")
+            returns.append(result.final.mean_return)
+        return float(np.mean(returns))
+
+    def best_settings(self) -> Settings:
+        """The settings of the best trial."""
+        return self._settings(self.study.best_trial.params)
+
+    def summary(self) -> str:
+        """How good the best trial is, in words."""
+        first = next(
+            trial.value
+            for trial in self.study.trials
+            if "shipped" in trial.user_attrs and trial.state is TrialState.COMPLETE
+        )
+        best = f"{self.study.best_value:.5g}"
+        return f"Best of {self._count()} trials: {best}; the first: {first:.5g}"
+
+    def _refuse_another_search(self, path: Path) -> None:
+        asked = {
+            "algorithm": self.contender.algorithm,
+            "env": self.contender.settings.env,
+            "budget": to_mapping(self.budget),
+            "settings": self.contender.describe(),
+        }
+        for name, value in asked.items():
+            if name not in self.study.user_attrs:
+                self.study.set_user_attr(name, value)
+            refuse_difference(path, "--study", name, self.study.user_attrs[name], value)
+
+    def _settings(self, parameters: Mapping[str, Any]) -> Settings:
+        values = values_of(parameters)
+        return with_values(self.contender.settings, values, self.budget.total_steps)
+
+    def _count(self) -> int:
+        """Number of trials that ended; FAIL are those that were interrupted."""
+        return len(self.study.get_trials(False, (TrialState.COMPLETE, TrialState.PRUNED)))
+
+    def _store(self, number: int, future: "Future[float]") -> str:
+        """Store the outcome of a trial, and describe it in a line.
+
+        Raises:
+            Exception: The error of the settings given at the start, or of the pool.
+        """
+        error = future.exception()
+        if error is None:
+            self.study.tell(number, future.result())
+            return f"trial {number}: {future.result():.5g}, best {self.study.best_value:.5g}"
+        pruned = isinstance(error, optuna.TrialPruned)
+        is_start = "shipped" in self.study.get_trials(deepcopy=False)[number].user_attrs
+        if not pruned and (is_start or isinstance(error, BrokenExecutor)):
+            raise error
+        self.study.tell(number, state=TrialState.PRUNED)
+        return f"trial {number}: pruned, {error if pruned else repr(error)}"
 
 
 def with_values(settings: Settings, values: Mapping[str, Any], total_steps: int) -> Settings:
@@ -180,21 +224,6 @@ def with_values(settings: Settings, values: Mapping[str, Any], total_steps: int)
     return from_mapping(SB3Settings, changed, "search")
 
 
-def best_settings(study: optuna.Study, contender: Contender) -> Settings:
-    """The settings of the best trial."""
-    return _settings_of(study, contender, study.best_trial.params)
-
-
-def summary(study: optuna.Study) -> str:
-    """How good the best trial is, in words."""
-    first = next(
-        trial.value
-        for trial in study.trials
-        if "shipped" in trial.user_attrs and trial.state is TrialState.COMPLETE
-    )
-    return f"Best of {_count(study)} trials: {study.best_value:.5g}; the first: {first:.5g}"
-
-
 def _load(path: Path, budget: TrialBudget) -> optuna.Study:
     """The study of a file, created if necessary."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -214,41 +243,3 @@ def _load(path: Path, budget: TrialBudget) -> optuna.Study:
         seed = _SAMPLER_SEED + len(study.get_trials(deepcopy=False))
         study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
     return study
-
-
-def _settings_of(
-    study: optuna.Study, contender: Contender, parameters: Mapping[str, Any]
-) -> Settings:
-    total_steps = study.user_attrs["budget"]["total_steps"]
-    return with_values(contender.settings, values_of(parameters), total_steps)
-
-
-def _prune(trial: Trial, budget: TrialBudget, point: CurvePoint) -> None:
-    """Report a point to the study, and stop the trial if the study says so."""
-    number = round(point.steps * budget.evaluations / budget.total_steps)
-    trial.report(point.mean_return, number)
-    if trial.should_prune():
-        raise optuna.TrialPruned(f"below the median after {point.steps:,} steps")
-
-
-def _count(study: optuna.Study) -> int:
-    """Number of trials that ended; FAIL are those that were interrupted."""
-    return len(study.get_trials(False, (TrialState.COMPLETE, TrialState.PRUNED)))
-
-
-def _store(study: optuna.Study, number: int, future: "Future[float]") -> str:
-    """Store the outcome of a trial, and describe it in a line.
-
-    Raises:
-        Exception: The error of the settings given at the start, or of the pool.
-    """
-    error = future.exception()
-    if error is None:
-        study.tell(number, future.result())
-        return f"trial {number}: {future.result():.5g}, best {study.best_value:.5g}"
-    pruned = isinstance(error, optuna.TrialPruned)
-    is_start = "shipped" in study.get_trials(deepcopy=False)[number].user_attrs
-    if not pruned and (is_start or isinstance(error, BrokenExecutor)):
-        raise error
-    study.tell(number, state=TrialState.PRUNED)
-    return f"trial {number}: pruned, {error if pruned else repr(error)}"

@@ -1,26 +1,17 @@
 """The search space of each algorithm: small tables, about equally wide for all of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from grpo_gym.settings import parse_value, to_mapping
-from grpo_gym.trainers.comparison.settings import Contender, SB3Settings, keyword_arguments
+from grpo_gym.trainers.comparison.contenders import Contender
+from grpo_gym.trainers.comparison.settings import SB3Settings, keyword_arguments
 
+Space = Mapping[str, tuple[Any, ...] | FloatDistribution]
 
-@dataclass(frozen=True)
-class LogInterval:
-    """Numbers of an interval, searched on a logarithmic scale."""
-
-    low: float
-    high: float
-
-
-Space = Mapping[str, tuple[Any, ...] | LogInterval]
-
-_LEARNING_RATES = LogInterval(1e-4, 1e-2)
+_LEARNING_RATES = FloatDistribution(1e-4, 1e-2, log=True)
 _DISCOUNTS = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
 _WIDTHS = ([64, 64], [128, 128], [256, 256])
 _ACTIVATIONS = ("tanh", "relu")
@@ -86,36 +77,20 @@ SPACES: dict[str, Space] = {
 """Values to choose from, by algorithm and by the place of each in its settings."""
 
 
-def first_values(contender: Contender) -> dict[str, Any]:
-    """The contender's own value of everything that is searched, by place.
-
-    What its kind of policy does not use is left out.
-    """
-    mapping = to_mapping(contender.settings)
-    if isinstance(contender.settings, SB3Settings):
-        mapping["settings"] = keyword_arguments(contender.settings)
-    values = {}
-    for place in SPACES[contender.algorithm]:
-        *parent, name = place.split(".")
-        if contender.settings.policy == "mlp" or name not in ("activation", "hidden_sizes"):
-            values[place] = (mapping[parent[0]] if parent else mapping)[name]
-    return values
-
-
 def search_space(contender: Contender) -> dict[str, BaseDistribution]:
     """Optuna's distributions by place, each widened to include the contender's own value."""
     return {
-        place: _distribution(SPACES[contender.algorithm][place], value)
-        for place, value in first_values(contender).items()
+        place: _widened(SPACES[contender.algorithm][place], value)
+        for place, value in _own_values(contender).items()
     }
 
 
 def first_parameters(contender: Contender) -> dict[str, Any]:
     """The contender's own values as parameters of a trial."""
-    space = search_space(contender)
+    space = SPACES[contender.algorithm]
     return {
         place: float(value) if isinstance(space[place], FloatDistribution) else str(value)
-        for place, value in first_values(contender).items()
+        for place, value in _own_values(contender).items()
     }
 
 
@@ -127,8 +102,21 @@ def values_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _distribution(space: tuple[Any, ...] | LogInterval, value: Any) -> BaseDistribution:
-    if isinstance(space, LogInterval):
+def _own_values(contender: Contender) -> dict[str, Any]:
+    """The contender's own value of everything that its kind of policy uses, by place."""
+    mapping = to_mapping(contender.settings)
+    if isinstance(contender.settings, SB3Settings):
+        mapping["settings"] = keyword_arguments(contender.settings)
+    values = {}
+    for place in SPACES[contender.algorithm]:
+        *parent, name = place.split(".")
+        if contender.settings.policy == "mlp" or name not in ("activation", "hidden_sizes"):
+            values[place] = (mapping[parent[0]] if parent else mapping)[name]
+    return values
+
+
+def _widened(space: tuple[Any, ...] | FloatDistribution, value: Any) -> BaseDistribution:
+    if isinstance(space, FloatDistribution):
         low, high = min(space.low, value), max(space.high, value)
         return FloatDistribution(low, high, log=low > 0.0)
     # Choices are text, because optuna knows no lists.

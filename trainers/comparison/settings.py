@@ -1,8 +1,8 @@
-"""Which algorithms are compared, and the settings of each."""
+"""Which algorithms are compared, and the settings of those of Stable-Baselines3."""
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import field
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
@@ -20,12 +20,8 @@ from grpo_gym.settings import (
     PositiveFraction,
     check_value,
     checked_dataclass,
-    from_mapping,
-    load_yaml,
     suggest,
-    to_mapping,
 )
-from grpo_gym.trainers.settings import TrainSettings, default_config, shipped_config, task_names
 
 SB3_CLASSES = {
     "ppo": ("stable_baselines3", "PPO"),
@@ -35,7 +31,9 @@ SB3_CLASSES = {
     "recurrent_ppo": ("sb3_contrib", "RecurrentPPO"),
 }
 """Package and class of each algorithm that GRPO is compared with."""
-ALGORITHMS = ("grpo", *SB3_CLASSES)
+OURS = "grpo"
+"""The algorithm that the others are compared with."""
+ALGORITHMS = (OURS, *SB3_CLASSES)
 
 _RESERVED = (
     *("policy", "env", "policy_kwargs", "seed", "device", "verbose", "tensorboard_log"),
@@ -58,10 +56,6 @@ _RANGES = {
     "target_kl": _POSITIVE,
 }
 """Ranges of keyword arguments that Stable-Baselines3 does not check itself."""
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    name: {"settings": {"n_steps": 128}} for name in ("ppo", "trpo", "maskable_ppo")
-}
-"""Used without a file: 16 environments of 128 steps are Stable-Baselines3's own 2,048."""
 
 
 @checked_dataclass
@@ -116,6 +110,30 @@ class SB3Settings:
                 raise ConfigError(f"settings[{name!r}] must be left out: the comparison sets it")
 
 
+def require(modules: Sequence[str], extra: str) -> None:
+    """Refuse to begin without optional packages.
+
+    Raises:
+        ConfigError: If one of the modules is not installed.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise ConfigError(f'{module} must be installed: pip install "grpo-gym[{extra}]"')
+
+
+def check_algorithm(algorithm: str) -> None:
+    """Refuse an algorithm that is unknown or not installed.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if algorithm not in ALGORITHMS:
+        hint = suggest(algorithm, ALGORITHMS)
+        raise ConfigError(f"algorithm must be a known name, got {algorithm!r}.{hint}")
+    if algorithm in SB3_CLASSES:
+        require(("stable_baselines3", "sb3_contrib"), "compare")
+
+
 def keyword_arguments(settings: SB3Settings) -> dict[str, Any]:
     """All keyword arguments of the algorithm's class, including defaults.
 
@@ -153,23 +171,6 @@ def algorithm_class(algorithm: str) -> Any:
     check_algorithm(algorithm)
     package, name = SB3_CLASSES[algorithm]
     return getattr(import_module(package), name)
-
-
-def describe(settings: Settings) -> dict[str, Any]:
-    """Everything that decides a training except its seed and number of steps, as plain values."""
-    if isinstance(settings, TrainSettings):
-        values = to_mapping(settings)
-        values["grpo"].pop("seed")
-        keys = ["env_kwargs", "training_env_kwargs", "policy", "policy_kwargs", "grpo"]
-        if not settings.policy_kwargs:  # results of before this field existed stay comparable
-            keys.remove("policy_kwargs")
-        return {key: values[key] for key in keys}
-    values = to_mapping(replace(settings, settings=keyword_arguments(settings)))
-    unused = {"env", "algorithm", "tuned"}
-    unused |= {"channels", "blocks"} if settings.policy == "mlp" else {"hidden_sizes", "activation"}
-    if settings.algorithm != "recurrent_ppo":
-        unused.add("lstm_width")
-    return {key: value for key, value in values.items() if key not in unused}
 
 
 def _check_keyword(name: str, value: Any, default: Any) -> Any:

@@ -105,14 +105,6 @@ def probability_of_improvement(*tasks: tuple[np.ndarray, np.ndarray]) -> Estimat
     return _estimate(np.mean(values), np.mean(resampled, axis=0), *runs)
 
 
-def chance_of_winning_all(num_first: int, num_second: int) -> float:
-    """Probability that chance alone ranks all runs of one algorithm above all of another.
-
-    Source: one of all equally likely rankings; the exact Mann-Whitney test, one-sided.
-    """
-    return 1.0 / math.comb(num_first + num_second, num_first)
-
-
 def first_reached(times: np.ndarray, returns: np.ndarray, threshold: float) -> float:
     """When a learning curve, interpolated linearly, first reaches a threshold.
 

@@ -6,23 +6,18 @@ Shapes: S trainings of one algorithm.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from grpo_gym.settings import ConfigError, from_mapping
-from grpo_gym.trainers.comparison.records import FinalReturn, Task, TrainingResult
+from grpo_gym.trainers.comparison import statistics
+from grpo_gym.trainers.comparison.records import Axis, FinalReturn, Task, TrainingResult
+from grpo_gym.trainers.comparison.settings import OURS, SB3_CLASSES
+from grpo_gym.trainers.comparison.statistics import Estimate
 
-OURS = "grpo"
-"""The algorithm that the others are compared with."""
-TITLES = {
-    OURS: "GRPO",
-    "ppo": "PPO",
-    "a2c": "A2C",
-    "trpo": "TRPO",
-    "maskable_ppo": "MaskablePPO",
-    "recurrent_ppo": "RecurrentPPO",
-}
+TITLES = {OURS: "GRPO", **{name: title for name, (_, title) in SB3_CLASSES.items()}}
 """Names of the algorithms for readers."""
 RANDOM = "random"
 """The baseline that every environment has."""
@@ -52,10 +47,6 @@ class TaskResults:
         words += [f"{name}={value}" for name, value in kwargs.items()]
         return " ".join([self.task.env, *words])
 
-    def final_returns(self, algorithm: str) -> np.ndarray:
-        """Mean return of each training at its end, shape (S,), float64."""
-        return np.array([training.final.mean_return for training in self.trainings[algorithm]])
-
     @property
     def all_trainings(self) -> list[TrainingResult]:
         """The trainings of every algorithm."""
@@ -67,6 +58,26 @@ class TaskResults:
         if RANDOM in self.baselines:
             return self.baselines[RANDOM].mean_return
         return min(training.curve[0].mean_return for training in self.all_trainings)
+
+    def final_returns(self, algorithm: str) -> np.ndarray:
+        """Mean return of each training at its end, shape (S,), float64."""
+        return np.array([training.final.mean_return for training in self.trainings[algorithm]])
+
+    @cached_property
+    def final_iqms(self) -> dict[str, Estimate]:
+        """Interquartile mean of the final returns, by algorithm."""
+        return {
+            name: statistics.interquartile_mean(self.final_returns(name)) for name in self.trainings
+        }
+
+    def times_to(self, level: float, algorithm: str, axis: Axis) -> np.ndarray:
+        """When each training first reaches a return, shape (S,); infinite if it never does."""
+        return np.array(
+            [
+                statistics.first_reached(training.times(axis), training.curve_returns, level)
+                for training in self.trainings[algorithm]
+            ]
+        )
 
 
 def title(algorithm: str) -> str:
@@ -80,12 +91,14 @@ def read_task(path: Path) -> TaskResults:
     Raises:
         ConfigError: If it cannot be read, is no result file of a comparison, or has no training.
     """
+    rule = f"{path} must be a result file of compare"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} must be a result file of compare: {error}") from error
+        raise ConfigError(f"{rule}: {error}") from error
     if not isinstance(values, dict) or "task" not in values:
-        raise ConfigError(f"{path} must be a result file of compare: it has no key 'task'")
+        raise ConfigError(f"{rule}: it has no key 'task'")
+    task = from_mapping(Task, values.pop("task"), f"{path}: task")
     trainings: dict[str, dict[int, TrainingResult]] = {}
     baselines = {}
     for key, value in values.items():
@@ -96,14 +109,13 @@ def read_task(path: Path) -> TaskResults:
         elif second.startswith("seed ") and second[5:].isdecimal():
             training = from_mapping(TrainingResult, value, source)
             trainings.setdefault(first, {})[int(second[5:])] = training
-        elif key != "task":
+        else:
             raise ConfigError(
-                f"{path} must be a result file of compare, got the key {key!r}: keys are 'task', "
-                "'baseline/NAME' or 'ALGORITHM/seed N'"
+                f"{rule}, got the key {key!r}: keys are 'task', 'baseline/NAME' or "
+                "'ALGORITHM/seed N'"
             )
     if not trainings:
         raise ConfigError(f"{path} has no finished training yet: let compare go on")
     order = sorted(trainings, key=lambda name: ([*TITLES, name].index(name), name))
     by_seed = {name: [trainings[name][seed] for seed in sorted(trainings[name])] for name in order}
-    task = from_mapping(Task, values["task"], f"{path}: task")
     return TaskResults(path, task, by_seed, baselines)

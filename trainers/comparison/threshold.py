@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-from grpo_gym.trainers.comparison.statistics import interquartile_mean
 from grpo_gym.trainers.comparison.task_results import RANDOM, TaskResults, title
 
 _SHARE = 0.95
@@ -25,14 +24,12 @@ def choose_threshold(results: TaskResults, requested: float | None = None) -> Th
     if requested is not None:
         return Threshold(requested, f"Threshold: {_number(requested)}, as requested.")
     start = results.untrained_return
-    finals = {
-        name: interquartile_mean(results.final_returns(name)).value for name in results.trainings
-    }
+    finals = {name: iqm.value for name, iqm in results.final_iqms.items()}
     learned = {name: final for name, final in finals.items() if final > start}
     where = "random actions" if RANDOM in results.baselines else "the worst first evaluation"
     if not learned:
         return Threshold(None, f"No threshold: no algorithm ends above {where} ({_number(start)}).")
-    lowest = min(learned, key=lambda name: learned[name])
+    lowest = min(learned, key=learned.__getitem__)
     level = start + _SHARE * (learned[lowest] - start)
     reason = (
         f"Threshold: {_number(level)}, {100 * _SHARE:.0f} % of the way from {where} "

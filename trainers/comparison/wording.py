@@ -1,10 +1,7 @@
-"""Estimates as text, rounded to the digits they deserve, and the conclusions they allow.
-
-Times, in steps or seconds, are infinite for runs that never arrive. Shapes: S runs.
-"""
+"""Numbers and tables as text, rounded to the digits they deserve."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -15,8 +12,6 @@ NOTHING = "–"
 """An empty cell of a table."""
 _MOST_PLACES = 4
 _SIGNIFICANT = 3
-
-Pair = tuple[np.ndarray, np.ndarray]
 
 
 def places_for(estimates: Iterable[Estimate]) -> int:
@@ -59,55 +54,11 @@ def time_text(times: np.ndarray) -> str:
     return text if reached == len(times) else f"{text} ({reached} of {len(times)} runs)"
 
 
-def compare_returns(other: str, ours: np.ndarray, theirs: np.ndarray, places: int) -> str:
-    """Whether GRPO ends above another algorithm, by their final returns, shape (S,) each."""
-    difference = statistics.difference_of_iqms(ours, theirs)
-    first, second = (statistics.interquartile_mean(runs) for runs in (ours, theirs))
-    side = "higher" if difference.value > 0.0 else "lower"
-    if not difference.has_interval:
-        verdict = "A single run says nothing about other training seeds"
-    elif difference.low <= 0.0 <= difference.high:
-        verdict = "The IQMs do not differ significantly"
-    elif first.apart_from(second):
-        verdict = f"GRPO's IQM is {side}, and the intervals do not overlap"
-    else:
-        verdict = f"GRPO's IQM is {side}: the intervals overlap, but the difference's excludes 0"
-    text = f"{verdict}; difference {estimate_text(difference, places)}."
-    won, lost = ours.min() > theirs.max(), theirs.min() > ours.max()
-    if (won or lost) and difference.has_interval:
-        winner, loser = ("GRPO", other) if won else (other, "GRPO")
-        orders = 1.0 / statistics.chance_of_winning_all(len(ours), len(theirs))
-        text += f" Every {winner} run ends above every {loser} run (by chance: 1 in {orders:,.0f})."
-    return text
-
-
-def compare_times(other: str, steps: Pair, seconds: Pair) -> str:
-    """How much faster GRPO reaches the threshold; both pairs are GRPO's times and the other's."""
-    by_steps, by_seconds = statistics.time_ratio(*steps), statistics.time_ratio(*seconds)
-    ours_arrives, other_arrives = (math.isfinite(np.median(times)) for times in steps)
-    if ours_arrives and not other_arrives:
-        return f"GRPO reaches the threshold; at least half of {other}'s runs never do."
-    if other_arrives and not ours_arrives:
-        return f"{other} reaches the threshold; at least half of GRPO's runs never do."
-    ratio = f"{other}/GRPO time-to-threshold ratio"
-    if not math.isfinite(by_steps.value):  # both at once, or neither
-        return f"{ratio}: undefined."
-    return (
-        f"{ratio}: {estimate_text(by_seconds)} in CPU seconds, {estimate_text(by_steps)} in steps."
+def markdown_table(
+    titles: Sequence[str], rows: Iterable[Sequence[str]], alignment: str = "---"
+) -> str:
+    """A table of Markdown, one line a row; all columns but the first are aligned as given."""
+    lines = [titles, ["---", *[alignment] * (len(titles) - 1)], *rows]
+    return "".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
     )
-
-
-def compare_ends(other: str, level: str, ours: Pair, theirs: Pair) -> str:
-    """When GRPO reaches the return with which another algorithm ends; pairs are steps and seconds.
-
-    Args:
-        other: The other's name.
-        level: That return.
-        ours: When GRPO's runs reach it, shape (S,) each.
-        theirs: How long the other's runs take as a whole, likewise.
-    """
-    steps, seconds = (number_text(float(np.median(times))) for times in theirs)
-    text = f"{other} ends at {level} on the curve after {steps} steps and {seconds} s; "
-    if not math.isfinite(np.median(ours[0])):
-        return text + "at least half of GRPO's runs never reach that."
-    return text + f"GRPO reaches that after {time_text(ours[0])} steps and {time_text(ours[1])} s."

@@ -2,22 +2,20 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from grpo_gym.settings import ConfigError, from_mapping, to_mapping
-from grpo_gym.trainers.comparison.curves import Curve
-from grpo_gym.trainers.comparison.measurements import (
-    open_results,
-    play_baseline,
-    train_and_evaluate,
-)
+from grpo_gym.trainers.comparison.contenders import Contender, find_contender
+from grpo_gym.trainers.comparison.curves import learn_with_curve
+from grpo_gym.trainers.comparison.measurements import Comparison, play_baseline, train_and_evaluate
 from grpo_gym.trainers.comparison.records import Plan, TrainingResult
-from grpo_gym.trainers.comparison.settings import Contender, SB3Settings, describe, find_contender
+from grpo_gym.trainers.comparison.settings import SB3Settings
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
@@ -107,18 +105,20 @@ def test_points_lie_evenly_and_take_no_time() -> None:
         np.random.random(3)
         return 1.0
 
+    class Sevens:
+        def learn(self, total_steps: int, record: Callable[[int], None]) -> int:
+            for steps in range(0, 106, 7):
+                record(steps)
+            return 105
+
     np.random.seed(0)
     wanted = np.random.random()
     np.random.seed(0)
     told: list[Any] = []
-    curve = Curve(slow, total_steps=100, evaluations=4, on_point=told.append)
-    for steps in range(0, 100, 7):
-        curve.record(steps)
-    curve.record(105)
-    curve.record(105, at_end=True)
-    assert [point.steps for point in curve.points] == [0, 28, 56, 77, 105]
-    assert told == curve.points[1:]
-    assert curve.points[-1].wall_seconds < 0.2  # of 1.0 in all
+    curve = learn_with_curve(cast(Any, Sevens()), slow, 100, 4, told.append)
+    assert [point.steps for point in curve] == [0, 28, 56, 77, 105]
+    assert told == curve[1:]
+    assert curve[-1].wall_seconds < 0.2  # of 1.0 in all
     assert np.random.random() == wanted
 
 
@@ -136,7 +136,7 @@ def stored(tmp_path: Path, **task: Any) -> Path:
         "deterministic": True,
         **task,
     }
-    run_of_seed = {"settings": describe(ppo.settings)}
+    run_of_seed = {"settings": ppo.describe()}
     path.write_text(json.dumps({"task": values, "ppo/seed 0": run_of_seed}))
     return path
 
@@ -153,9 +153,9 @@ def stored(tmp_path: Path, **task: Any) -> Path:
     ],
 )
 def test_a_file_of_another_task_is_refused(tmp_path: Path, name: str, value: Any) -> None:
-    open_results(stored(tmp_path), PLAN, [contender("ppo")], range(1), print)
+    Comparison(PLAN, [contender("ppo")], range(1)).open_results(stored(tmp_path), print)
     with pytest.raises(ConfigError, match=f"task.{name} was .* choose another --out"):
-        open_results(stored(tmp_path, **{name: value}), PLAN, [], range(1), print)
+        Comparison(PLAN, [], range(1)).open_results(stored(tmp_path, **{name: value}), print)
 
 
 def test_runs_of_other_settings_are_refused(tmp_path: Path) -> None:
@@ -164,10 +164,10 @@ def test_runs_of_other_settings_are_refused(tmp_path: Path) -> None:
     changed = replace(ppo.settings, settings={"n_steps": 16, "batch_size": 64, "gamma": 0.5})
     other = Contender(algorithm="ppo", settings=changed, tuned=False)
     with pytest.raises(ConfigError, match=r"seed 0: settings.settings.gamma was 0.99 .* 0.5 now"):
-        open_results(path, PLAN, [other], range(1), print)
+        Comparison(PLAN, [other], range(1)).open_results(path, print)
     # Being called tuned, or what else the file has, changes no training.
     same = Contender(algorithm="ppo", settings=replace(ppo.settings, tuned=True), tuned=True)
-    open_results(path, PLAN, [same, contender("a2c")], range(3), print)
+    Comparison(PLAN, [same, contender("a2c")], range(3)).open_results(path, print)
 
 
 @pytest.mark.parametrize("text", ["{broken", "[1]", '{"a": 1}'])
@@ -175,5 +175,5 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match="choose another --out"):
-        open_results(path, PLAN, [], range(1), print)
+        Comparison(PLAN, [], range(1)).open_results(path, print)
     assert path.read_text() == text

@@ -18,9 +18,9 @@ from probe_envs import BestAction, Context, Patience
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
 
+from grpo_gym.trainers.comparison.contenders import find_contender
 from grpo_gym.trainers.comparison.sb3_training import SB3Training, unflatten_batch
-from grpo_gym.trainers.comparison.settings import find_contender
-from grpo_gym.trainers.comparison.training import GRPOTraining, new_training
+from grpo_gym.trainers.comparison.training import GRPOTraining
 
 SMALL: dict[str, Any] = {"num_envs": 4, "settings": {"n_steps": 8, "batch_size": 16, "n_epochs": 1}}
 
@@ -175,7 +175,7 @@ def test_learning_rate_and_discount_move_to_their_ends() -> None:
 def test_equal_layers_have_equal_parameters() -> None:
     settings = SB3Settings(env="CartPole-v1", hidden_sizes=(64, 64), **SMALL)
     theirs = SB3Training(settings, seed=0)
-    ours = new_training(find_contender("grpo", "CartPole-v1", {}).settings, seed=0)
+    ours = find_contender("grpo", "CartPole-v1", {}).new_training(seed=0)
     assert isinstance(ours, GRPOTraining)
     actor = (4 * 64 + 64) + (64 * 64 + 64) + (64 * 2 + 2)
     critic = (4 * 64 + 64) + (64 * 64 + 64) + (64 + 1)
@@ -205,5 +205,4 @@ def test_the_board_policy_is_ours(algorithm: Any) -> None:
     ours = BoardPolicy(*spaces_of, BoardOptions(channels=8, blocks=1))
     # The last layer's bias is the same for all cells, so theirs goes without.
     assert theirs.policy_parameters == sum(p.numel() for p in ours.parameters()) - 1
-    theirs.learn(64, lambda steps: None)
-    assert theirs.num_steps == 64
+    assert theirs.learn(64, lambda steps: None) == 64

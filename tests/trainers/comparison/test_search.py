@@ -8,13 +8,8 @@ from typing import Any
 import pytest
 
 from grpo_gym.settings import ConfigError
-from grpo_gym.trainers.comparison.settings import (
-    ALGORITHMS,
-    Contender,
-    SB3Settings,
-    find_contender,
-    keyword_arguments,
-)
+from grpo_gym.trainers.comparison.contenders import Contender, find_contender
+from grpo_gym.trainers.comparison.settings import ALGORITHMS, SB3Settings, keyword_arguments
 
 pytest.importorskip("optuna")
 pytest.importorskip("stable_baselines3")
@@ -25,13 +20,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from grpo_gym.trainers.comparison import search as module
 from grpo_gym.trainers.comparison.records import TrialBudget
-from grpo_gym.trainers.comparison.search import (
-    best_settings,
-    open_study,
-    propose,
-    run_trial,
-    with_values,
-)
+from grpo_gym.trainers.comparison.search import Search, with_values
 from grpo_gym.trainers.comparison.search_spaces import (
     SPACES,
     first_parameters,
@@ -45,8 +34,8 @@ BUDGET = TrialBudget(total_steps=2_000, evaluations=4, curve_episodes=2, final_e
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_first_trial_is_the_settings_there_are(tmp_path: Path, algorithm: str) -> None:
     contender = find_contender(algorithm, "CartPole-v1", {})
-    study = open_study(tmp_path / "study.db", contender, TrialBudget(total_steps=1_000_000))
-    number, first = propose(study, contender)
+    search = Search(tmp_path / "study.db", contender, TrialBudget(total_steps=1_000_000))
+    number, first = search.propose()
     assert number == 0
     kinds = set()
     if isinstance(first, SB3Settings):
@@ -54,7 +43,7 @@ def test_the_first_trial_is_the_settings_there_are(tmp_path: Path, algorithm: st
         first = replace(first, settings=contender.settings.settings)  # type: ignore[union-attr]
     assert first == contender.settings
     for _ in range(8):
-        _, other = propose(study, contender)
+        _, other = search.propose()
         kinds.add(str(other))
         if isinstance(other, SB3Settings):
             keyword_arguments(other)  # minibatches divide
@@ -101,56 +90,57 @@ def test_the_training_is_given_up_below_the_median(
     def known(_: Any, seed: int, plan: Any, judge: Any) -> SimpleNamespace:
         assert seed == 100 and plan.evaluation_seed == 8_000_000
         for part in range(1, 5):
-            if judge is not None:
-                judge(SimpleNamespace(steps=part * 500, mean_return=value["now"]))
+            judge(SimpleNamespace(steps=part * 500, mean_return=value["now"]))
         final = SimpleNamespace(mean_return=value["now"])
         return SimpleNamespace(steps=steps["now"], final=final)
 
     steps = {"now": 2_000}
     monkeypatch.setattr(module, "train_and_evaluate", known)
     path, contender = tmp_path / "study.db", find_contender("ppo", "CartPole-v1", {})
-    study = open_study(path, contender, BUDGET)
+    search = Search(path, contender, BUDGET)
+    study = search.study
     for number in range(7):
         value["now"] = 10.0 * number
-        trial, settings = propose(study, contender)
-        study.tell(trial, run_trial(path, trial, contender, settings, BUDGET))
+        trial, settings = search.propose()
+        study.tell(trial, search.run_trial(trial, settings))
     value["now"] = 0.0
-    trial, settings = propose(study, contender)
+    trial, settings = search.propose()
     with pytest.raises(optuna.TrialPruned, match="below the median after 1,000 steps"):
-        run_trial(path, trial, contender, settings, BUDGET)
+        search.run_trial(trial, settings)
     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     value["now"], steps["now"] = 100.0, 2_501
-    trial, settings = propose(study, contender)
+    trial, settings = search.propose()
     with pytest.raises(optuna.TrialPruned, match="trained for 2,501 steps"):
-        run_trial(path, trial, contender, settings, BUDGET)
+        search.run_trial(trial, settings)
     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     assert study.best_value == 60.0
-    best = best_settings(study, contender)
+    best = search.best_settings()
     gamma = float(study.trials[6].params["settings.gamma"])
     assert best.settings["gamma"] == gamma  # type: ignore[union-attr]
 
 
 def test_what_was_interrupted_comes_again(tmp_path: Path) -> None:
     path, contender = tmp_path / "study.db", find_contender("a2c", "CartPole-v1", {})
-    study = open_study(path, contender, BUDGET)
-    _, first = propose(study, contender)
-    _, second = propose(study, contender)
-    again = open_study(path, contender, BUDGET)
-    assert [propose(again, contender)[1] for _ in range(2)] == [first, second]
-    assert "shipped" in again.trials[2].user_attrs and "shipped" not in again.trials[3].user_attrs
+    search = Search(path, contender, BUDGET)
+    _, first = search.propose()
+    _, second = search.propose()
+    again = Search(path, contender, BUDGET)
+    assert [again.propose()[1] for _ in range(2)] == [first, second]
+    assert "shipped" in again.study.trials[2].user_attrs
+    assert "shipped" not in again.study.trials[3].user_attrs
 
 
 def test_another_budget_or_start_is_refused(tmp_path: Path) -> None:
     path, contender = tmp_path / "study.db", find_contender("ppo", "CartPole-v1", {})
-    open_study(path, contender, BUDGET)
-    open_study(path, contender, BUDGET)
+    Search(path, contender, BUDGET)
+    Search(path, contender, BUDGET)
     with pytest.raises(ConfigError, match=r"total_steps was 2000 .* choose another --study"):
-        open_study(path, contender, replace(BUDGET, total_steps=3_000))
+        Search(path, contender, replace(BUDGET, total_steps=3_000))
     with pytest.raises(ConfigError, match="algorithm was 'ppo'"):
-        open_study(path, find_contender("trpo", "CartPole-v1", {}), BUDGET)
+        Search(path, find_contender("trpo", "CartPole-v1", {}), BUDGET)
     other = replace(contender.settings, num_envs=16)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"settings.num_envs was 8 there and is 16"):
-        open_study(path, Contender(algorithm="ppo", settings=other, tuned=False), BUDGET)
+        Search(path, Contender(algorithm="ppo", settings=other, tuned=False), BUDGET)
     (tmp_path / "no.db").write_text("something else")
     with pytest.raises(ConfigError, match=r"must be a writable study .* got .*not a database"):
-        open_study(tmp_path / "no.db", contender, BUDGET)
+        Search(tmp_path / "no.db", contender, BUDGET)

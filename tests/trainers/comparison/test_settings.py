@@ -9,16 +9,14 @@ import pytest
 
 from grpo_gym.settings import ConfigError, from_mapping, load_yaml, save_yaml
 from grpo_gym.storage.checkpoint import weights_sha256
+from grpo_gym.trainers.comparison.contenders import Contender, find_contender
 from grpo_gym.trainers.comparison.settings import (
     SB3_CLASSES,
     SB3Settings,
     check_algorithm,
-    describe,
-    find_contender,
     keyword_arguments,
     require,
 )
-from grpo_gym.trainers.comparison.training import new_training
 from grpo_gym.trainers.settings import TrainSettings, default_config
 
 pytest.importorskip("stable_baselines3")
@@ -56,10 +54,10 @@ def test_two_iterations(algorithm: str, path: Path) -> None:
         pytest.importorskip("Box2D", reason='needs pip install "gymnasium[box2d]"')
     few = {**values["settings"], "n_steps": 8, "batch_size": 8, "n_epochs": 1}
     shipped = from_mapping(SB3Settings, values, str(path))
-    training = new_training(replace(shipped, num_envs=2, settings=few), seed=0)
+    small = replace(shipped, num_envs=2, settings=few)
+    training = Contender(algorithm=algorithm, settings=small, tuned=True).new_training(seed=0)
     before = weights_sha256(training.network.state_dict())
-    training.learn(32, lambda steps: None)
-    assert training.num_steps == 32
+    assert training.learn(32, lambda steps: None) == 32
     assert weights_sha256(training.network.state_dict()) != before
 
 
@@ -142,8 +140,8 @@ def test_what_cannot_be_is_refused_when_made() -> None:
 
 def test_all_that_decides_a_training_is_told() -> None:
     settings = SB3Settings(env="CartPole-v1", settings={"n_steps": 64})
-    told = describe(settings)
+    told = Contender(algorithm="ppo", settings=settings, tuned=False).describe()
     assert told["settings"]["n_steps"] == 64 and told["settings"]["n_epochs"] == 10
     assert not {"tuned", "env", "channels", "lstm_width"} & set(told)
-    ours = describe(find_contender("grpo", "CartPole-v1", {}).settings)
+    ours = find_contender("grpo", "CartPole-v1", {}).describe()
     assert "seed" not in ours["grpo"] and ours["grpo"]["group_size"] == 8

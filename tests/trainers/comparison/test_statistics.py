@@ -12,7 +12,6 @@ from scipy import stats
 
 from grpo_gym.trainers.comparison import statistics
 from grpo_gym.trainers.comparison.statistics import (
-    chance_of_winning_all,
     difference_of_iqms,
     first_reached,
     interquartile_band,
@@ -139,11 +138,6 @@ def test_interval_of_the_probability_is_that_of_resampled_runs() -> None:
     ).confidence_interval
     ours = probability_of_improvement((SEVEN, SIX))
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.03)
-
-
-def test_chance_of_winning_all_is_one_order_of_many() -> None:
-    assert chance_of_winning_all(5, 5) == pytest.approx(1 / 252)
-    assert chance_of_winning_all(5, 3) == pytest.approx(1 / math.comb(8, 3))
 
 
 def test_a_threshold_is_reached_on_a_straight_line() -> None:
