@@ -9,9 +9,7 @@ Shapes: B clusters, A choices.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from typing_extensions import override
@@ -19,7 +17,8 @@ from typing_extensions import override
 from grpo_gym.envs.autoscaler.actions import COMPONENTS, EXACT
 from grpo_gym.envs.autoscaler.forecasting import Forecaster, HoltWinters, SeasonalNaive
 from grpo_gym.envs.autoscaler.scaler import Scaler, State, Target
-from grpo_gym.settings import ConfigError, Count, Fraction, suggest
+from grpo_gym.envs.baseline import baseline_maker
+from grpo_gym.settings import Count, Fraction
 
 
 class Random(Scaler):
@@ -222,22 +221,5 @@ _SCALERS: tuple[type[Scaler], ...] = (
     HoltWintersScaler,
     Clairvoyant,
 )
-BASELINES: dict[str, Callable[..., Scaler]] = {scaler.name: scaler for scaler in _SCALERS}
-
-
-def make_baseline(name: str, env: Any, seed: int = 0, **settings: Any) -> Scaler:
-    """Make a baseline by its name, bound to an environment.
-
-    Args:
-        name: A key of `BASELINES`.
-        env: An AutoScaler environment, single or vector.
-        seed: Decides random choices.
-        **settings: Settings of that baseline, such as `target_percent=65` of "hpa".
-
-    Raises:
-        ConfigError: If the name or a setting is unknown, a setting is out of range, or `env` is not
-            an autoscaler.
-    """
-    if name not in BASELINES:
-        raise ConfigError(f"there is no baseline {name!r}.{suggest(str(name), BASELINES)}")
-    return BASELINES[name](env, seed, **settings)
+BASELINES: dict[str, type[Scaler]] = {scaler.name: scaler for scaler in _SCALERS}
+make_baseline = baseline_maker(BASELINES)

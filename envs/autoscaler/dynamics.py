@@ -84,9 +84,8 @@ def start_kernel(
         episode, cluster, outcome = episodes[b], clusters[b], outcomes[b]
         episode.step = 0
         starting[b, :] = 0
-        cluster.batch = p.initial_batch
-        cluster.timeout = p.initial_timeout
-        cluster.concurrency = p.initial_concurrency
+        # Of these three the record holds positions on their ladders.
+        cluster.batch, cluster.timeout, cluster.concurrency = p.batch_size, p.timeout, p.concurrency
         cluster.share = ALL_TRAFFIC
         cluster.pending = cluster.cooldown = 0
         cluster.backlog = cluster.retries = 0.0

@@ -108,8 +108,6 @@ SHARES = 11
 TARGETS_PERCENT = tuple(range(30, 101, 5))
 """Utilisations that an action of the kind "target" aims for."""
 
-ACTIONS = ("scaling", "scaling_config", "flat", "multi", "replicas", "target")
+# Choices of `AutoScalerConfig` by number, in the order of their `Literal`.
 SCALING_ONLY, SCALING_CONFIG, FLAT, MULTI, REPLICAS, TARGET = range(6)
-
-REWARDS = ("chapter", "dollars")
 CHAPTER, DOLLARS = range(2)

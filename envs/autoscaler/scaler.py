@@ -3,7 +3,6 @@
 Shapes: B clusters, A choices.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Any, get_origin, get_type_hints
 
 import numpy as np
@@ -59,18 +58,6 @@ class Scaler(Baseline):
         # The next change is possible after the cool-down, and its replicas serve later still.
         between = max(1, config.cooldown_steps) if config.constraints else 1
         self.horizon = config.start_up_steps + between
-
-    @override
-    def predict(
-        self,
-        observation: Any,
-        state: State | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, State | None]:
-        if isinstance(observation, Mapping):
-            observation = observation["current_metrics"]
-        return super().predict(observation, state, episode_start, deterministic)
 
     @override
     def choose(self, state: State) -> tuple[np.ndarray, State]:

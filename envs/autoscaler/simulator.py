@@ -18,7 +18,6 @@ from grpo_gym.envs.autoscaler.observation import (
     remember,
     unroll,
 )
-from grpo_gym.envs.autoscaler.parameters import kernel_parameters
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
 from grpo_gym.envs.autoscaler.records import (
     CLUSTER,
@@ -27,8 +26,10 @@ from grpo_gym.envs.autoscaler.records import (
     OUTCOME,
     STATE_INFOS,
     STEP_INFOS,
+    TIMEOUTS_S,
 )
 from grpo_gym.envs.batch_simulator import BatchSimulator, Infos, Observations
+from grpo_gym.envs.parameters import kernel_parameters
 
 
 class AutoScalerSimulator(BatchSimulator):
@@ -66,7 +67,7 @@ class AutoScalerSimulator(BatchSimulator):
         self.demand = np.zeros((num_envs, config.episode_steps + 1), np.float32)
         self.starts = np.zeros(num_envs, np.int64)
         self.history = np.zeros((num_envs, config.history, NUM_METRICS), np.float32)
-        self.parameters = kernel_parameters(config)
+        self.parameters = _parameters_of(config)
         self._memory = (
             self.episodes,
             self.demand,
@@ -155,3 +156,22 @@ class AutoScalerSimulator(BatchSimulator):
         rows = np.empty((self.num_envs, NUM_METRICS), np.float32)
         observe_metrics(self.measured(), rows)
         remember(members, self.episodes, rows, self.history)
+
+
+def _parameters_of(config: AutoScalerConfig) -> np.ndarray:
+    """What the kernels read, one record, shape (1,); see `kernel_parameters`."""
+    return kernel_parameters(
+        config,
+        initial_replicas=config.initial_replicas or 0,
+        timeout=TIMEOUTS_S.index(config.timeout_s),
+        noise_sigma=config.noise,
+        bursts_per_day=config.bursts,
+        burst_size=config.burst_size,
+        burst_rise_minutes=config.burst_rise_minutes,
+        burst_hold_minutes=config.burst_hold_minutes,
+        burst_decay_minutes=config.burst_decay_minutes,
+        reward_weights=config.reward_weights,
+        steps_per_day=config.steps_per_day,
+        observe_week=config.observe_week,
+        observe_configuration=config.observe_configuration,
+    )
