@@ -1,13 +1,12 @@
 """A Markdown table of what each preset of GRPO sets, generated from the presets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from grpo_gym.settings import to_mapping
+from grpo_gym.trainers.comparison.wording import NOTHING, markdown_table
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.presets import PRESETS, make_config
-
-NOTHING = "–"
 
 PAPERS: dict[str, tuple[str, str | None]] = {
     "default": ("input-dependent baselines", "1807.02264"),
@@ -47,14 +46,6 @@ def presets_table() -> str:
         for name, changes in PRESETS.items()
     ]
     return markdown_table(names, rows)
-
-
-def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, one line per row."""
-    lines = [list(names), ["---"] * len(names), *rows]
-    return "".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
-    )
 
 
 def _describe(config: GRPOConfig, changes: Mapping[str, Any]) -> list[str]:

@@ -105,19 +105,16 @@ def group_size_variants() -> dict[str, Variant]:
         config = task.settings().grpo
         members = config.num_groups * config.group_size
         for grouping, size in product(("shared", "unrelated"), GROUP_SIZES):
-            same_steps = {
-                "grouping": grouping,
-                "num_groups": max(1, members // size),
-                "group_size": size,
-            }
-            # A schedule needs an end in environment steps.
-            same_updates = {**same_steps, "num_groups": 1, "learning_rate_schedule": "constant"}
-            steps, updates = (
-                f"{task.name}/equal {kind} steps/{grouping}/{size}"
-                for kind in ("environment", "gradient")
+            sizes = {"grouping": grouping, "group_size": size}
+            variants[f"{task.name}/equal environment steps/{grouping}/{size}"] = Variant(
+                task, {**sizes, "num_groups": max(1, members // size)}
             )
-            variants[steps] = Variant(task, same_steps)
-            variants[updates] = Variant(task, same_updates, GRADIENT_ITERATIONS)
+            # The learning rate is constant: a schedule needs an end in environment steps.
+            variants[f"{task.name}/equal gradient steps/{grouping}/{size}"] = Variant(
+                task,
+                {**sizes, "num_groups": 1, "learning_rate_schedule": "constant"},
+                GRADIENT_ITERATIONS,
+            )
         for name, changes in BASELINES.items():
             variants[f"{task.name}/baseline/{name}"] = Variant(task, changes)
     return variants

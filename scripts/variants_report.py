@@ -9,12 +9,12 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from variants_presets import NOTHING, markdown_table, presets_table
+from variants_presets import presets_table
 from variants_protocol import (
     BASELINES,
     EPISODES,
@@ -32,6 +32,7 @@ from variants_protocol import (
 
 from grpo_gym.evaluation.statistics import bootstrap_interval, interquartile_mean
 from grpo_gym.storage.files import write_atomic
+from grpo_gym.trainers.comparison.wording import NOTHING, markdown_table
 from grpo_gym.trainers.presets import PRESETS
 
 PUBLISHED: dict[str, str] = {
@@ -41,42 +42,8 @@ PUBLISHED: dict[str, str] = {
     "LunarLander-v3": "RL-Zoo 242.1 ± 31.8 (1M, LunarLander-v2)",
 }
 """Published returns of PPO by environment, with the environment steps they took."""
-
-_HEADER = f"""\
-# Variants
-
-*Generated: edit `scripts/variants_report.py` or `variants_conclusions.md`, not this file.*
-
-Every variant is a set of settings for the same pipeline: `GRPO(..., preset=NAME)` or
-`--preset NAME`. On this page, all of them train in the same environments, with the same seeds, for
-the same number of environment steps. Settings that a preset leaves open (sizes, learning rate,
-discount, ...) come from `configs/<environment>.yaml`, or else from `GRPOConfig`. They were tuned
-with the advantages of `default`, which favours it; no other preset was tuned.
-
-Each number is the interquartile mean (arXiv 2108.13264) over training seeds of the undiscounted
-return after training. The return of a seed is the mean of {EPISODES} episodes with the most
-probable actions, on seeds from {EVALUATION_SEED:,} that training never uses (settings were chosen
-on the same episodes, with training seeds from 50). Brackets hold the 95 % bootstrap percentile
-interval of the interquartile mean; with five seeds it is rough and somewhat too narrow. The number
-of seeds measured so far follows. Bold marks the best result, whether or not the intervals overlap.
-{NOTHING}: not measured yet.
-"""
-
-_PRESETS = """\
-## What each preset sets
-
-Bold marks the settings of the preset itself; all others are defaults.
-"""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The result of a variant's runs, as text for a table."""
-
-    result: str
-    """Interquartile mean, interval and number of seeds."""
-    steps: str
-    """Mean number of environment steps of a run."""
+_PAGE = Path(__file__).with_name("variants_page.md")
+"""The text around the tables, with a field in braces for each."""
 
 
 class Measurements:
@@ -96,20 +63,21 @@ class Measurements:
             for key, run in values.items():
                 self._runs[part, key.rpartition("/seed ")[0]].append(run)
 
-    def compare(self, part: str, variants: Iterable[str]) -> list[Cell]:
-        """The cells of variants of a part, the best in bold."""
+    def compare(self, part: str, variants: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Results of a part's variants, the best in bold, and mean environment steps of a run."""
         runs = [self._runs[part, name] for name in variants]
         returns = [np.array([run["return"] for run in each if "return" in run]) for each in runs]
         scores = [float(interquartile_mean(each)) if len(each) else -math.inf for each in returns]
-        cells = []
+        results, steps = [], []
         for each, values, score in zip(runs, returns, scores, strict=True):
             if len(values):
-                steps = np.mean([run["training_steps"] for run in each if "return" in run])
-                result = _result(values, score, is_best=score == max(scores))
-                cells.append(Cell(result, f"{steps:,.0f}"))
+                used = np.mean([run["training_steps"] for run in each if "return" in run])
+                results.append(_result(values, score, is_best=score == max(scores)))
+                steps.append(f"{used:,.0f}")
             else:
-                cells.append(Cell(self._refused(each[0]["refused"]) if each else NOTHING, NOTHING))
-        return cells
+                results.append(self._refused(each[0]["refused"]) if each else NOTHING)
+                steps.append(NOTHING)
+        return results, steps
 
     def _refused(self, reason: str) -> str:
         text = " ".join(reason.split())
@@ -126,109 +94,77 @@ def write_report(results: Path, out: Path) -> None:
         out: The Markdown file to write.
     """
     measurements = Measurements(results)
-    sections = [
-        _HEADER,
-        _PRESETS + "\n" + presets_table(),
-        measured_presets(measurements),
-        measured_groupings(measurements),
-        measured_sizes(measurements),
-        measured_baselines(measurements),
-    ]
+    page = _PAGE.read_text(encoding="utf-8").format(
+        episodes=EPISODES,
+        evaluation_seed=EVALUATION_SEED,
+        seeds=SEEDS,
+        nothing=NOTHING,
+        presets=presets_table(),
+        measured_presets=measured_presets(measurements),
+        groupings=_settings_list(GROUPINGS),
+        measured_groupings=measured_groupings(measurements),
+        measured_sizes="\n".join(measured_sizes(task, measurements) for task in SIZE_TASKS),
+        baselines=_settings_list(BASELINES),
+        measured_baselines=measured_baselines(measurements),
+    )
     conclusions = out.parent / "variants_conclusions.md"
     if conclusions.exists():
-        sections.append(conclusions.read_text(encoding="utf-8").strip() + "\n")
+        page += f"\n{conclusions.read_text(encoding='utf-8').strip()}\n"
     if measurements.footnotes:
         notes = enumerate(measurements.footnotes, 1)
-        sections.append("".join(f"[^{number}]: {text}\n" for number, text in notes))
-    write_atomic(out, "\n".join(sections).encode())
+        page += "\n" + "".join(f"[^{number}]: {text}\n" for number, text in notes)
+    write_atomic(out, page.encode())
 
 
 def measured_presets(measurements: Measurements) -> str:
     """All presets over three tasks."""
-    names = ["preset"]
-    rows = [[f"`{preset}`"] for preset in PRESETS]
+    titles, columns = ["preset"], [[f"`{preset}`" for preset in PRESETS]]
     for task in PRESET_TASKS:
-        names += [f"{task.name}, {task.steps:,} steps", "steps used"]
-        cells = measurements.compare("presets", [f"{task.name}/{preset}" for preset in PRESETS])
-        for row, cell in zip(rows, cells, strict=True):
-            row += [cell.result, cell.steps]
-    return (
-        "## Presets\n\n"
-        "Every run has the same budget of environment steps. It ends with the iteration that "
-        "reaches this budget, so it uses more steps if episodes are long.\n\n"
-        f"{markdown_table(names, rows)}\n{_command('presets')}"
-    )
+        titles += [f"{task.name}, {task.steps:,} steps", "steps used"]
+        columns += measurements.compare("presets", [f"{task.name}/{name}" for name in PRESETS])
+    return markdown_table(titles, zip(*columns, strict=True))
 
 
 def measured_groupings(measurements: Measurements) -> str:
     """Groups with a shared reset, with branching, and of unrelated episodes."""
-    names = ["task", "steps", *(f"`{name}`" for name in GROUPINGS), "published PPO (steps)"]
+    titles = ["task", "steps", *(f"`{name}`" for name in GROUPINGS), "published PPO (steps)"]
     rows = []
     for task in GROUPING_TASKS:
-        cells = measurements.compare("branching", [f"{task.name}/{name}" for name in GROUPINGS])
-        results = [cell.result for cell in cells]
+        variants = [f"{task.name}/{name}" for name in GROUPINGS]
+        results, _ = measurements.compare("branching", variants)
         rows.append([task.name, f"{task.steps:,}", *results, PUBLISHED.get(task.env, NOTHING)])
-    return (
-        "## How a group starts\n\n"
-        f"{_settings_list(GROUPINGS)}\n{markdown_table(names, rows)}\n"
-        "Published figures: [CleanRL](https://docs.cleanrl.dev/rl-algorithms/ppo/) "
-        "(sampled actions, during training) and "
-        "[RL-Zoo](https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md) (tuned "
-        "for each environment, most probable actions, ± over episodes). They are means over "
-        "other evaluation episodes; LunarLander is an earlier version.\n\n" + _command("branching")
-    )
+    return markdown_table(titles, rows)
 
 
-def measured_sizes(measurements: Measurements) -> str:
+def measured_sizes(task: Task, measurements: Measurements) -> str:
     """Sizes of groups at equal environment steps and at equal gradient steps."""
-    introduction = (
-        "## Sizes of groups\n\n"
-        "At equal environment steps, an iteration has the same number of members for every group "
-        "size, so there are fewer groups if they are larger (at least one). At equal gradient "
-        "steps, an iteration is one group, so larger groups use more environment steps.\n"
-    )
-    return "\n".join([introduction, *(_sizes_of(task, measurements) for task in SIZE_TASKS)])
-
-
-def measured_baselines(measurements: Measurements) -> str:
-    """The group mean, a critic, both, and the batch mean as baselines."""
-    names = ["baseline", *(f"{task.name}, {task.steps:,} steps" for task in SIZE_TASKS)]
-    columns = [
-        measurements.compare("group_size", [f"{task.name}/baseline/{name}" for name in BASELINES])
-        for task in SIZE_TASKS
-    ]
-    rows = [
-        [name, *(cell.result for cell in cells)]
-        for name, *cells in zip(BASELINES, *columns, strict=True)
-    ]
-    return (
-        "## With a critic and without\n\n"
-        f"{_settings_list(BASELINES)}\n{markdown_table(names, rows)}\n{_command('group_size')}"
-    )
-
-
-def _sizes_of(task: Task, measurements: Measurements) -> str:
-    names, columns = ["size"], []
-    for kind in ("equal environment steps", "equal gradient steps"):
-        for grouping in ("shared", "unrelated"):
-            names.append(f"{kind}: {grouping}")
-            variants = [f"{task.name}/{kind}/{grouping}/{size}" for size in GROUP_SIZES]
-            columns.append(measurements.compare("group_size", variants))
-    names += [
-        f"environment steps used at equal gradient steps: {grouping}"
-        for grouping in ("shared", "unrelated")
-    ]
-    rows = [
-        [str(size), *(cell.result for cell in cells), *(cell.steps for cell in cells[2:])]
-        for size, *cells in zip(GROUP_SIZES, *columns, strict=True)
-    ]
+    groupings = ("shared", "unrelated")
+    titles, results, steps = ["size"], [], []
+    for kind, grouping in product(("equal environment steps", "equal gradient steps"), groupings):
+        variants = [f"{task.name}/{kind}/{grouping}/{size}" for size in GROUP_SIZES]
+        column, used = measurements.compare("group_size", variants)
+        titles.append(f"{kind}: {grouping}")
+        results.append(column)
+        steps.append(used)
+    titles += [f"environment steps used at equal gradient steps: {each}" for each in groupings]
+    rows = zip(map(str, GROUP_SIZES), *results, *steps[2:], strict=True)
     config = task.settings().grpo
     return (
         f"**{task.name}**: {task.steps:,} environment steps in iterations of "
         f"{config.num_groups * config.group_size} members; {GRADIENT_ITERATIONS} "
         f"iterations of at most {config.epochs * config.num_minibatches} gradient steps.\n\n"
-        f"{markdown_table(names, rows)}"
+        f"{markdown_table(titles, rows)}"
     )
+
+
+def measured_baselines(measurements: Measurements) -> str:
+    """The group mean, a critic, both, and the batch mean as baselines."""
+    titles, columns = ["baseline"], [list(BASELINES)]
+    for task in SIZE_TASKS:
+        variants = [f"{task.name}/baseline/{name}" for name in BASELINES]
+        titles.append(f"{task.name}, {task.steps:,} steps")
+        columns.append(measurements.compare("group_size", variants)[0])
+    return markdown_table(titles, zip(*columns, strict=True))
 
 
 def _result(returns: np.ndarray, score: float, is_best: bool) -> str:
@@ -244,12 +180,8 @@ def _number(value: float) -> str:
 
 
 def _settings_list(settings: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = ["Changes to the task's settings:", ""]
+    lines = ""
     for name, changes in settings.items():
         shown = [f"`{setting}={value!r}`" for setting, value in changes.items()]
-        lines.append(f"- `{name}`: {', '.join(shown) or 'none'}")
-    return "\n".join([*lines, ""])
-
-
-def _command(part: str) -> str:
-    return f"`python scripts/variants.py --part {part}`, {SEEDS} seeds from 0.\n"
+        lines += f"- `{name}`: {', '.join(shown) or 'none'}\n"
+    return lines
