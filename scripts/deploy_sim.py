@@ -12,9 +12,10 @@ An interrupted experiment resumes where it stopped.
 Without `--policy`, the script first trains one with the shipped settings in about a minute.
 """
 
+import math
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -24,31 +25,19 @@ import numpy as np
 import tyro
 from deploy_sim_plot import STRIP_KEY, STRIP_STEPS, draw
 from deploy_sim_scenarios import (
+    ALTERNATIVES,
+    CONSTRAINTS,
     ENV,
-    MAINTAIN,
-    ONE_LESS,
-    ONE_MORE,
     SCENARIOS,
     STEPS_PER_HOUR,
-    Autoscaler,
     Behaviour,
     Cluster,
     Observation,
     Scenario,
-    replicas_added,
+    autoscaler,
 )
 
-from grpo_gym.deployment import (
-    Constraint,
-    Cooldown,
-    Decision,
-    Guard,
-    GuardConfig,
-    GuardError,
-    MaximumChange,
-    MinimumReplicas,
-    Transition,
-)
+from grpo_gym.deployment import Decision, Guard, GuardConfig, GuardError, Transition
 from grpo_gym.settings import ConfigError
 from grpo_gym.trainers import experiments
 from grpo_gym.trainers.named_policies import find_checkpoint, load_model
@@ -101,12 +90,10 @@ class Run:
     """At the end."""
     transitions: tuple[Transition, ...]
     """Changes of mode or percentage."""
-    refusals: list[float]
+    refusals: Sequence[float]
     """Hours at which the guard refused a promotion."""
-    arms: Sequence[str | None]
-    """The arm of each step's block; None in shadow, where only the fallback acts."""
-    sources: Sequence[str]
-    """Whose action each step executed."""
+    decisions: Sequence[Decision]
+    """One for each step."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,8 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in SCENARIOS:
             raise ConfigError(f"scenarios must be from {', '.join(SCENARIOS)}, got {name!r}")
     measurements = {}
+    fallback = partial(autoscaler, FALLBACK)
     for seed in range(options.seeds):
-        measurements[f"{FALLBACK} alone/seed {seed}"] = partial(play_fallback, seed, options)
+        measurements[f"{FALLBACK} alone/seed {seed}"] = partial(play_alone, fallback, seed, options)
         for name in names:
             measurements[f"{name}/seed {seed}"] = partial(measure, name, seed, options)
     values = experiments.measure(options.out, measurements)
@@ -152,15 +140,9 @@ def trained_policy(options: Options) -> Behaviour:
 def simulate(scenario: Scenario, seed: int, good: Behaviour, options: Options) -> Run:
     """Run a scenario with a guard."""
     cluster = Cluster(FIRST_SEED + seed, options.steps)
-    policy = policy_over_time(scenario, good, cluster, options)
-    fallback = Autoscaler(FALLBACK, cluster)
-    constraints: list[Constraint] = [
-        MaximumChange(change=replicas_added),
-        MinimumReplicas(change=replicas_added),
-        Cooldown(change=replicas_added),
-        *scenario.constraints,
-    ]
-    refusals, decisions = [], list[Decision]()
+    policy = policy_over_time(scenario, good, options, cluster)
+    fallback = autoscaler(FALLBACK, cluster)
+    refusals, decisions = list[float](), list[Decision]()
     with tempfile.TemporaryDirectory() as folder:
 
         def start_guard() -> Guard:
@@ -168,8 +150,8 @@ def simulate(scenario: Scenario, seed: int, good: Behaviour, options: Options) -
                 policy,
                 fallback,
                 GuardConfig(seed=seed, save_every=SAVE_EVERY),
-                constraints=constraints,
-                alternatives=(MAINTAIN, ONE_MORE, ONE_LESS),
+                constraints=(*CONSTRAINTS, *scenario.constraints),
+                alternatives=ALTERNATIVES,
                 clock=lambda: cluster.now_s,
                 state_path=Path(folder) / "guard.json",
             )
@@ -188,26 +170,24 @@ def simulate(scenario: Scenario, seed: int, good: Behaviour, options: Options) -
             cluster.step(decision.action)
             guard.report(outcome(cluster, options), decision)
             decisions.append(decision)
-    arms = [None if each.mode == "shadow" else each.arm for each in decisions]
-    return Run(cluster, guard.transitions, refusals, arms, [each.source for each in decisions])
+    return Run(cluster, guard.transitions, refusals, decisions)
 
 
 def policy_over_time(
-    scenario: Scenario, good: Behaviour, cluster: Cluster, options: Options
+    scenario: Scenario, good: Behaviour, options: Options, cluster: Cluster
 ) -> Behaviour:
     """The good policy until the scenario's hour, then its bad one."""
     bad, trouble_hour = scenario.behaviour(good, cluster), hour_of_trouble(scenario, options)
 
     def act(observation: Observation) -> int:
-        is_bad = trouble_hour is not None and cluster.hour >= trouble_hour
-        return (bad if is_bad else good)(observation)
+        return (bad if cluster.hour >= trouble_hour else good)(observation)
 
     return act
 
 
-def hour_of_trouble(scenario: Scenario, options: Options) -> float | None:
-    """When the policy turns bad, in hours since the start; None: never."""
-    return {"from the start": 0.0, "later": options.trouble_hour, "never": None}[scenario.when]
+def hour_of_trouble(scenario: Scenario, options: Options) -> float:
+    """When the policy turns bad, in hours since the start; infinite: never."""
+    return {"from the start": 0.0, "later": options.trouble_hour, "never": math.inf}[scenario.when]
 
 
 def wants_promotion(guard: Guard, step: int, options: Options) -> bool:
@@ -221,20 +201,18 @@ def outcome(cluster: Cluster, options: Options) -> float:
     return cluster.rewards[-1] if options.outcome == "reward" else -cluster.dollars[-1]
 
 
-def play_alone(behaviour: Behaviour, cluster: Cluster, options: Options) -> Cluster:
-    """Run a cluster's days without a guard."""
-    for _ in range(options.steps):
-        cluster.step(behaviour(cluster.observation))
-    return cluster
-
-
 # Results
 
 
-def play_fallback(seed: int, options: Options) -> dict[str, float]:
-    """Means of the fallback alone on the days of a seed."""
+def play_alone(
+    make_behaviour: Callable[[Cluster], Behaviour], seed: int, options: Options
+) -> dict[str, float]:
+    """Means of a behaviour without a guard on the days of a seed."""
     cluster = Cluster(FIRST_SEED + seed, options.steps)
-    return means(play_alone(Autoscaler(FALLBACK, cluster), cluster, options))
+    behaviour = make_behaviour(cluster)
+    for _ in range(options.steps):
+        cluster.step(behaviour(cluster.observation))
+    return means(cluster)
 
 
 def measure(name: str, seed: int, options: Options) -> dict[str, Any]:
@@ -243,9 +221,8 @@ def measure(name: str, seed: int, options: Options) -> dict[str, Any]:
     run = simulate(scenario, seed, good, options)
     values = {**describe(run, scenario, options), "guarded": means(run.cluster)}
     if name != "fails":  # a policy that only raises cannot act alone
-        cluster = Cluster(FIRST_SEED + seed, options.steps)
-        policy = policy_over_time(scenario, good, cluster, options)
-        values["policy alone"] = means(play_alone(policy, cluster, options))
+        policy = partial(policy_over_time, scenario, good, options)
+        values["policy alone"] = play_alone(policy, seed, options)
     if seed == 0:
         for series in ("demand", "replicas"):
             strip = getattr(run.cluster, series)[::STRIP_STEPS]
@@ -264,16 +241,15 @@ def means(cluster: Cluster) -> dict[str, float]:
 def describe(run: Run, scenario: Scenario, options: Options) -> dict[str, Any]:
     """The changes of mode, with their reasons."""
     started, full, back = (
-        next((each.time_s / 3600.0 for each in run.transitions if each.to_mode == mode), None)
+        next((each.time_s / 3600.0 for each in run.transitions if each.to_mode == mode), math.inf)
         for mode in ("gradual", "full", "shadow")
     )
-    trouble_hour = hour_of_trouble(scenario, options)
-    dangerous = None if trouble_hour is None or started is None else max(trouble_hour, started)
-    by_policy = [source == "policy" for source in run.sources]
+    dangerous = max(hour_of_trouble(scenario, options), started)
+    by_policy = [each.source == "policy" for each in run.decisions]
     return {
-        "hours to full": None if full is None or started is None else full - started,
-        "hours to pull back": None if back is None or dangerous is None else back - dangerous,
-        "pulled back without trouble": back is not None and (dangerous is None or back < dangerous),
+        "hours to full": duration(started, full),
+        "hours to pull back": duration(dangerous, back),
+        "pulled back without trouble": back < dangerous,
         "promotions refused": len(run.refusals),
         "mode at the end": run.transitions[-1].to_mode if run.transitions else "shadow",
         "percentage of actions by the policy": 100.0 * float(np.mean(by_policy)),
@@ -285,10 +261,15 @@ def describe(run: Run, scenario: Scenario, options: Options) -> dict[str, Any]:
     }
 
 
+def duration(start: float, end: float) -> float | None:
+    """Hours from start to end; None if one of them never came."""
+    return end - start if max(start, end) < math.inf else None
+
+
 def arm_reward(run: Run, arm: str) -> float | None:
     """Mean reward of an arm's steps outside shadow; None without any."""
-    steps = zip(run.cluster.rewards, run.arms, strict=True)
-    rewards = [reward for reward, each in steps if each == arm]
+    steps = zip(run.cluster.rewards, run.decisions, strict=True)
+    rewards = [reward for reward, each in steps if each.mode != "shadow" and each.arm == arm]
     return float(np.mean(rewards)) if rewards else None
 
 

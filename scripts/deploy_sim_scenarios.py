@@ -7,13 +7,14 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
-from grpo_gym.deployment import Constraint, Context
+from grpo_gym.deployment import Constraint, Context, Cooldown, MaximumChange, MinimumReplicas
 from grpo_gym.envs.autoscaler.baselines import make_baseline
 from grpo_gym.envs.autoscaler.records import METRIC_RANGES, METRICS, SCALING
 
 ENV = "AutoScaler-v0"
 STEPS_PER_HOUR = 60
-MAINTAIN, ONE_MORE, ONE_LESS = (SCALING.index(change) for change in (0, 1, -1))
+MAINTAIN = SCALING.index(0)
+ALTERNATIVES = tuple(SCALING.index(change) for change in (0, 1, -1))
 BROKEN = [METRICS.index(name) for name in ("cpu_percent", "p50_latency_ms", "p99_latency_ms")]
 """Positions of the sensors that break, in the policy's observation."""
 P99, PENDING = METRICS.index("p99_latency_ms"), len(METRICS)
@@ -72,18 +73,17 @@ class Cluster:
         }
 
 
-class Autoscaler:
+def autoscaler(name: str, cluster: Cluster, **settings: Any) -> Behaviour:
     """A baseline with its own state, which survives a restart of the guard."""
+    baseline = make_baseline(name, cluster.env, **settings)
+    state: Any = None
 
-    def __init__(self, name: str, cluster: Cluster, **settings: Any) -> None:
-        """Bind a baseline to a cluster."""
-        self._baseline = make_baseline(name, cluster.env, **settings)
-        self._state: Any = None
-
-    def __call__(self, observation: Observation) -> int:
-        """The change that the baseline chooses."""
-        action, self._state = self._baseline.predict(observation, self._state)
+    def act(observation: Observation) -> int:
+        nonlocal state
+        action, state = baseline.predict(observation, state)
         return int(action)
+
+    return act
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,12 @@ def replicas_added(action: int) -> float:
     return float(SCALING[action])
 
 
+CONSTRAINTS = tuple(
+    rule(change=replicas_added) for rule in (MaximumChange, MinimumReplicas, Cooldown)
+)
+"""The usual ones."""
+
+
 @dataclass(frozen=True)
 class AddWhileSlow:
     """While latency is high and no replica is starting, the policy must add replicas if it can."""
@@ -166,12 +172,12 @@ SCENARIOS = {
     "reversed": Scenario("more and fewer mixed up", reversed_signs, "from the start"),
     "random": Scenario(
         "random legal changes",
-        lambda good, cluster: Autoscaler("random", cluster),
+        lambda good, cluster: autoscaler("random", cluster),
         "from the start",
     ),
     "wasteful": Scenario(
         "replicas half as busy",
-        lambda good, cluster: Autoscaler("hpa", cluster, target_percent=40.0),
+        lambda good, cluster: autoscaler("hpa", cluster, target_percent=40.0),
         "from the start",
     ),
     "removes": Scenario(

@@ -84,10 +84,9 @@ def load(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
         CheckpointError: If the file is missing or damaged, or has another format, a newer version
             or another kind.
     """
-    content = _read(path)
-    if content["kind"] != kind:
-        _refuse(path, f"kind must be {kind!r}, got {content['kind']!r}: choose another file")
-    payload: dict[str, Any] = content["payload"]
+    found, payload = _read(path)
+    if found != kind:
+        _refuse(path, f"kind must be {kind!r}, got {found!r}: choose another file")
     return payload
 
 
@@ -97,7 +96,7 @@ def kind_of(path: str | os.PathLike[str]) -> str:
     Raises:
         CheckpointError: As in `load`.
     """
-    return str(_read(path)["kind"])
+    return _read(path)[0]
 
 
 def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
@@ -121,7 +120,8 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+def _read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """Kind and payload."""
     body = _read_verified_body(path)
     try:
         content = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
@@ -129,13 +129,11 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
         # torch's own message would advise the user to disable the safe mode.
         reason = f"torch cannot read its content safely ({type(error).__name__})"
         _refuse(path, f"{reason}: do not use it", error)
-    if (
-        not isinstance(content, dict)
-        or not isinstance(content.get("payload"), dict)
-        or "kind" not in content
-    ):
-        _refuse(path, "its content is not what grpo-gym writes: do not use it")
-    return content
+    match content:
+        case {"kind": str(kind), "payload": dict(payload)}:
+            return kind, payload
+        case _:
+            _refuse(path, "its content is not what grpo-gym writes: do not use it")
 
 
 def _read_verified_body(path: str | os.PathLike[str]) -> bytes:
@@ -161,11 +159,9 @@ def _read_verified_body(path: str | os.PathLike[str]) -> bytes:
 
 
 def _parse_header(path: str | os.PathLike[str], header: bytes) -> tuple[str, int]:
-    if not header:
-        _refuse(path, "it is empty: use another copy")
     if not header.startswith(_MAGIC):
         if _MAGIC.startswith(header):
-            _refuse(path, "it is truncated within its first line: use another copy")
+            _refuse(path, "it is empty or truncated within its first line: use another copy")
         kind = "a PyTorch or zip archive" if header.startswith(b"PK") else "another kind of file"
         _refuse(path, f"it is not a grpo-gym checkpoint but {kind}: choose another file")
     rest = header.removeprefix(_MAGIC)

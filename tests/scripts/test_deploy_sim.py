@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def measured(deploy_sim: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fallback_on(scenarios: Any, cluster: Any) -> Any:
-    return scenarios.Autoscaler("hpa_80", cluster)
+    return scenarios.autoscaler("hpa_80", cluster)
 
 
 def twin(scenarios: Any) -> Any:
@@ -116,11 +117,16 @@ def test_a_twin_of_the_fallback_changes_nothing(
     deploy_sim: Any, scenarios: Any, options: Any
 ) -> None:
     run = deploy_sim.simulate(twin(scenarios), 1, None, options)
-    cluster = scenarios.Cluster(deploy_sim.FIRST_SEED + 1, options.steps)
-    deploy_sim.play_alone(fallback_on(scenarios, cluster), cluster, options)
-    assert run.cluster.rewards == cluster.rewards
-    assert run.cluster.replicas == cluster.replicas
-    assert {"policy", "fallback"} == set(run.sources)
+    clusters = []
+
+    def fallback(cluster: Any) -> Any:
+        clusters.append(cluster)
+        return fallback_on(scenarios, cluster)
+
+    assert deploy_sim.play_alone(fallback, 1, options) == deploy_sim.means(run.cluster)
+    assert run.cluster.rewards == clusters[0].rewards
+    assert run.cluster.replicas == clusters[0].replicas
+    assert {"policy", "fallback"} == {each.source for each in run.decisions}
 
 
 def test_a_restart_changes_nothing(deploy_sim: Any, scenarios: Any, options: Any) -> None:
@@ -129,7 +135,7 @@ def test_a_restart_changes_nothing(deploy_sim: Any, scenarios: Any, options: Any
     once, other = (deploy_sim.simulate(scenario, 0, None, each) for each in (options, never))
     assert once.transitions == other.transitions
     assert once.cluster.rewards == other.cluster.rewards
-    assert once.arms == other.arms
+    assert once.decisions == other.decisions
 
 
 def test_the_operator_is_refused_while_the_policy_violates(
@@ -139,8 +145,7 @@ def test_the_operator_is_refused_while_the_policy_violates(
     run = deploy_sim.simulate(scenario, 0, None, options)
     assert run.transitions == ()
     assert run.refusals == [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert set(run.sources) == {"fallback"}
-    assert set(run.arms) == {None}
+    assert {(each.mode, each.source) for each in run.decisions} == {("shadow", "fallback")}
 
 
 def test_reversed_signs_are_the_opposite_change(scenarios: Any) -> None:
@@ -176,7 +181,14 @@ def test_hours_by_hand(deploy_sim: Any, scenarios: Any, options: Any) -> None:
         Transition(at, before, 0.0, after, 0.0, "guard", "")  # type: ignore[arg-type]
         for before, after, at in steps
     )
-    run = deploy_sim.Run(scenarios.Cluster(0, 1), transitions, [], [], ["policy", "fallback"])
+    cluster = scenarios.Cluster(0, 2)
+    cluster.step(3)
+    cluster.step(3)
+    decisions = [
+        SimpleNamespace(mode=mode, arm="policy", source=source)
+        for mode, source in (("gradual", "policy"), ("shadow", "fallback"))
+    ]
+    run = deploy_sim.Run(cluster, transitions, [], decisions)
     later, at_once, never = (
         deploy_sim.describe(run, scenarios.Scenario("", None, when), options)
         for when in ("later", "from the start", "never")
@@ -191,6 +203,7 @@ def test_hours_by_hand(deploy_sim: Any, scenarios: Any, options: Any) -> None:
         True,
     ]
     assert later["percentage of actions by the policy"] == 50.0
+    assert later["reward per step by arm"] == {"policy": cluster.rewards[0], "fallback": None}
 
 
 def test_the_further_rule_by_hand(scenarios: Any) -> None:

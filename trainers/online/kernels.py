@@ -53,20 +53,6 @@ class PolicyArrays(NamedTuple):
     gradient: np.ndarray
 
 
-def make_arrays(actions: int, features: int, members: int) -> PolicyArrays:
-    """Allocate the arrays for A actions, F weights and K members; all are zero."""
-    return PolicyArrays(
-        weights=np.zeros(features),
-        features=np.zeros((actions, features)),
-        pi=np.zeros(actions),
-        mixed=np.zeros(actions),
-        group=np.zeros(members, np.int64),
-        rewards=np.zeros(members),
-        completion=np.zeros(1 << members),
-        gradient=np.zeros(features),
-    )
-
-
 @inlined
 def softmax_policy(arrays: PolicyArrays) -> None:
     """Write pi = softmax(x w)."""

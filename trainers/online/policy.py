@@ -61,12 +61,22 @@ class OnlinePolicy:
             ConfigError: If `num_actions` is smaller than a group, or larger than 63.
         """
         self.config = OnlineConfig() if config is None else config
-        if not self.config.group_size <= num_actions <= 63:
+        members = self.config.group_size
+        if not members <= num_actions <= 63:
             raise ConfigError(
-                f"num_actions must be from group_size = {self.config.group_size} to 63, got "
-                f"{num_actions}: a group consists of distinct actions"
+                f"num_actions must be from group_size = {members} to 63, got {num_actions}: a "
+                "group consists of distinct actions"
             )
-        self.arrays = kernels.make_arrays(num_actions, num_features, self.config.group_size)
+        self.arrays = kernels.PolicyArrays(
+            weights=np.zeros(num_features),
+            features=np.zeros((num_actions, num_features)),
+            pi=np.zeros(num_actions),
+            mixed=np.zeros(num_actions),
+            group=np.zeros(members, np.int64),
+            rewards=np.zeros(members),
+            completion=np.zeros(1 << members),
+            gradient=np.zeros(num_features),
+        )
         self.decisions = 0
         self.rule = kernels.LearningRule(
             learning_rate=self.config.learning_rate,
