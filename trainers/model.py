@@ -22,9 +22,8 @@ from grpo_gym.policies.registry import (
     merge_policy_kwargs,
 )
 from grpo_gym.rollouts.batches import EnvSource, make_batch
-from grpo_gym.rollouts.frame_history import as_features, stack_frames
-from grpo_gym.rollouts.randomness import Stream, derive_seed
-from grpo_gym.rollouts.spaces import flatten_one, is_batch
+from grpo_gym.rollouts.randomness import Stream, derive_seed, draw_noise
+from grpo_gym.rollouts.spaces import flatten_one, is_batch, stack_frames
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage import checkpoint
 from grpo_gym.trainers.config import GRPOConfig
@@ -141,13 +140,12 @@ class PolicyModel(Evaluable):
         generator: np.random.Generator | None,
     ) -> tuple[np.ndarray, Any]:
         if self.config.frame_history > 1:
-            state = stack_frames(state, observations, starts, self.config.frame_history)
-            observations = as_features(state)
+            state = stack_frames(state, observations, self.config.frame_history, starts)
+            observations = state.reshape(len(state), -1)
         noise = None
         if generator is not None:
-            uniform = self.policy.head.noise_kind == "uniform"
-            draw = generator.random if uniform else generator.standard_normal
-            noise = draw((len(observations), self.policy.head.num_components), np.float32)
+            head = self.policy.head
+            noise = draw_noise(generator, head.noise_kind, (len(observations), head.num_components))
         return self.policy.act(observations, masks, noise), state
 
 

@@ -23,20 +23,14 @@ EnvSource = str | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
 
 
 def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: int) -> EnvBatch:
-    """Make B environments of one kind.
-
-    Args:
-        env: Where they come from.
-        env_kwargs: Passed to the environment; only with an id.
-        num_envs: B.
+    """Make B environments of one kind; `env_kwargs` are for those made from an id.
 
     Raises:
         ConfigError: If the environment cannot be made B times, or its spaces are not supported.
     """
     kwargs = dict(env_kwargs or {})
-    batch: EnvBatch
     if isinstance(env, str) and _is_native(env):
-        batch = NativeBatch(_make_native(env, kwargs, num_envs))
+        batch: EnvBatch = NativeBatch(_make_native(env, kwargs, num_envs))
     else:
         make = _factory(env, kwargs)
         envs = [make() for _ in range(num_envs)]
@@ -49,12 +43,7 @@ def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: i
 
 
 def make_enumerated(env_id: str, env_kwargs: Mapping[str, Any], most: int) -> EnumeratedBatch:
-    """Make environments that play every possible initial state once.
-
-    Args:
-        env_id: A registered id.
-        env_kwargs: Its arguments.
-        most: Maximal number of environments side by side.
+    """Make environments, at most `most` of them, that play every possible initial state once.
 
     Raises:
         ConfigError: If the environment cannot enumerate its initial states.
@@ -67,7 +56,11 @@ def make_enumerated(env_id: str, env_kwargs: Mapping[str, Any], most: int) -> En
 
 
 def _is_native(env_id: str) -> bool:
-    """Whether an id has a vector environment in which equal seeds draw one shared trace."""
+    """Whether an id has a vector environment in which equal seeds draw one shared trace.
+
+    Raises:
+        ConfigError: If it is not registered.
+    """
     module, _, name = env_id.rpartition(":")
     try:
         if module:
@@ -98,13 +91,12 @@ def _factory(env: EnvSource, kwargs: dict[str, Any]) -> Callable[[], gym.Env[Any
             "env_kwargs must be empty unless env is an id: pass them when making the environment"
         )
     if not isinstance(env, gym.Env):
-        if not callable(env):
-            raise ConfigError(
-                f"env must be an id, an environment or a function that makes one, got {env!r}"
-            )
-        return env
-    spec = env.spec
-    if spec is None:
+        if callable(env):
+            return env
+        raise ConfigError(
+            f"env must be an id, an environment or a function that makes one, got {env!r}"
+        )
+    if (spec := env.spec) is None:
         raise ConfigError(
             "env must have a spec, from which a group can be made: register it and use gym.make, "
             "or pass a function that makes it"

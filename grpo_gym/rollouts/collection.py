@@ -20,7 +20,7 @@ from grpo_gym.rollouts.rollout import (
     Episodes,
     GroupedRollout,
     StepTensors,
-    concatenate,
+    join_groups,
     stack_steps,
 )
 
@@ -71,18 +71,22 @@ def collect(
     """
     player = Player(policy, env, noise, max_steps, frame_history)
     player.reset(seeds)
-    rollout = _play_episodes(player) if branching is None else _play_branches(player, branching)
-    return replace(rollout, infos=player.infos.means())
+    trajectories, episodes = (
+        _play_episodes(player) if branching is None else _play_branches(player, branching)
+    )
+    return GroupedRollout(**vars(trajectories), episodes=episodes, infos=player.infos.means())
 
 
-def _play_episodes(player: Player) -> GroupedRollout:
-    rollout = stack_steps(player.play(), player.env.num_groups)
-    truncated = torch.from_numpy(player.truncated)
-    episodes = Episodes(rollout.returns.reshape(-1), rollout.lengths.reshape(-1), truncated)
-    return replace(rollout, episodes=episodes)
+def _play_episodes(player: Player) -> tuple[StepTensors, Episodes]:
+    trajectories = stack_steps(player.play(), player.env.num_groups)
+    return trajectories, Episodes(
+        returns=trajectories.rewards.sum(dim=0).reshape(-1),
+        lengths=trajectories.alive.sum(dim=0).reshape(-1),
+        truncated=torch.from_numpy(player.truncated),
+    )
 
 
-def _play_branches(player: Player, branching: Branching) -> GroupedRollout:
+def _play_branches(player: Player, branching: Branching) -> tuple[StepTensors, Episodes]:
     env = player.env
     returns = np.zeros(env.num_groups)
     lengths = np.zeros(env.num_groups, np.int64)
@@ -93,26 +97,23 @@ def _play_branches(player: Player, branching: Branching) -> GroupedRollout:
         steps = player.play(branching.every)
         trunks = _choose_trunks(branching, steps, player, groups)
         returns[groups] += _returns(steps)[trunks]
-        lengths[groups] += _lengths(steps)[trunks]
+        lengths[groups] += np.sum([step.alive.numpy()[trunks] for step in steps], axis=0)
         truncated[groups] = player.truncated[trunks]
         continues = player.alive[env.members(groups)].any(axis=1)
         branch_points = player.snapshot(trunks[continues])
-        lookahead = _uncredited(player.play(branching.lookahead))
-        segments.append(stack_steps(steps + lookahead, env.num_groups, groups))
+        for step in player.play(branching.lookahead):
+            steps.append(replace(step, credited=torch.zeros_like(step.alive)))
+        segments.append(stack_steps(steps, env.num_groups, groups))
         groups = groups[continues]
         player.restore(branch_points, groups)
     episodes = Episodes(*map(torch.from_numpy, (returns, lengths, truncated)))
-    return replace(concatenate(segments), episodes=episodes)
+    return join_groups(segments), episodes
 
 
 def _choose_trunks(
     branching: Branching, steps: Sequence[StepTensors], player: Player, groups: np.ndarray
 ) -> np.ndarray:
-    """The environment from which each of these groups continues, or with which it ends.
-
-    Returns:
-        Shape (M,), int64.
-    """
+    """The environment from which each of these groups continues or with which it ends, (M,)."""
     returns = _returns(steps)
     chosen = []
     for group, members in zip(groups.tolist(), player.env.members(groups), strict=True):
@@ -127,15 +128,6 @@ def _choose_trunks(
     return np.array(chosen, np.int64)
 
 
-def _uncredited(steps: Sequence[StepTensors]) -> list[StepTensors]:
-    return [replace(step, credited=torch.zeros_like(step.alive)) for step in steps]
-
-
 def _returns(steps: Sequence[StepTensors]) -> np.ndarray:
     """Sum of the rewards of each environment, shape (B,), float64."""
     return np.sum([step.rewards.numpy() for step in steps], axis=0)
-
-
-def _lengths(steps: Sequence[StepTensors]) -> np.ndarray:
-    """Steps of each environment, shape (B,), int64."""
-    return np.sum([step.alive.numpy() for step in steps], axis=0)

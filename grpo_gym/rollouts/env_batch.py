@@ -61,10 +61,7 @@ class EnvBatch(ABC):
 
     @abstractmethod
     def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Start an episode in every environment.
-
-        Args:
-            seeds: One per environment.
+        """Start an episode in every environment, each from its own seed.
 
         Returns:
             Observations, shape (B, D), float32, and action masks, shape (B, A), bool, or None.
@@ -72,20 +69,14 @@ class EnvBatch(ABC):
 
     @abstractmethod
     def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
-        """Step some of the environments; the others stay as they are.
+        """Step the environments that are alive, shape (B,), bool; the others stay as they are.
 
-        Args:
-            actions: First axis B, also for environments that are not stepped.
-            alive: Which environments to step, shape (B,), bool.
+        `actions` have first axis B, also for environments that are not stepped.
         """
 
     @abstractmethod
     def snapshot(self, members: np.ndarray) -> Any:
-        """Save the states of some environments.
-
-        Args:
-            members: Their indices, shape (M,), int64.
-        """
+        """Save the states of the environments with these indices, shape (M,), int64."""
 
     @abstractmethod
     def restore(self, snapshot: Any, members: np.ndarray) -> None:
@@ -104,13 +95,10 @@ class EnvBatch(ABC):
         """Release the environments' resources."""
 
     def check_ending(self, steps: int) -> None:
-        """Refuse to continue episodes that seem to have no end.
-
-        Args:
-            steps: Length of the longest episode so far.
+        """Refuse to continue episodes of `ENDLESS` steps that no time limit will end.
 
         Raises:
-            ConfigError: If it reached `ENDLESS` and no time limit will end it.
+            ConfigError: If there is one.
         """
         if steps >= ENDLESS and not self.has_time_limit:
             raise ConfigError(

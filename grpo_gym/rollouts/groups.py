@@ -60,22 +60,19 @@ class EnvGroups:
         members = np.repeat(seeds, self.group_size) if shared else seeds.reshape(-1)
         observations, masks = self.batch.reset(members.tolist())
         if shared:
-            self._check_starts(observations)
+            grouped = observations.reshape(self.num_groups, self.group_size, -1)
+            same = (grouped == grouped[:, :1]) | (np.isnan(grouped) & np.isnan(grouped[:, :1]))
+            if not same.all():
+                raise GroupError(
+                    f"members of group {int(same.all(axis=(1, 2)).argmin())} were reset with one "
+                    "seed and started differently: the environment must draw all its randomness "
+                    "from its seed (self.np_random)"
+                )
         return observations, masks
 
     def members(self, groups: np.ndarray) -> np.ndarray:
         """Indices of the environments of groups (M,): shape (M, K), int64."""
         return groups[:, None] * self.group_size + np.arange(self.group_size)
-
-    def _check_starts(self, observations: np.ndarray) -> None:
-        grouped = observations.reshape(self.num_groups, self.group_size, -1)
-        same = (grouped == grouped[:, :1]) | (np.isnan(grouped) & np.isnan(grouped[:, :1]))
-        if not same.all():
-            group = int(np.flatnonzero(~same.all(axis=(1, 2)))[0])
-            raise GroupError(
-                f"members of group {group} were reset with one seed and started differently: the "
-                "environment must draw all its randomness from its seed (self.np_random)"
-            )
 
 
 def _refuse_own_statistics(batch: EnvBatch) -> None:

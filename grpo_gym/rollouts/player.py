@@ -3,6 +3,7 @@
 Shapes: B environments, M of them, D features, H frames of a history, A choices.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grpo_gym.rollouts.env_batch import BatchStep
-from grpo_gym.rollouts.frame_history import as_features, stack_frames
 from grpo_gym.rollouts.groups import EnvGroups
 from grpo_gym.rollouts.randomness import ActionNoise
 from grpo_gym.rollouts.rollout import StepTensors
+from grpo_gym.rollouts.spaces import stack_frames
 
 
 class SamplingPolicy(Protocol):
@@ -76,7 +76,7 @@ class Player:
     def reset(self, seeds: np.ndarray) -> None:
         """Start an episode in every environment; seeds as for `EnvGroups.reset`."""
         observations, self._masks = self.env.reset(seeds)
-        self._frames = stack_frames(None, observations, None, self._frame_history)
+        self._frames = stack_frames(None, observations, self._frame_history)
         self._elapsed = 0
         self.alive = np.ones(len(observations), np.bool_)
         self.truncated = np.zeros(len(observations), np.bool_)
@@ -87,7 +87,7 @@ class Player:
         steps: list[StepTensors] = []
         while self.alive.any() and len(steps) != count:
             self.env.batch.check_ending(self._elapsed)
-            features = torch.from_numpy(as_features(self._frames))
+            features = torch.from_numpy(self._frames.reshape(len(self._frames), -1))
             masks = None if self._masks is None else torch.from_numpy(self._masks)
             outputs = self._policy(features)
             distribution = self._policy.distribution(outputs, masks)
@@ -100,16 +100,13 @@ class Player:
                 StepTensors(features, actions, log_probs, outputs, rewards, alive, alive, masks)
             )
             self.infos.add(result.infos, self.alive)
-            self._advance(result)
+            self._elapsed += 1
+            cut = result.truncated | (self._elapsed == self._max_steps)
+            self.truncated |= self.alive & cut & ~result.terminated
+            self.alive = self.alive & ~(result.terminated | cut)
+            self._frames = stack_frames(self._frames, result.observations, self._frame_history)
+            self._masks = result.action_masks
         return steps
-
-    def _advance(self, result: BatchStep) -> None:
-        self._elapsed += 1
-        cut = result.truncated | (self._elapsed == self._max_steps)
-        self.truncated |= self.alive & cut & ~result.terminated
-        self.alive = self.alive & ~(result.terminated | cut)
-        self._frames = stack_frames(self._frames, result.observations, None, self._frame_history)
-        self._masks = result.action_masks
 
     def snapshot(self, members: np.ndarray) -> PlayerState:
         """Save the states of these environments, shape (M,), int64."""
@@ -143,20 +140,16 @@ class InfoMeans:
     """Running means of the per-step quantities that an environment reports."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
 
     def add(self, infos: dict[str, np.ndarray], alive: np.ndarray) -> None:
         """Count one step of the environments that are alive; arrays of shape (B,)."""
         for name, values in infos.items():
-            counted = alive & np.isfinite(values)
-            self._sums[name] = self._sums.get(name, 0.0) + float(values[counted].sum())
-            self._counts[name] = self._counts.get(name, 0) + int(counted.sum())
+            counted = values[alive & np.isfinite(values)]
+            self._sums[name] += float(counted.sum())
+            self._counts[name] += len(counted)
 
     def means(self) -> dict[str, float]:
         """Means over all steps that reported a finite value."""
-        return {
-            name: total / self._counts[name]
-            for name, total in self._sums.items()
-            if self._counts[name]
-        }
+        return {name: self._sums[name] / count for name, count in self._counts.items() if count}

@@ -30,28 +30,19 @@ class Stream(IntEnum):
 
 
 def derive_seed(seed: int, stream: Stream, *key: int) -> int:
-    """A seed of 62 bits.
+    """A seed of 62 bits for one purpose of a run with this seed.
 
-    Args:
-        seed: Of the run.
-        stream: The seed's purpose.
-        key: Indices of at most 32 bits; always the same number of them for one stream.
+    `key` are indices of at most 32 bits, always the same number of them for one stream.
     """
     state = np.random.SeedSequence((seed, int(stream), *key)).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(2))
 
 
 def episode_seeds(seed: int, iteration: int, groups: range, group_size: int | None) -> np.ndarray:
-    """Seeds of the episodes of an iteration's groups.
-
-    Args:
-        seed: Of the run.
-        iteration: Index of the iteration.
-        groups: Indices of the groups within the iteration.
-        group_size: K, for groups of unrelated episodes; None: members share their group's episode.
+    """Seeds of the episodes of an iteration's groups, which are given by their indices.
 
     Returns:
-        Shape (G,), or (G, K) for unrelated episodes, int64.
+        Shape (G,), int64; with a `group_size` of K, for unrelated episodes, (G, K).
     """
     key = (seed, Stream.EPISODES, iteration)
     if group_size is None:
@@ -65,6 +56,15 @@ def group_generators(
     """One generator for each of an iteration's groups, given by their indices."""
     keys = [(seed, int(stream), iteration, g) for g in groups]
     return [np.random.Generator(np.random.Philox(np.random.SeedSequence(key))) for key in keys]
+
+
+def draw_noise(
+    generator: np.random.Generator, kind: NoiseKind, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Noise of a kind, float32: uniform numbers in [0, 1), or standard normal ones."""
+    draw = generator.random if kind == "uniform" else generator.standard_normal
+    noise: np.ndarray = draw(shape, np.float32)
+    return noise
 
 
 class ActionNoise:
@@ -87,15 +87,11 @@ class ActionNoise:
         self._next = _CHUNK
 
     def draw(self) -> np.ndarray:
-        """The next step's noise, shape (G*K, C), float32: uniforms in [0, 1) or normals."""
+        """The next step's noise, shape (G*K, C), float32."""
         if self._next == _CHUNK:
-            self._chunk = np.concatenate([self._draw(g) for g in self._generators], axis=1)
+            parts = [draw_noise(each, self._kind, self._shape) for each in self._generators]
+            self._chunk = np.concatenate(parts, axis=1)
             self._next = 0
         noise = self._chunk[self._next]
         self._next += 1
         return noise
-
-    def _draw(self, generator: np.random.Generator) -> np.ndarray:
-        if self._kind == "uniform":
-            return generator.random(self._shape, np.float32)
-        return generator.standard_normal(self._shape, np.float32)

@@ -4,7 +4,7 @@ Shapes: T steps, B environments, G groups, K members, B = G*K, D features, P dis
 parameters, C action components, A choices. Rollouts are time-major, (T, G, K, ...).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -35,6 +35,9 @@ class StepTensors:
     alive: Tensor
     credited: Tensor
     action_masks: Tensor | None
+
+
+_ALWAYS_GIVEN = [field.name for field in fields(StepTensors) if field.name != "action_masks"]
 
 
 @dataclass(frozen=True)
@@ -83,67 +86,68 @@ class GroupedRollout(StepTensors):
         return self.alive.sum(dim=0)
 
 
-_ALWAYS_GIVEN = [field.name for field in fields(StepTensors) if field.name != "action_masks"]
-
-
 def stack_steps(
     steps: Sequence[StepTensors], num_groups: int, groups: np.ndarray | None = None
-) -> GroupedRollout:
-    """The trajectories that consecutive steps make up; `episodes` and `infos` are left empty.
+) -> StepTensors:
+    """The trajectories (T, G, K) that T consecutive steps of all environments (B,) make up.
 
     Args:
-        steps: T steps, each with leading axes (B,).
+        steps: T steps.
         num_groups: G.
         groups: Indices of the groups to keep, shape (M,), int64; None: all.
     """
-    masks = _complete_masks([step.action_masks for step in steps], [step.alive for step in steps])
 
     def grouped(tensors: Sequence[Tensor]) -> Tensor:
         stacked = torch.stack(list(tensors)).unflatten(1, (num_groups, -1))
         return stacked if groups is None else stacked[:, torch.from_numpy(groups)]
 
-    return GroupedRollout(
-        **{name: grouped([getattr(step, name) for step in steps]) for name in _ALWAYS_GIVEN},
-        action_masks=None if masks is None else grouped(masks),
-        episodes=Episodes(torch.empty(0), torch.empty(0), torch.empty(0)),
-        infos={},
-    )
+    return _combine(steps, grouped)
 
 
-def concatenate(rollouts: Sequence[GroupedRollout]) -> GroupedRollout:
-    """Join the groups of several rollouts, padded to the longest."""
-    if len(rollouts) == 1:
-        return rollouts[0]
-    length = max(len(rollout.alive) for rollout in rollouts)
-    masks = _complete_masks([r.action_masks for r in rollouts], [r.alive for r in rollouts])
-    names = {name for rollout in rollouts for name in rollout.infos}
+def join_groups(parts: Sequence[StepTensors]) -> StepTensors:
+    """All groups of several trajectories (T, G, K), padded with zeros to the longest."""
+    length = max(len(part.alive) for part in parts)
 
     def joined(tensors: Sequence[Tensor]) -> Tensor:
         return torch.cat([_padded(tensor, length) for tensor in tensors], dim=1)
+
+    return _combine(parts, joined)
+
+
+def concatenate(rollouts: Sequence[GroupedRollout]) -> GroupedRollout:
+    """All groups of several rollouts."""
+    names = {name for rollout in rollouts for name in rollout.infos}
 
     def episodes(name: str) -> Tensor:
         return torch.cat([getattr(rollout.episodes, name) for rollout in rollouts])
 
     return GroupedRollout(
-        **{name: joined([getattr(r, name) for r in rollouts]) for name in _ALWAYS_GIVEN},
-        action_masks=None if masks is None else joined(masks),
+        **vars(join_groups(rollouts)),
         episodes=Episodes(episodes("returns"), episodes("lengths"), episodes("truncated")),
         infos={name: _weighted_mean(name, rollouts) for name in sorted(names)},
     )
 
 
-def _complete_masks(masks: Sequence[Tensor | None], alive: Sequence[Tensor]) -> list[Tensor] | None:
-    """One mask for each tensor of `alive`; everything is legal where there was none.
-
-    None if there was none at all.
-    """
-    sizes = [mask.shape[-1] for mask in masks if mask is not None]
-    if not sizes:
-        return None
-    return [
-        living.new_ones(*living.shape, sizes[0]) if mask is None else mask
-        for mask, living in zip(masks, alive, strict=True)
-    ]
+def _combine(
+    parts: Sequence[StepTensors], combine: Callable[[Sequence[Tensor]], Tensor]
+) -> StepTensors:
+    """Combine the tensors of each field; where some parts have no masks, everything is legal."""
+    given = [part.action_masks for part in parts if part.action_masks is not None]
+    masks = None
+    if given:
+        choices = given[0].shape[-1:]
+        masks = combine(
+            [
+                part.alive.new_ones(part.alive.shape + choices)
+                if part.action_masks is None
+                else part.action_masks
+                for part in parts
+            ]
+        )
+    return StepTensors(
+        **{name: combine([getattr(part, name) for part in parts]) for name in _ALWAYS_GIVEN},
+        action_masks=masks,
+    )
 
 
 def _padded(values: Tensor, length: int) -> Tensor:

@@ -58,11 +58,7 @@ def check_snapshots(batch: EnvBatch, seed: int = 0) -> None:
 def _warm_up(
     batch: EnvBatch, space: gym.Space[Any], seed: int, steps: int
 ) -> tuple[bool, np.ndarray | None]:
-    """Bring the environments into different states.
-
-    Returns:
-        Whether the first is still alive, and the action masks.
-    """
+    """Bring the environments into different states; whether the first is alive, and the masks."""
     _, masks = batch.reset([seed, seed + 1])
     alive = np.ones(2, np.bool_)
     for _ in range(steps):

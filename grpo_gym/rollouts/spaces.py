@@ -1,9 +1,9 @@
-"""Observations of any Gymnasium space as rows of float32 features, and random actions.
+"""Observations of any Gymnasium space as rows of float32 features; histories; random actions.
 
 Boxes are flattened, discrete values one-hot encoded, and the parts of a Dict or Tuple joined in
 the order of the space, as `gymnasium.spaces.flatten` does for one observation.
 
-Shapes: B observations, D features.
+Shapes: B observations, D features, H frames of a history, A choices.
 """
 
 from typing import Any
@@ -57,6 +57,33 @@ def flatten_batch(space: gym.Space[Any], batch: Any) -> np.ndarray:
 def flatten_one(space: gym.Space[Any], observation: Any) -> np.ndarray:
     """Flatten one observation to (1, D), float32."""
     return np.asarray(spaces.flatten(space, observation), np.float32).reshape(1, -1)
+
+
+def stack_frames(
+    frames: np.ndarray | None,
+    observations: np.ndarray,
+    length: int,
+    starts: np.ndarray | None = None,
+) -> np.ndarray:
+    """Add the newest observations to each environment's history.
+
+    Args:
+        frames: Histories that the last call returned, shape (B, H, D), float32; None at first.
+        observations: The newest, shape (B, D), float32.
+        length: H.
+        starts: Environments whose episode begins, shape (B,), bool: their history is the newest
+            observation, repeated. None: none of them.
+
+    Returns:
+        Shape (B, H, D), float32, oldest first.
+    """
+    newest = observations[:, None, :]
+    if frames is None or length == 1:
+        return np.repeat(newest, length, axis=1)
+    stacked = np.concatenate([frames[:, 1:], newest], axis=1)
+    if starts is not None:
+        stacked[starts] = newest[starts]
+    return stacked
 
 
 def is_batch(space: gym.Space[Any], observation: Any) -> bool:

@@ -345,7 +345,6 @@ def test_rollouts_side_by_side_are_padded() -> None:
         total = sum(part.infos["time"] * part.num_steps for part in parts)
         assert both.infos["time"] == pytest.approx(total / both.num_steps)
         assert set(both.infos) == {"time", "last"}
-    assert concatenate([short]) is short
 
 
 def test_a_rollout_without_masks_beside_one_that_has_them_may_do_anything() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from grpo_gym import GRPO
-from grpo_gym.rollouts.frame_history import as_features, stack_frames
+from grpo_gym.rollouts.spaces import stack_frames
 from probe_envs import Countdown, Cue, Recall
 
 SMALL: dict[str, Any] = {"num_groups": 2, "group_size": 4, "hidden_sizes": (8,)}
@@ -21,23 +21,16 @@ def rows(*values: float) -> np.ndarray:
 
 
 def test_frames_by_hand() -> None:
-    first = stack_frames(None, rows(1, 10), None, 3)
+    first = stack_frames(None, rows(1, 10), 3)
     assert first[..., 0].tolist() == [[1, 1, 1], [10, 10, 10]]
-    second = stack_frames(first, rows(2, 20), np.array([False, False]), 3)
+    second = stack_frames(first, rows(2, 20), 3, np.array([False, False]))
     assert second[..., 0].tolist() == [[1, 1, 2], [10, 10, 20]]
-    third = stack_frames(second, rows(3, 30), np.array([False, True]), 3)
+    third = stack_frames(second, rows(3, 30), 3, np.array([False, True]))
     assert third[..., 0].tolist() == [[1, 2, 3], [30, 30, 30]]
     assert second[..., 0].tolist() == [[1, 1, 2], [10, 10, 20]]  # what was returned stays
-    assert as_features(third).tolist() == [[1, 2, 3], [30, 30, 30]]
     assert third.dtype == np.float32
-    one = stack_frames(first[:, :1], rows(5, 6), None, 1)
+    one = stack_frames(first[:, :1], rows(5, 6), 1)
     assert one[..., 0].tolist() == [[5], [6]]
-
-
-def test_features_of_a_frame_stay_together() -> None:
-    first = stack_frames(None, np.array([[1, 2]], np.float32), None, 2)
-    second = stack_frames(first, np.array([[3, 4]], np.float32), None, 2)
-    assert as_features(second).tolist() == [[1, 2, 3, 4]]
 
 
 def test_collection_shows_the_last_observations() -> None:
