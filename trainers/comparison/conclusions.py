@@ -15,13 +15,7 @@ from grpo_gym.trainers.comparison.wording import estimate_text, number_text, pla
 
 
 def conclusion(results: TaskResults, other: str, threshold: float | None) -> str:
-    """Sentences about GRPO and another algorithm, on one task.
-
-    Args:
-        results: All trainings of the task.
-        other: The other algorithm.
-        threshold: The return up to which times are compared, if there is one.
-    """
+    """Sentences about GRPO and another algorithm; times are compared up to the threshold."""
     places = places_for(results.final_iqms.values())
     sentences = [_compare_returns(results, other, places)]
     if threshold is not None:

@@ -21,16 +21,8 @@ def learn_with_curve(
 ) -> list[CurvePoint]:
     """Train, and evaluate from before the first step to after the last.
 
-    Args:
-        training: The algorithm, untrained.
-        measure: Plays episodes and returns their mean return.
-        total_steps: Environment steps to train for.
-        evaluations: Points after the first, evenly spaced in environment steps; fewer where one
-            iteration passes several of them.
-        on_point: Called with each point after the first.
-
-    Returns:
-        The points, with steps and seconds of training alone.
+    The points lie evenly in environment steps: `evaluations` after the first, or fewer where one
+    iteration passes several of them. `on_point` is called with each but the first.
     """
     points: list[CurvePoint] = []
     passed = 0

@@ -35,11 +35,7 @@ class Comparison:
     """Seeds of the trainings of each contender."""
 
     def open_results(self, path: Path, report: Callable[[str], None]) -> Results:
-        """Open the result file, new or to be continued.
-
-        Args:
-            path: The file.
-            report: Called with a line about each measurement.
+        """Open the result file, new or to be continued; `report` gets a line for each measurement.
 
         Raises:
             ConfigError: If the file holds something else, or was measured with another plan or
@@ -68,10 +64,7 @@ class Comparison:
     def measure(self, results: Results, processes: int, command: str) -> None:
         """Measure what is missing: baselines in this process, each training in one of its own.
 
-        Args:
-            results: From `open_results`.
-            processes: Trainings at a time; each uses one core.
-            command: The command line, to be kept in the file.
+        `results` come from `open_results`, and keep the command line with the task.
         """
         plan = self.plan
         task = Task(**to_mapping(plan), versions=versions(), machine=machine(), command=command)

@@ -46,9 +46,7 @@ _LABEL_GAP = 0.052
 def draw_task(results: TaskResults, threshold: float | None) -> bytes:
     """Learning curves by environment steps and by seconds; a PNG file, 1600 pixels wide.
 
-    Args:
-        results: What was measured.
-        threshold: Drawn as a line of its own, if there is one.
+    The threshold is a line of its own, if there is one.
     """
     figure = Figure(figsize=(WIDTH, 6.0))
     by_steps, by_seconds = figure.subplots(1, 2, sharey=True)
@@ -73,7 +71,16 @@ def draw_task(results: TaskResults, threshold: float | None) -> bytes:
     by_steps.set_xlabel("environment steps", fontsize=MEDIUM)
     by_steps.set_xlim(left=0.0)
     by_steps.xaxis.set_major_formatter(EngFormatter(sep=""))
-    _describe_seconds(by_seconds, log_seconds)
+    label = "seconds of training on one core"
+    if log_seconds:
+        by_seconds.set_xscale("log")
+        by_seconds.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        by_seconds.xaxis.set_major_formatter("{x:g}")
+        by_seconds.xaxis.set_minor_formatter(NullFormatter())
+        label += " (logarithmic)"
+    else:
+        by_seconds.set_xlim(left=0.0)
+    by_seconds.set_xlabel(label, fontsize=MEDIUM)
     by_steps.set_ylabel("mean return of an episode", fontsize=MEDIUM)
     plain_numbers(by_steps.yaxis, (low, high))
     add_title(figure, f"{results.name}: return while training", list(results.trainings), 6.0)
@@ -112,16 +119,13 @@ def draw_overview(tasks: Sequence[TaskResults]) -> bytes:
 
 
 def shown_baselines(results: TaskResults) -> dict[str, float]:
-    """Mean returns of random actions and of the best baselines that see what policies see."""
+    """Mean returns of the best baselines that see what policies see, best first, and of random."""
     privileged = privileged_names(results.task.env)
-    fair = {
-        name: final.mean_return
-        for name, final in results.baselines.items()
-        if name not in privileged
-    }
-    best = sorted((name for name in fair if name != RANDOM), key=lambda name: -fair[name])
-    names = best[:_BEST_BASELINES] + ([RANDOM] if RANDOM in fair else [])
-    return {name: fair[name] for name in names}
+    means = {name: final.mean_return for name, final in results.baselines.items()}
+    fair = [name for name in means if name not in privileged and name != RANDOM]
+    best = sorted(fair, key=lambda name: -means[name])
+    names = best[:_BEST_BASELINES] + ([RANDOM] if RANDOM in means else [])
+    return {name: means[name] for name in names}
 
 
 def vertical_limits(results: TaskResults, levels: Mapping[str, float]) -> tuple[float, float]:
@@ -202,37 +206,21 @@ def spread(heights: Mapping[str, float], gap: float) -> dict[str, float]:
     return places
 
 
-def _describe_seconds(axes: Axes, log: bool) -> None:
-    label = "seconds of training on one core"
-    if log:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        label += " (logarithmic)"
-    else:
-        axes.set_xlim(left=0.0)
-    axes.set_xlabel(label, fontsize=MEDIUM)
-
-
 def _draw_row(axes: Axes, results: TaskResults, algorithms: Sequence[str]) -> None:
     """Final returns of one task."""
     present = [name for name in algorithms if name in results.trainings]
     for row, algorithm in enumerate(present):
-        estimate = statistics.interquartile_mean(results.final_returns(algorithm))
+        estimate = results.final_iqms[algorithm]
         colour = colour_of(algorithm)
         if estimate.has_interval:
-            ends = [estimate.low, estimate.high]
-            axes.plot(
-                ends, [row, row], color=colour, linewidth=7, alpha=0.35, solid_capstyle="butt"
-            )
+            style: dict[str, Any] = {"linewidth": 7, "alpha": 0.35, "solid_capstyle": "butt"}
+            axes.plot([estimate.low, estimate.high], [row, row], color=colour, **style)
         axes.plot(estimate.value, row, "o", color=colour, markersize=9)
-    levels = {name: level for name, level in shown_baselines(results).items() if name != RANDOM}
-    if levels:
-        best = max(levels, key=lambda name: levels[name])
-        axes.axvline(levels[best], color=LINE_COLOUR, linestyle=":", linewidth=1.5)
+    best, level = next(iter(shown_baselines(results).items()), (RANDOM, 0.0))
+    if best != RANDOM:
+        axes.axvline(level, color=LINE_COLOUR, linestyle=":", linewidth=1.5)
         axes.annotate(
-            best, (levels[best], 1.0), xytext=(0, 3), xycoords=("data", "axes fraction"),
+            best, (level, 1.0), xytext=(0, 3), xycoords=("data", "axes fraction"),
             textcoords="offset points", ha="center", fontsize=SMALL, color=LINE_COLOUR,
         )  # fmt: skip
     axes.set_ylim(len(present) - 0.4, -0.6)

@@ -53,21 +53,13 @@ infinite.
 
 
 def write_report(files: Sequence[Path], folder: Path, threshold: float | None = None) -> Path:
-    """Write a report of one or several tasks, with a figure of each.
+    """Write a report of one or several tasks, with a figure of each; returns the Markdown file.
 
-    Args:
-        files: Result files, one for each task; trainings may still be missing.
-        folder: Where to write; figures are named after the files.
-        threshold: The return to which times are measured, for a single task; by default that of
-            `choose_threshold`.
-
-    Returns:
-        The Markdown file.
+    Trainings may still be missing. Figures are named after the result files.
 
     Raises:
         ConfigError: If a file is no result file or holds no training, two have the same name, or
             a threshold is given for several tasks.
-        OSError: If something cannot be written.
     """
     stems = [path.stem for path in files]
     for stem in stems:

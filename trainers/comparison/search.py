@@ -53,11 +53,6 @@ class Search:
     def __init__(self, path: Path, contender: Contender, budget: TrialBudget) -> None:
         """Open a study, new or to be continued; interrupted trials are queued again.
 
-        Args:
-            path: The SQLite file.
-            contender: The algorithm and its settings at the start.
-            budget: Budget of every trial.
-
         Raises:
             ConfigError: If the file is no study, or one with another algorithm, start or budget.
         """
@@ -80,13 +75,7 @@ class Search:
             self.study.tell(trial.number, state=TrialState.FAIL)
 
     def run(self, trials: int, processes: int, report: Callable[[str], None]) -> None:
-        """Run trials until the study has a given number; each is stored as soon as it ends.
-
-        Args:
-            trials: Number of trials, including those of the file.
-            processes: Trials at a time; each uses one core.
-            report: Called with a line about each trial.
-        """
+        """Run trials until the study has a given number; each is stored as soon as it ends."""
         context = multiprocessing.get_context("spawn")
         # Ctrl-C reaches every process of a terminal; this one stops the others.
         ignore_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
@@ -199,13 +188,9 @@ class Search:
 
 
 def with_values(settings: Settings, values: Mapping[str, Any], total_steps: int) -> Settings:
-    """Settings with some values changed, and adjusted to fit together.
+    """Settings with new values by place, such as "settings.gamma", adjusted to fit together.
 
-    Args:
-        settings: The settings to change.
-        values: New values by place, such as "settings.gamma".
-        total_steps: Environment steps of a training; an algorithm of Stable-Baselines3 takes at
-            least four iterations for them.
+    An algorithm of Stable-Baselines3 takes at least four iterations for `total_steps`.
     """
     changed = to_mapping(settings)
     for place, value in values.items():

@@ -41,11 +41,7 @@ class Estimate:
 
 
 def interquartile_mean(*tasks: np.ndarray) -> Estimate:
-    """Interquartile mean of all runs.
-
-    Args:
-        tasks: Returns of the runs on each task, shape (S,), float64. Several tasks are pooled, so
-            their returns must be on one scale.
+    """Interquartile mean of all runs: returns on each task, shape (S,), on one scale.
 
     Source: Agarwal et al., arXiv 2108.13264.
     """
@@ -56,13 +52,9 @@ def interquartile_mean(*tasks: np.ndarray) -> Estimate:
 
 
 def interquartile_band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Interquartile mean of learning curves at each point, with its interval.
+    """Interquartile mean of curves, shape (S, P), and its interval's ends, shape (P,) each.
 
-    Args:
-        curves: Shape (S, P), float64.
-
-    Returns:
-        The mean, the lower and the upper end, shape (P,) each; all equal for a single run.
+    For a single run all three are equal.
     """
     middle = statistics.interquartile_mean(curves.T)
     if len(curves) < 2:
@@ -87,9 +79,8 @@ def difference_of_iqms(first: np.ndarray, second: np.ndarray) -> Estimate:
 def probability_of_improvement(*tasks: tuple[np.ndarray, np.ndarray]) -> Estimate:
     """Probability that a run of the first algorithm ends above one of the second; ties count half.
 
-    Args:
-        tasks: Returns of both algorithms' runs on each task, shape (S,) each, float64. The
-            probability is the mean over tasks, whose scales do not matter.
+    Each task has the returns of both algorithms' runs, shape (S,) each. The probability is the mean
+    over tasks, whose scales do not matter.
 
     Source: Agarwal et al., arXiv 2108.13264; within a task the Mann-Whitney U over all pairs.
     """
@@ -106,15 +97,9 @@ def probability_of_improvement(*tasks: tuple[np.ndarray, np.ndarray]) -> Estimat
 
 
 def first_reached(times: np.ndarray, returns: np.ndarray, threshold: float) -> float:
-    """When a learning curve, interpolated linearly, first reaches a threshold.
+    """When a learning curve, interpolated linearly, first reaches a threshold; infinity if never.
 
-    Args:
-        times: Steps or seconds of each point, rising, shape (P,).
-        returns: Mean return at each point, shape (P,).
-        threshold: The return to reach.
-
-    Returns:
-        In the unit of `times`; infinity if it never does.
+    Times rise; their unit, steps or seconds, is the result's. Shape (P,) both.
     """
     reached = np.flatnonzero(returns >= threshold)
     if len(reached) == 0:
