@@ -112,10 +112,7 @@ def reordered(order: Sequence[int]) -> dict[str, Any]:
 def describe(policies: np.ndarray, rewards: np.ndarray, model: OnlineGRPO) -> dict[str, float]:
     """Describe one demonstration; the step of an event that never happens is infinite.
 
-    Args:
-        policies: Shape (3000, 4), in the original order of the servers.
-        rewards: Shape (3000,).
-        model: At the end of training.
+    `policies`, shape (3000, 4), has the servers in their original order; `rewards` is (3000,).
     """
     likeliest = policies.argmax(axis=1)
     to_server_1 = np.flatnonzero(likeliest[1000:2000] == 1)

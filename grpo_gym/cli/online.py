@@ -27,16 +27,7 @@ _DEMONSTRATION_EVERY = 500
 def train_online(
     settings: TrainSettings, options: RunOptions, signals: StopSignals, console: Console
 ) -> int:
-    """Train to the end, save the policy and show the result.
-
-    Args:
-        settings: Settings with `algo="online"`.
-        options: Where the run goes.
-        signals: Already installed; the first signal ends training early, and the policy is saved.
-        console: For progress; results go to standard output.
-
-    Returns:
-        The exit status.
+    """Train until the end or the first signal, save the policy, and return the exit status.
 
     Raises:
         ConfigError: If the settings or the folder cannot be used; before any work.

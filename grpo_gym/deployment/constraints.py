@@ -124,11 +124,7 @@ def violations_of(
 
 
 def check_constraints(constraints: tuple[Constraint, ...]) -> None:
-    """Check that constraints can be called and told apart.
-
-    Raises:
-        ConfigError: If one is not callable, or its name is missing, reserved or not unique.
-    """
+    """Raise ConfigError if one is not callable, or its name is missing, reserved or not unique."""
     names = ["policy", "alternatives"]
     for constraint in constraints:
         name = getattr(constraint, "name", None)

@@ -100,13 +100,10 @@ class OutcomeTest:
         return self.evidence >= 1.0 / self.config.false_alarm_rate
 
     def update(self, policy_acted: bool, share: float, residual: float, limits: Limits) -> None:
-        """Bet on one block.
+        """Bet on one block, which was the policy's with probability `share`.
 
-        Args:
-            policy_acted: Whether the block was the policy's.
-            share: Probability that it was the policy's, fixed before the block, in [0, 1].
-            residual: The block's outcome minus a level fixed before the block, within limits.
-            limits: Smallest and largest residual, fixed before the block.
+        Share, limits, and the level that `residual` is the outcome's difference from must have
+        been fixed before the block.
         """
         if not 0.0 < share < 1.0 or limits[0] >= limits[1]:
             return
@@ -140,11 +137,8 @@ def cautious_share(share: float, evidence: float) -> float:
     """The policy's share of the blocks, reduced by the evidence against it.
 
     The evidence multiplies the fallback's odds, down to a share of one half, where the test is
-    fastest. The test stays valid because the evidence is known before the block.
-
-    Args:
-        share: Share without evidence, in [0, 1].
-        evidence: Evidence of `OutcomeTest`, >= 0; up to 1 it has no effect.
+    fastest. Evidence up to 1 has no effect. The test stays valid because the evidence is known
+    before the block.
     """
     if share <= 0.5 or evidence <= 1.0:
         return share

@@ -83,11 +83,7 @@ class StateFile:
 
 
 def write_state(path: str | os.PathLike[str], state: State) -> None:
-    """Write a state atomically.
-
-    Raises:
-        OSError: If it cannot be written; the old file is then unchanged.
-    """
+    """Write a state atomically; raise OSError, with the old file unchanged, if that fails."""
     text = json.dumps(state, sort_keys=True).encode()
     header = {"kind": _KIND, "version": FORMAT_VERSION, "sha256": hashlib.sha256(text).hexdigest()}
     # One JSON object, without serialising the state twice.
@@ -96,10 +92,7 @@ def write_state(path: str | os.PathLike[str], state: State) -> None:
 
 
 def read_state(path: str | os.PathLike[str]) -> State | None:
-    """Read a state that `write_state` wrote.
-
-    Returns:
-        The state, or None if there is no such file.
+    """Read a state that `write_state` wrote; None if there is no such file.
 
     Raises:
         GuardStateError: If the file is not a guard's, damaged, or of another version.

@@ -19,12 +19,7 @@ class Results:
     """
 
     def __init__(self, path: Path, report: Callable[[str], None]) -> None:
-        """Read the file.
-
-        Args:
-            path: The file; it need not exist yet.
-            report: Called with a line for each measurement.
-        """
+        """Read the file, which need not exist; `report` gets a line for each measurement."""
         self.path = path
         self.report = report
         self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}

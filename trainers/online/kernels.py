@@ -76,10 +76,7 @@ def softmax_policy(arrays: PolicyArrays) -> None:
 def sample_group(arrays: PolicyArrays, key: np.uint64, first: int) -> None:
     """Draw a group of distinct actions one by one, each from `mixed` over the actions left.
 
-    Args:
-        arrays: `group` is the output.
-        key: Stream of random numbers.
-        first: Index of the first of K numbers used from the stream.
+    Uses K random numbers of the stream `key`, from index `first` on.
     """
     mixed, group = arrays.mixed, arrays.group
     drawn = 0

@@ -56,12 +56,9 @@ def train_kernel(
 
 
 def settled_at(policies: np.ndarray, begin: int, end: int) -> int:
-    """The first decision from which the most likely server stays the same until `end`.
+    """The first decision, from `begin`, after which the most likely server is the same until `end`.
 
-    Args:
-        policies: Policies of decisions, as `train_kernel` records them, shape (T, N).
-        begin: The first decision to look at.
-        end: The decision after the last.
+    `policies` is as `train_kernel` records it, shape (T, N); `end` is exclusive.
     """
     likeliest = policies[begin:end].argmax(axis=1)
     other = np.flatnonzero(likeliest != likeliest[-1])
