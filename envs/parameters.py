@@ -5,8 +5,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-_field_types = lru_cache(get_type_hints)
-
 
 def kernel_parameters(config: Any, **derived: Any) -> np.ndarray:
     """Make a record of a configuration's numbers and switches, and of what follows from them.
@@ -33,3 +31,8 @@ def kernel_parameters(config: Any, **derived: Any) -> np.ndarray:
     arrays = {name: np.asarray(value) for name, value in values.items()}
     fields = [(name, array.dtype, array.shape) for name, array in arrays.items()]
     return np.array([tuple(values.values())], fields)
+
+
+@lru_cache
+def _field_types(config_type: type[Any]) -> dict[str, Any]:
+    return get_type_hints(config_type)

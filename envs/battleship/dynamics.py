@@ -120,3 +120,13 @@ def _reward(episode: Any, rule: Any, water: int) -> float:
     elif episode.repeated:
         reward -= rule.repeat_penalty
     return reward
+
+
+@kernel
+def ends_kernel(
+    episodes: np.ndarray, cells: int, won: np.ndarray, out_of_shots: np.ndarray
+) -> None:
+    """Write which games are won and which are out of shots, both of shape (B,), bool."""
+    for b in range(episodes.shape[0]):
+        won[b] = episodes[b].afloat == 0
+        out_of_shots[b] = not won[b] and episodes[b].step >= cells

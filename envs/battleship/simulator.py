@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from grpo_gym.envs.batch_simulator import BatchSimulator, Infos
 from grpo_gym.envs.battleship.density import count_kernel
-from grpo_gym.envs.battleship.dynamics import shoot_kernel, start_kernel
+from grpo_gym.envs.battleship.dynamics import ends_kernel, shoot_kernel, start_kernel
 from grpo_gym.envs.battleship.observation import (
     compact_kernel,
     count_planes,
@@ -121,8 +121,9 @@ class BattleshipSimulator(BatchSimulator):
 
     @override
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
-        won = self.episodes["afloat"] == 0
-        return won, ~won & (self.elapsed() >= self.config.cells)
+        won, out_of_shots = np.empty(self.num_envs, np.bool_), np.empty(self.num_envs, np.bool_)
+        ends_kernel(self.episodes, self.config.cells, won, out_of_shots)
+        return won, out_of_shots
 
     @override
     def state_infos(self) -> Infos:

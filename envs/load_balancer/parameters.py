@@ -27,7 +27,7 @@ def server_constants(config: LoadBalancerConfig) -> np.ndarray:
 def parameters_of(config: LoadBalancerConfig) -> np.ndarray:
     """What the kernels read, one record, shape (1,); see `kernel_parameters`."""
     mean_service_ms = config.size_mean * config.num_servers / sum(config.service_rates)
-    fault_weights = np.array([float(config.fault_mix.get(kind, 0.0)) for kind in FAULT_KINDS])
+    fault_weights = np.array([config.fault_mix.get(kind, 0.0) for kind in FAULT_KINDS])
     return kernel_parameters(
         config,
         mean_gap_ms=config.mean_gap_ms,

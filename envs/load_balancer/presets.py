@@ -4,8 +4,9 @@ Every quantity of time is in milliseconds; sizes are the milliseconds a request 
 server of rate 1. Per-server settings are one number for all servers or one number each.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import field
+from itertools import cycle, islice
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
@@ -24,11 +25,10 @@ from grpo_gym.settings import (
     PositiveFraction,
     checked_dataclass,
     from_mapping,
-    suggest,
 )
 
 FaultKind = Literal["degraded", "slow", "erroring", "down"]
-FAULT_KINDS: tuple[str, ...] = get_args(FaultKind)
+FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 
 
 @checked_dataclass
@@ -86,7 +86,7 @@ class LoadBalancerConfig:
     """Mean healthy time of a server before a random fault (exponential); None: no such faults."""
     mean_time_to_recovery_ms: Positive = 500.0
     """Mean length of a random fault (exponential)."""
-    fault_mix: dict[str, Any] = field(default_factory=lambda: {"degraded": 1.0})
+    fault_mix: dict[FaultKind, NonNegative] = field(default_factory=lambda: {"degraded": 1.0})
     """Weights of the kinds of random faults: "slow" multiplies service time by `slow_factor`,
     "erroring" sets the error probability to `fault_error_rate`, "degraded" does both, "down"
     refuses new requests and stops serving."""
@@ -145,7 +145,10 @@ class LoadBalancerConfig:
                 f"size_scv must be >= 1 with hyperexponential sizes, got {self.size_scv}: "
                 "use lognormal sizes for less variation"
             )
-        _check_fault_mix(self.fault_mix)
+        if not 0.0 < sum(self.fault_mix.values()) < math.inf:
+            raise ConfigError(
+                f"fault_mix must have a finite weight above 0, got {self.fault_mix!r}"
+            )
         _check_fault_schedule(self.fault_schedule, servers)
         if self.dynamics == "decaying_load" and self.reward == "park":
             raise ConfigError(
@@ -177,16 +180,6 @@ PER_SERVER_FIELDS = (
 )
 
 
-def _check_fault_mix(mix: dict[str, Any]) -> None:
-    for kind, weight in mix.items():
-        if kind not in FAULT_KINDS:
-            raise ConfigError(f"fault_mix has no kind {kind!r}.{suggest(kind, FAULT_KINDS)}")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight >= 0:
-            raise ConfigError(f"fault_mix[{kind!r}] must be a number >= 0, got {weight!r}")
-    if not 0.0 < sum(mix.values()) < float("inf"):
-        raise ConfigError(f"fault_mix must have a finite weight above 0, got {mix!r}")
-
-
 def _check_fault_schedule(schedule: tuple[tuple[int, str, int, int], ...], servers: int) -> None:
     busy_until = dict.fromkeys(range(servers), 0)
     for server, kind, first, last in schedule:
@@ -200,58 +193,43 @@ def _check_fault_schedule(schedule: tuple[tuple[int, str, int, int], ...], serve
         busy_until[server] = last
 
 
-def _cycle(values: tuple[float, ...], num_servers: int) -> tuple[float, ...]:
-    return tuple(values[n % len(values)] for n in range(num_servers))
+def _park_rates(num_servers: int) -> tuple[float, ...]:
+    return tuple(np.linspace(0.15, 1.05, num_servers).tolist())
 
 
-def _flaky(num_servers: int = 4) -> dict[str, Any]:
-    """Heterogeneous servers that degrade and recover at random, 20 -> 180 ms, 0.1 -> 6 %."""
-    return {
-        "service_rates": _cycle((1.0, 0.8, 0.5, 1.1), num_servers),
-        "error_rates": 0.001,
-        "mean_time_to_failure_ms": 4_000.0,
-        "mean_time_to_recovery_ms": 500.0,
-        "observe_size": True,
-    }
-
-
-def _heavy_tails(num_servers: int = 4) -> dict[str, Any]:
-    """The servers of flaky; sizes of infinite variance, so a few requests are most of the work."""
-    return {**_flaky(num_servers), "size_distribution": "pareto", "size_shape": 1.5}
-
-
-def _bursts(num_servers: int = 4) -> dict[str, Any]:
-    """The servers of flaky under traffic that comes in bursts, six times as dense as the calm."""
-    return {
-        **_flaky(num_servers),
-        "arrival_process": "markov_modulated",
-        "burst_ratio": 6.0,
-    }
-
-
-def _tiny_grpo(num_servers: int = 4) -> dict[str, Any]:
-    """The demonstration of github.com/karimluna/tiny-grpo: server 0 degrades, then recovers."""
-    return {
-        "service_rates": (1.0,) * num_servers,
+_FLAKY: dict[str, Any] = {
+    "service_rates": (1.0, 0.8, 0.5, 1.1),
+    "error_rates": 0.001,
+    "mean_time_to_failure_ms": 4_000.0,
+    "mean_time_to_recovery_ms": 500.0,
+    "observe_size": True,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    # Heterogeneous servers that degrade and recover at random, 20 -> 180 ms, 0.1 -> 6 %.
+    "flaky": _FLAKY,
+    # The servers of flaky; sizes of infinite variance, so a few requests are most of the work.
+    "heavy-tails": {**_FLAKY, "size_distribution": "pareto", "size_shape": 1.5},
+    # The servers of flaky under traffic that comes in bursts, six times as dense as the calm.
+    "bursts": {**_FLAKY, "arrival_process": "markov_modulated", "burst_ratio": 6.0},
+    # The demonstration of github.com/karimluna/tiny-grpo: server 0 degrades, then recovers.
+    "tiny-grpo": {
+        "service_rates": (1.0, 1.0, 1.0, 1.0),
         "dynamics": "decaying_load",
         "episode_length": 3_000,
         "arrival_process": "deterministic",
         "size_distribution": "deterministic",
-        "base_latency_ms": _cycle((20.0, 40.0, 80.0, 25.0), num_servers),
-        "latency_per_request_ms": _cycle((3.0, 2.0, 1.0, 3.5), num_servers),
-        "error_rates": _cycle((0.001, 0.003, 0.002, 0.05), num_servers),
-        "load_decay": _cycle((0.92, 0.90, 0.88, 0.90), num_servers),
+        "base_latency_ms": (20.0, 40.0, 80.0, 25.0),
+        "latency_per_request_ms": (3.0, 2.0, 1.0, 3.5),
+        "error_rates": (0.001, 0.003, 0.002, 0.05),
+        "load_decay": (0.92, 0.90, 0.88, 0.90),
         "error_per_request": 0.01,
         "fault_schedule": ((0, "degraded", 1_000, 2_000),),
         "observation": "aggregate",
         "reward": "demo",
-    }
-
-
-def _park(num_servers: int = 10) -> dict[str, Any]:
-    """Park's load_balance (Mao et al., NeurIPS 2019): heavy-tailed jobs, servers 1 to 7 fast."""
-    return {
-        "service_rates": tuple(np.linspace(0.15, 1.05, num_servers).tolist()),
+    },
+    # Park's load_balance (Mao et al., NeurIPS 2019): heavy-tailed jobs, servers 1 to 7 fast.
+    "park": {
+        "service_rates": _park_rates(10),
         "episode_length": 1_000,
         "utilisation": 10.0 / 11.0,
         "size_distribution": "pareto",
@@ -260,40 +238,24 @@ def _park(num_servers: int = 10) -> dict[str, Any]:
         "integer_times": True,
         "observe_size": True,
         "reward": "park",
-    }
-
-
-def _mm4(num_servers: int = 4) -> dict[str, Any]:
-    """Equal exponential servers of rate 1 and mean size 1: times read as in queueing theory."""
-    return {
-        "service_rates": (1.0,) * num_servers,
+    },
+    # Equal exponential servers of rate 1 and mean size 1: times read as in queueing theory.
+    "mm4": {
+        "service_rates": (1.0, 1.0, 1.0, 1.0),
         "episode_length": 20_000,
         "utilisation": 0.7,
         "size_mean": 1.0,
         "latency_scale_ms": 1.0,
-    }
-
-
-def _hetero2(num_servers: int = 2) -> dict[str, Any]:
-    """A fast and a slow exponential server: when is the slow one worth using?"""
-    return {
-        "service_rates": _cycle((1.0, 0.25), num_servers),
+    },
+    # A fast and a slow exponential server: when is the slow one worth using?
+    "hetero2": {
+        "service_rates": (1.0, 0.25),
         "utilisation": 0.6,
         "size_mean": 1.0,
         "latency_scale_ms": 1.0,
-    }
-
-
-PRESETS: dict[str, Callable[..., dict[str, Any]]] = {
-    "flaky": _flaky,
-    "heavy-tails": _heavy_tails,
-    "bursts": _bursts,
-    "tiny-grpo": _tiny_grpo,
-    "park": _park,
-    "mm4": _mm4,
-    "hetero2": _hetero2,
+    },
 }
-"""Each makes the settings of a named task for any number of servers."""
+"""Each is the settings of a named task."""
 
 
 def make_config(
@@ -312,14 +274,23 @@ def make_config(
     """
     check_preset(preset, PRESETS)
     rates = overrides.get("service_rates")
-    if num_servers is None:
-        settings = PRESETS[preset](*([len(rates)] if isinstance(rates, (tuple, list)) else []))
-    else:
+    count = len(rates) if isinstance(rates, (tuple, list)) else None
+    if num_servers is not None:
         num_servers = check_count("num_servers", num_servers)
-        settings = PRESETS[preset](num_servers)
-        if isinstance(rates, (tuple, list)) and len(rates) != num_servers:
+        if count not in (None, num_servers):
             raise ConfigError(
-                f"service_rates must have num_servers = {num_servers} entries, got {len(rates)}: "
+                f"service_rates must have num_servers = {num_servers} entries, got {count}: "
                 "give one of the two"
             )
+        count = num_servers
+    settings = PRESETS[preset] if count is None else _for_servers(preset, count)
     return from_mapping(LoadBalancerConfig, {**settings, **overrides}, f"LoadBalancer ({preset})")
+
+
+def _for_servers(preset: str, count: int) -> dict[str, Any]:
+    """The settings of a preset for another number of servers."""
+    settings = dict(PRESETS[preset])
+    for name in PER_SERVER_FIELDS:
+        if isinstance(settings.get(name), tuple):
+            settings[name] = tuple(islice(cycle(settings[name]), count))
+    return settings | ({"service_rates": _park_rates(count)} if preset == "park" else {})
