@@ -2,7 +2,7 @@
 
 import sys
 
-from grpo_gym.cli.benchmark import main
+from grpo_gym.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["benchmark", *sys.argv[1:]]))

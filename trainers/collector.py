@@ -34,13 +34,7 @@ class Collector:
         self._env = EnvGroups(make_batch(env, env_kwargs, config.num_envs), config.group_size)
 
     def collect(self, policy: Policy, iteration: int, round_number: int = 0) -> GroupedRollout:
-        """One rollout of G groups.
-
-        Args:
-            policy: Chooses actions.
-            iteration: Index of the iteration.
-            round_number: Index of the round within the iteration.
-        """
+        """One rollout of G groups, the `round_number`-th of this iteration; both count from 0."""
         config = self._config
         first = round_number * config.num_groups
         groups = range(first, first + config.num_groups)
@@ -54,21 +48,20 @@ class Collector:
             config.group_size,
             head.num_components,
         )
+        branching = None
+        if config.grouping == "branch":
+            branching = Branching(
+                config.branch_every,
+                config.branch_lookahead,
+                config.branch_from,
+                group_generators(config.seed, Stream.TRUNKS, iteration, groups),
+            )
         return collect(
             policy,
             self._env,
             episode_seeds(config.seed, iteration, groups, members),
             noise,
             config.max_episode_steps,
-            self._branching(iteration, groups),
+            branching,
             config.frame_history,
-        )
-
-    def _branching(self, iteration: int, groups: range) -> Branching | None:
-        config = self._config
-        if config.grouping != "branch":
-            return None
-        generators = group_generators(config.seed, Stream.TRUNKS, iteration, groups)
-        return Branching(
-            config.branch_every, config.branch_lookahead, config.branch_from, generators
         )

@@ -28,12 +28,7 @@ def baseline_names(env_id: str) -> list[str]:
 
 
 def table_names(env_id: str, env_kwargs: Mapping[str, Any]) -> list[str]:
-    """Names of the baselines that can play this environment, fast enough for hundreds of episodes.
-
-    Args:
-        env_id: The environment's id.
-        env_kwargs: Its arguments.
-    """
+    """Names of the baselines that can play this environment, hundreds of episodes in seconds."""
     baselines = _baselines(env_id)
     if not baselines:
         return ["random"]
@@ -55,14 +50,10 @@ def is_deterministic(name: str, env_id: str) -> bool:
 def baseline_action_function(
     name: str, env_id: str, batch: EnvBatch, seed: int = 0
 ) -> ActionFunction:
-    """A baseline bound to the environments in which it will play.
+    """A baseline bound to the environments of this id in which it will play.
 
-    Args:
-        name: Its name.
-        env_id: The environment's id.
-        batch: Environments of that id.
-        seed: Of random actions in environments that are not native; native baselines draw from
-            each episode's own seed.
+    `seed` is that of random actions in environments that are not native; native baselines draw from
+    each episode's own seed.
 
     Raises:
         ConfigError: If there is no baseline of that name.
@@ -70,49 +61,28 @@ def baseline_action_function(
     descriptor = descriptor_of(env_id)
     if descriptor is not None and isinstance(batch, NativeBatch):
         baseline = descriptor.baselines.make_baseline(name, batch.env)
-
-        def act(
-            observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
-        ) -> tuple[np.ndarray, Any]:
-            actions, state = baseline.predict(observations, state, start)
-            return actions, state
-
-        return act
+        return lambda observations, masks, state, start: baseline.predict(
+            observations, state, start
+        )
     if name != "random":
         raise ConfigError(
             f"policy must be 'random', a checkpoint or a run for {env_id}, got {name!r}"
         )
-    return random_action_function(batch.single_action_space, seed)
+    space = batch.single_action_space
+    space.seed(int(np.random.default_rng(seed).integers(2**31)))
+    return lambda observations, masks, state, start: (
+        sample_batch(space, len(observations), masks),
+        state,
+    )
 
 
 def evaluate_baseline(
     name: str, env_id: str, env_kwargs: Mapping[str, Any], episodes: int, seed: int
 ) -> Evaluation:
-    """Play episodes of consecutive seeds with a baseline.
-
-    Args:
-        name: The baseline.
-        env_id: The environment's id.
-        env_kwargs: Its arguments.
-        episodes: Number of episodes.
-        seed: Seed of the first; episode i has seed + i.
-    """
+    """Play episodes with a baseline; episode i has seed + i."""
     with closing(make_batch(env_id, env_kwargs, min(episodes, MAX_ENVS))) as batch:
         action_function = baseline_action_function(name, env_id, batch)
         return evaluate(action_function, batch, episodes, seed)
-
-
-def random_action_function(space: gym.Space[Any], seed: int) -> ActionFunction:
-    """Uniformly random actions, only legal ones if there are masks."""
-    generator = np.random.default_rng(seed)
-    space.seed(int(generator.integers(2**31)))
-
-    def act(
-        observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
-    ) -> tuple[np.ndarray, Any]:
-        return sample_batch(space, len(observations), masks), state
-
-    return act
 
 
 def check_environment(env_id: str, env_kwargs: Mapping[str, Any]) -> None:

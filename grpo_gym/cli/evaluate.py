@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from grpo_gym.cli.failures import check_writable, reported
 from grpo_gym.cli.options import CommandLine
-from grpo_gym.cli.plotting import check_figures, check_plot, draw_episode
+from grpo_gym.cli.plotting import check_plot, draw_episode
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.cli.tables import statistics_table
 from grpo_gym.evaluation.episodes import MAX_ENVS, ActionFunction, Evaluable, Evaluation, evaluate
@@ -168,7 +168,6 @@ def _plot(
     path: Path,
 ) -> None:
     """Draw the first episode, as the policy and the baselines beside it play it."""
-    check_figures(env_id)
     for name in options.plot_beside:
         if name not in baseline_names(env_id):
             hint = suggest(name, baseline_names(env_id))

@@ -40,8 +40,8 @@ class Given:
     help: bool = False
 
     def names(self) -> list[str]:
-        """The given options as they are written."""
-        return [as_option(name) for group in self.values.values() for name in group]
+        """The fields that are given."""
+        return [name for group in self.values.values() for name in group]
 
 
 class CommandLine:

@@ -33,17 +33,6 @@ def check_plot(path: Path) -> None:
     check_writable(path, "--plot")
 
 
-def check_figures(env_id: str) -> None:
-    """Refuse an environment without figures.
-
-    Raises:
-        ConfigError: If it has none.
-    """
-    if _figures(env_id) is None:
-        known = ", ".join(each.env_id for each in DESCRIPTORS if each.figures_module is not None)
-        raise ConfigError(f"--plot must come with one of {known}, got {env_id}")
-
-
 def draw_episode(
     players: Mapping[str, ActionFunction], env_id: str, batch: NativeBatch, seed: int, path: Path
 ) -> bytes:
@@ -51,39 +40,40 @@ def draw_episode(
 
     Args:
         players: The policies by name.
-        env_id: An environment that has figures.
+        env_id: Id of the environment.
         batch: One environment of that id.
         seed: Of the episode.
         path: Its suffix determines the format.
 
     Returns:
         The content of the file.
+
+    Raises:
+        ConfigError: If the environment has no figures.
     """
+    figures = _figures(env_id)
     episodes = {name: record_episode(act, env_id, batch, seed) for name, act in players.items()}
     title = f"{env_id}: the episode of seed {seed}"
-    content: bytes = _figures(env_id).draw(episodes, batch.env.config, title, _format(path))
+    content: bytes = figures.draw(episodes, batch.env.config, title, _format(path))
     return content
 
 
 def record_episode(
     action_function: ActionFunction, env_id: str, batch: NativeBatch, seed: int
 ) -> list[Any]:
-    """Play an episode and record each step in the form that the environment's figures take.
-
-    Args:
-        action_function: Chooses actions.
-        env_id: An environment that has figures.
-        batch: One environment of that id.
-        seed: Of the episode.
-    """
+    """Play an episode and record each step in the form that the environment's figures take."""
     snapshot = _figures(env_id).snapshot
     alive = np.ones(1, np.bool_)
     return [snapshot(batch.env) for _ in play(action_function, batch, [seed], alive)]
 
 
 def _figures(env_id: str) -> Any:
+    """The module that draws an environment's episodes."""
     descriptor = descriptor_of(env_id)
-    return None if descriptor is None else descriptor.figures
+    if descriptor is None or descriptor.figures is None:
+        known = ", ".join(each.env_id for each in DESCRIPTORS if each.has_figures)
+        raise ConfigError(f"--plot must come with one of {known}, got {env_id}")
+    return descriptor.figures
 
 
 def _format(path: Path) -> str:

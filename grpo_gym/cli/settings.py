@@ -145,7 +145,7 @@ def _env_kwargs(base: TrainSettings, options: Mapping[str, Any]) -> dict[str, di
 def _refuse_options_of_grpo(given: Given) -> None:
     """Refuse options that online GRPO would ignore; it shares only `--seed`."""
     known = {*_OF_GRPO, *(field.name for field in fields(GRPOConfig))} - {"seed"}
-    for name in (name for group in given.values.values() for name in group):
+    for name in given.names():
         if name in known:
             raise ConfigError(
                 f"{as_option(name)} is for --algo grpo: settings of --algo online follow "
@@ -154,8 +154,8 @@ def _refuse_options_of_grpo(given: Given) -> None:
 
 
 def _refuse_other_options(given: Given) -> None:
-    others = [name for name in given.names() if name not in ("--resume", "--quiet")]
-    if others:
-        raise ConfigError(
-            f"--resume must come without {others[0]}: a run goes on with its own settings"
-        )
+    for name in given.names():
+        if name not in ("resume", "quiet"):
+            raise ConfigError(
+                f"--resume must come without {as_option(name)}: a run goes on with its own settings"
+            )

@@ -17,8 +17,7 @@ from typing import Any, TypeVar, cast, dataclass_transform
 import pydantic
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from grpo_gym.settings.errors import ConfigError
-from grpo_gym.settings.messages import explain
+from grpo_gym.settings.errors import ConfigError, explain
 
 Config = TypeVar("Config")
 

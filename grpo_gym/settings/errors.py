@@ -1,7 +1,37 @@
-"""What a user did wrong, and the nearest right thing."""
+"""Errors in settings, each in one line: `name must be RULE, got VALUE: remedy`."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+_RULES = {
+    "int_type": "an integer",
+    "int_parsing": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "a string",
+    "tuple_type": "a list",
+    "too_long": "a list of {max_length} values",
+    "dict_type": "a mapping",
+    "dataclass_type": "of type {class_name} or a mapping of its settings",
+    "literal_error": "{expected}",
+    "greater_than": "> {gt:g}",
+    "greater_than_equal": ">= {ge:g}",
+    "less_than": "< {lt:g}",
+    "less_than_equal": "<= {le:g}",
+}
+"""What each type of error says after "must be"."""
+_REMEDIES = {"string_type": ": put it in quotes", "tuple_type": ": write [{}]"}
+
+Path = tuple[int | str, ...]
 
 
 class ConfigError(ValueError):
@@ -19,3 +49,79 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     by_lower_case = {candidate.lower(): candidate for candidate in candidates}
     matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     return f" Did you mean {by_lower_case[matches[0]]!r}?" if matches else ""
+
+
+def explain(error: ValidationError, values: Mapping[str, Any], cls: type | None = None) -> str:
+    """Describe the first error in one line.
+
+    Args:
+        error: What pydantic raised.
+        values: What it checked.
+        cls: The class that the values are for, whose field names are suggested for unknown ones.
+    """
+    problems = [(_path(each, values), each) for each in error.errors(include_url=False)]
+    first, problem = problems[0]
+    name = _written(first)
+    if problem["type"] == "value_error":  # from `__post_init__`
+        message = str(problem["ctx"]["error"])
+        return f"{name}: {message}" if name else message
+    if problem["type"] == "missing":
+        if isinstance(first[-1], int):  # each missing element of a list reports an error
+            count = max(int(path[-1]) for path, _ in problems if path[:-1] == first[:-1]) + 1
+            return (
+                f"{_written(first[:-1])} must be a list of {count} values, got {problem['input']!r}"
+            )
+        return f"{name} is required"
+    if problem["type"] == "unexpected_keyword_argument":
+        return _unknown(first, cls)
+    # Every member of a union reports an error; the deepest is of the one that was meant.
+    related = [(path, each) for path, each in problems if path[: len(first)] == first]
+    deepest = max((path for path, _ in related), key=len)
+    return _broken(_written(deepest), [each for path, each in related if path == deepest])
+
+
+def _path(problem: ErrorDetails, values: Any) -> Path:
+    """Where the value lies, without the union members that pydantic names on the way."""
+    path: list[int | str] = []
+    for part in problem["loc"]:
+        try:
+            values = values[part]
+        except (LookupError, TypeError):  # a member of a union
+            continue
+        path.append(part)
+    if problem["type"] == "missing":
+        path.append(problem["loc"][-1])
+    return tuple(path)
+
+
+def _written(path: Path) -> str:
+    written = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return written.removeprefix(".")
+
+
+def _unknown(path: Path, cls: Any) -> str:
+    for part in path[:-1]:
+        cls = cls.__pydantic_fields__[part].annotation
+    hint = suggest(str(path[-1]), cls.__pydantic_fields__)
+    return f"{_written(path)!r} is not a setting of {cls.__name__}.{hint}"
+
+
+def _broken(name: str, problems: Sequence[ErrorDetails]) -> str:
+    value, kinds = problems[0]["input"], [problem["type"] for problem in problems]
+    if not set(kinds) <= _RULES.keys():
+        return f"{name}: {problems[0]['msg']}"
+    rule = " or ".join(dict.fromkeys(map(_rule, problems)))
+    remedy = ""
+    if isinstance(value, str) and "literal_error" in kinds:
+        near = nearest(value, re.findall(r"'(.*?)'", rule))
+        remedy = near and f".{near}"
+    elif len(kinds) == 1 and value is not None:
+        remedy = _REMEDIES.get(kinds[0], "").format(value)
+    return f"{name} must be {rule}, got {value!r}{remedy}"
+
+
+def _rule(problem: ErrorDetails) -> str:
+    context = problem.get("ctx", {})
+    if problem["type"] == "literal_error" and " or " in context["expected"]:
+        return "one of " + context["expected"].replace(" or ", ", ")
+    return _RULES[problem["type"]].format_map(context)

@@ -103,9 +103,9 @@ def test_arguments_of_an_environment_count_for_it_and_its_preset(
 
 def test_what_concerns_the_start_only_is_no_setting() -> None:
     _, run = parse_train(["--run-dir", "here", "--quiet"])
-    assert run == RunOptions(run_dir="here", quiet=True)
+    assert run == RunOptions(run_dir=Path("here"), quiet=True)
     _, run = parse_train(["--resume", "there", "--quiet"])
-    assert run == RunOptions(resume="there", quiet=True)
+    assert run == RunOptions(resume=Path("there"), quiet=True)
 
 
 @pytest.mark.parametrize("config", [TrainSettings, RunOptions, GRPOConfig])

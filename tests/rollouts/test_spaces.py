@@ -6,7 +6,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
-from grpo_gym.rollouts.spaces import flat_size, flatten_batch, flatten_one, is_batch
+from grpo_gym.rollouts.spaces import flat_size, flatten_batch, flatten_one, is_batch, sample_batch
 from grpo_gym.settings import ConfigError
 
 NESTED = spaces.Dict(
@@ -76,3 +76,18 @@ def test_other_shapes_are_neither() -> None:
 def test_observations_without_fixed_features_are_refused(space: gym.Space[Any]) -> None:
     with pytest.raises(ConfigError, match="observation space must be"):
         flat_size(space)
+
+
+@pytest.mark.parametrize(
+    ("space", "mask", "legal"),
+    [
+        (gym.spaces.Discrete(3), [0, 1, 1], {1, 2}),
+        (gym.spaces.MultiDiscrete([2, 3]), [1, 0, 0, 1, 1], {(0, 1), (0, 2)}),
+    ],
+)
+def test_random_actions_are_those_that_the_mask_allows(
+    space: gym.Space, mask: list[int], legal: set
+) -> None:
+    actions = sample_batch(space, 50, np.tile(np.array(mask, np.bool_), (50, 1)))
+    chosen = {tuple(a) if np.ndim(a) else int(a) for a in actions.tolist()}
+    assert chosen == legal

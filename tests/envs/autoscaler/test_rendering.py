@@ -321,8 +321,8 @@ def test_impossible_plots_are_refused_before_any_episode(
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("not a folder")
     Path("folder.png").mkdir()
-    for name in ("evaluate", "draw_episode"):
-        monkeypatch.setattr(evaluate, name, lambda *_: pytest.fail("played"))
+    for module, name in ((evaluate, "evaluate"), (plotting, "record_episode")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("played"))
     assert evaluate.main(arguments) == 2
     assert message in capsys.readouterr().err
 
