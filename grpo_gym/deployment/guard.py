@@ -18,7 +18,6 @@ from grpo_gym.deployment.records import (
     GuardError,
     GuardStatus,
     Transition,
-    decision_as_mapping,
     decision_from,
     plain_decision,
 )
@@ -287,7 +286,7 @@ class Guard:
             "decisions": self._decisions,
             "rollout": self._rollout.state(),
             "experiment": self._experiment.state(),
-            "history": [decision_as_mapping(each) for each in self._history],
+            "history": list(self._history),
         }
 
     def _restore(self, state: State) -> None:

@@ -157,11 +157,6 @@ def plain_decision(decision: Decision) -> Decision:
 
 
 def decision_from(values: Mapping[str, Any]) -> Decision:
-    """Inverse of `decision_as_mapping`."""
+    """A decision from its fields in JSON types."""
     violations = tuple(Violation(**each) for each in values["violations"])
     return Decision(**{**values, "violations": violations})
-
-
-def decision_as_mapping(decision: Decision) -> dict[str, Any]:
-    """The decision in JSON types; `dataclasses.asdict` would copy every value, which is slow."""
-    return {**vars(decision), "violations": [vars(each) for each in decision.violations]}

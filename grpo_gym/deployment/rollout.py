@@ -115,13 +115,13 @@ class Rollout:
         self._was_rolled_back = by == "guard" and mode == "shadow"
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs, in JSON types."""
+        """What `restore` needs, in JSON types and records."""
         return {
             "mode": self.mode,
             "percentage": self.percentage,
             "violated": list(self.violated),
             "clean_s": self.clean_s,
-            "transitions": [vars(each) for each in self.transitions],
+            "transitions": list(self.transitions),
             "last_time_s": self._last_time_s,
             "measured_at_change": self._measured_at_change,
             "was_rolled_back": self._was_rolled_back,

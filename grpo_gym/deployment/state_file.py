@@ -83,8 +83,12 @@ class StateFile:
 
 
 def write_state(path: str | os.PathLike[str], state: State) -> None:
-    """Write a state atomically; raise OSError, with the old file unchanged, if that fails."""
-    text = json.dumps(state, sort_keys=True).encode()
+    """Write a state, whose dataclasses become mappings, atomically.
+
+    Raises:
+        OSError: If it cannot be written; the old file is then unchanged.
+    """
+    text = json.dumps(state, sort_keys=True, default=vars).encode()
     header = {"kind": _KIND, "version": FORMAT_VERSION, "sha256": hashlib.sha256(text).hexdigest()}
     # One JSON object, without serialising the state twice.
     start = json.dumps(header).removesuffix("}") + ', "state": '
