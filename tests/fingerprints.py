@@ -24,30 +24,11 @@ import numpy as np
 import yaml
 
 import grpo_gym
+from grpo_gym.registration import DESCRIPTORS
 
 Task = tuple[str, Callable[[], dict[str, Any]]]
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "tests" / "data" / "fingerprints.json"
-PRESETS = {
-    "LoadBalancer-v0": ("flaky", "heavy-tails", "bursts", "park", "tiny-grpo", "mm4", "hetero2"),
-    "Battleship-v0": (
-        "classic-10x10",
-        "classic-10x10-density",
-        "no-touch-10x10",
-        "russian-10x10",
-        "uniform-5x5",
-        "microgrpo-5x5",
-    ),
-    "AutoScaler-v0": (
-        "diurnal",
-        "diurnal-target",
-        "diurnal-joint",
-        "bursty",
-        "flash-crowd",
-        "weekly",
-        "constant",
-    ),
-}
 VARIANTS = [
     "default",
     "grpo",
@@ -219,8 +200,9 @@ def command(*arguments: str) -> dict[str, str]:
 
 def environments() -> Iterator[Task]:
     """Every preset of every native environment."""
-    for env_id, presets in PRESETS.items():
-        for preset in presets:
+    for descriptor in DESCRIPTORS:
+        env_id = descriptor.env_id
+        for preset in descriptor.preset_names:
             yield f"{env_id} {preset}", partial(environment, env_id, preset)
 
 
