@@ -326,7 +326,7 @@ def test_a_saved_model_refuses_an_environment_that_it_does_not_fit(tmp_path: Pat
 
 def test_predict_has_the_common_signature() -> None:
     model = OnlineGRPO().learn(2_000)
-    rows = np.random.default_rng(0).random((50, *model.observation_space.shape), np.float32)
+    rows = np.random.default_rng(0).random((50, model.simulator.num_features), np.float32)
     many, state = model.predict(rows, "kept", deterministic=True)
     assert many.shape == (50,)
     assert state == "kept"
