@@ -44,7 +44,8 @@ def privileged_names(env_id: str) -> set[str]:
 
 def is_deterministic(name: str, env_id: str) -> bool:
     """Whether there is a baseline of this name that uses no randomness."""
-    return name in _baselines(env_id) and bool(_baselines(env_id)[name].deterministic)
+    baseline = _baselines(env_id).get(name)
+    return baseline is not None and bool(baseline.deterministic)
 
 
 def baseline_action_function(
@@ -102,12 +103,9 @@ def check_environment(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
 
 
 def find_checkpoint(policy: str, env_id: str | None) -> Path:
-    """Find the checkpoint of a path.
+    """The file of a policy: itself, or a run's best checkpoint, or the latest if there is no best.
 
-    Args:
-        policy: A checkpoint file, or a run's folder: its best checkpoint, or the latest if there
-            were no evaluations.
-        env_id: The environment whose baselines an error suggests, if it is known.
+    If the environment is known, an error suggests its baselines.
 
     Raises:
         ConfigError: If there is no such file, or the folder has no checkpoints.
@@ -132,12 +130,7 @@ def find_checkpoint(policy: str, env_id: str | None) -> Path:
 def load_model(
     path: Path, env_id: str | None = None, env_kwargs: Mapping[str, Any] | None = None
 ) -> "GRPO | OnlineGRPO":
-    """Read a model of GRPO or online GRPO.
-
-    Args:
-        path: The checkpoint.
-        env_id: The environment, if one was given.
-        env_kwargs: Replace those it was trained with.
+    """Read a model of GRPO or online GRPO; `env_kwargs` replace those it was trained with.
 
     Raises:
         CheckpointError: If the file is damaged, not ours, or of another environment.

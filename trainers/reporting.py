@@ -24,17 +24,18 @@ _RATE_SMOOTHING = 0.9
 
 def scalars(stats: IterationStats) -> dict[str, float]:
     """Metrics of one iteration by TensorBoard tag."""
-    values = {f"rollout/{name}": value for name, value in stats.rollout.items()}
-    values["train/uniform_groups"] = stats.uniform_groups
-    values["train/explained_variance"] = stats.explained_variance
-    values["train/discount"] = stats.discount
-    if stats.update is not None:
-        values |= {f"train/{name}": float(v) for name, v in asdict(stats.update).items()}
-    values["time/collect_seconds"] = stats.collect_seconds
-    values["time/update_seconds"] = stats.update_seconds
-    values["time/steps_per_second"] = _steps_per_second(stats)
-    values["time/iteration"] = float(stats.iteration)
-    return values
+    update = {} if stats.update is None else asdict(stats.update)
+    return {
+        **{f"rollout/{name}": value for name, value in stats.rollout.items()},
+        "train/uniform_groups": stats.uniform_groups,
+        "train/explained_variance": stats.explained_variance,
+        "train/discount": stats.discount,
+        **{f"train/{name}": float(value) for name, value in update.items()},
+        "time/collect_seconds": stats.collect_seconds,
+        "time/update_seconds": stats.update_seconds,
+        "time/steps_per_second": _steps_per_second(stats),
+        "time/iteration": float(stats.iteration),
+    }
 
 
 class ProgressReporter(contextlib.AbstractContextManager["ProgressReporter"]):
@@ -106,12 +107,10 @@ class TensorBoardReporter(contextlib.AbstractContextManager["TensorBoardReporter
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
-        """Open an event file.
+        """Open an event file in a folder.
 
-        Args:
-            folder: Where it goes.
-            first_step: Environment steps of the checkpoint from which training resumes. Later
-                events of an earlier session are hidden: they are about to be recorded again.
+        Events of an earlier session after `first_step`, the environment steps of the checkpoint
+        from which training resumes, are hidden: they are about to be recorded again.
         """
         from torch.utils.tensorboard import SummaryWriter  # takes a second
 

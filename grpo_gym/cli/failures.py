@@ -37,7 +37,8 @@ def reported(main: Main) -> Main:
         except (ConfigError, GymnasiumError) as error:
             return _report(str(error), _USAGE)
         except OSError as error:
-            return _report(_describe(error), _FAILURE)
+            text = error.strerror or str(error)  # without the number
+            return _report(f"{error.filename}: {text}" if error.filename else text, _FAILURE)
         except MemoryError as error:
             return _report(f"out of memory: {error}", _FAILURE)
         except (CheckpointError, GroupError, FloatingPointError) as error:
@@ -49,14 +50,10 @@ def reported(main: Main) -> Main:
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Refuse an output file that cannot be written, before any work.
-
-    Args:
-        path: The file; its folder is created.
-        option: The option that names it.
+    """Refuse an output file that cannot be written, before any work; its folder is created.
 
     Raises:
-        ConfigError: If it cannot be written.
+        ConfigError: If it cannot be written; the message names the option.
     """
     rule = f"{option} must be a file that can be written, got {path}"
     try:
@@ -73,9 +70,3 @@ def _report(message: str, status: int) -> int:
     prefix = "" if status > 128 else "error: "
     console.print(f"{prefix}{line}", style="red", markup=False, highlight=False, soft_wrap=True)
     return status
-
-
-def _describe(error: OSError) -> str:
-    """The system's message without its number, and the file concerned."""
-    text = error.strerror or str(error)
-    return f"{error.filename}: {text}" if error.filename else text

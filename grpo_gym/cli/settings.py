@@ -1,7 +1,7 @@
 """Settings of a training run, from options, a preset of GRPO, a settings file, and defaults."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, fields
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,8 @@ def _settings(run: RunOptions, given: Given) -> TrainSettings:
     options, grpo_options = given.values["training"], given.values["grpo"]
     base, source = _file_settings(run, options)
     if run.preset is not None:
-        base = from_mapping(
-            TrainSettings,
-            {**to_mapping(base), "grpo": {**to_mapping(base.grpo), **PRESETS[run.preset]}},
-            source,
-        )
+        grpo = {**to_mapping(base.grpo), **PRESETS[run.preset]}
+        base = replace(base, grpo=from_mapping(GRPOConfig, grpo, source))
     changed = {**to_mapping(base), **options, **_env_kwargs(base, options)}
     if changed["algo"] == "online":
         _refuse_options_of_grpo(given)
