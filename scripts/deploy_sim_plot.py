@@ -27,18 +27,18 @@ def draw(runs: Mapping[str, Mapping[str, Any]]) -> "Figure":
     cells = figure.subfigures(rows, 2, squeeze=False).ravel()
     for cell, (name, run) in zip(cells, runs.items(), strict=False):
         share, traffic = cell.subplots(2, 1, sharex=True, height_ratios=(1.0, 1.3))
-        draw_share(share, run)
-        draw_traffic(traffic, run)
+        hours = np.arange(len(_series(run, "demand"))) * (STRIP_STEPS / STEPS_PER_HOUR)
+        draw_share(share, run, float(hours[-1]))
+        draw_traffic(traffic, run, hours)
         share.set_title(f"{name}: {SCENARIOS[name].description}", loc="left", weight="bold")
     return figure
 
 
-def draw_share(axes: Any, run: Mapping[str, Any]) -> None:
+def draw_share(axes: Any, run: Mapping[str, Any], last_hour: float) -> None:
     """Draw the mode as a colour, the percentage as a height, reasons at the main transitions."""
-    hours = _strip_hours(run)
     transitions = run["transitions: hour, mode, percentage, by, reason"]
     stages = [[0.0, "shadow", 0.0, "", ""], *transitions]
-    ends = [*(stage[0] for stage in transitions), hours[-1]]
+    ends = [*(stage[0] for stage in transitions), last_hour]
     for (start, mode, percentage, _, _), end in zip(stages, ends, strict=True):
         axes.fill_between([start, end], max(percentage, 4.0), color=COLOURS[mode], lw=0)
     for mode, colour in COLOURS.items():
@@ -47,10 +47,11 @@ def draw_share(axes: Any, run: Mapping[str, Any]) -> None:
         if mode == "gradual" and by == "guard":
             continue  # the height shows these steps
         axes.axvline(start, color=MARK, lw=1.0)
-        late = mode != "full" and start > 0.55 * hours[-1]
+        late = mode != "full" and start > 0.55 * last_hour
         text, height, box = f"{start:.2f} h, full", 112.0, None
         if mode != "full":
-            text = f"{start:.2f} h, {mode}: {_shortened(reason)}"
+            brief = textwrap.shorten(reason, 130, placeholder=" ...")
+            text = f"{start:.2f} h, {mode}: {textwrap.fill(brief, 46)}"
             height = 137.0 if number == 0 else 65.0
             box = {"boxstyle": "round", "fc": "white", "ec": "none", "alpha": 0.85, "pad": 0.15}
         axes.annotate(
@@ -67,9 +68,8 @@ def draw_share(axes: Any, run: Mapping[str, Any]) -> None:
     axes.legend(loc="lower right", ncols=3, fontsize=8, framealpha=0.9)
 
 
-def draw_traffic(axes: Any, run: Mapping[str, Any]) -> None:
+def draw_traffic(axes: Any, run: Mapping[str, Any], hours: np.ndarray) -> None:
     """Draw demand, and replicas on a scale of their own."""
-    hours = _strip_hours(run)
     axes.plot(hours, _series(run, "demand"), color=DEMAND, lw=1.0)
     axes.set(ylim=(0.0, None), xlim=(0.0, hours[-1]), xlabel="hours since midnight")
     axes.set_ylabel("demand (requests/s)", color=DEMAND)
@@ -83,11 +83,3 @@ def draw_traffic(axes: Any, run: Mapping[str, Any]) -> None:
 
 def _series(run: Mapping[str, Any], name: str) -> np.ndarray:
     return np.array(run[STRIP_KEY.format(name)].split(), np.float64)
-
-
-def _strip_hours(run: Mapping[str, Any]) -> np.ndarray:
-    return np.arange(len(_series(run, "demand"))) * (STRIP_STEPS / STEPS_PER_HOUR)
-
-
-def _shortened(reason: str) -> str:
-    return textwrap.fill(textwrap.shorten(reason, 130, placeholder=" ..."), 46)

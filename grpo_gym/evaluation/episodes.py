@@ -166,20 +166,6 @@ class Evaluable:
 
         return act
 
-    def _act(
-        self,
-        observations: np.ndarray,
-        masks: np.ndarray | None,
-        state: Any,
-        starts: np.ndarray | None,
-        generator: np.random.Generator | None,
-    ) -> tuple[np.ndarray, Any]:
-        """Like an `ActionFunction`: samples by the generator, or the most probable actions."""
-        raise NotImplementedError
-
-    def _sampler(self, stream: Stream, *key: int) -> np.random.Generator:
-        return np.random.default_rng(derive_seed(self._seed, stream, *key))
-
     def evaluate(
         self,
         episodes: int = 100,
@@ -202,6 +188,20 @@ class Evaluable:
         with closing(make_batch(self.env_source, kwargs, max(1, min(episodes, MAX_ENVS)))) as batch:
             action_function = self.action_function(deterministic, seed)
             return evaluate(action_function, batch, episodes, seed, warmup)
+
+    def _act(
+        self,
+        observations: np.ndarray,
+        masks: np.ndarray | None,
+        state: Any,
+        starts: np.ndarray | None,
+        generator: np.random.Generator | None,
+    ) -> tuple[np.ndarray, Any]:
+        """Like an `ActionFunction`: samples by the generator, or the most probable actions."""
+        raise NotImplementedError
+
+    def _sampler(self, stream: Stream, *key: int) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(self._seed, stream, *key))
 
 
 def evaluate(
