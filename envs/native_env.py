@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 
 from grpo_gym.envs.arguments import check_options
-from grpo_gym.envs.batch_simulator import Infos, Observations
+from grpo_gym.envs.batch_simulator import BatchSimulator, Infos, Observations
 from grpo_gym.envs.native_task import NativeTask, check_action
 from grpo_gym.envs.seeding import fold_seed
 
@@ -49,7 +49,7 @@ class NativeEnv(gym.Env[Observation, Action]):
             )
         self.render_mode = render_mode
         self.config = config
-        self.simulator: Any = self.task.simulator(config, 1)
+        self.simulator: BatchSimulator = self.task.simulator(config, 1)
         self.observation_space = self.task.observation_space(config)
         self.action_space = self.task.action_space(config)
         self._seeded = False
@@ -97,8 +97,7 @@ class NativeEnv(gym.Env[Observation, Action]):
 
     def get_state(self) -> dict[str, np.ndarray]:
         """A snapshot from which `set_state` continues exactly as this environment would."""
-        state: dict[str, np.ndarray] = self.simulator.get_state()
-        return state
+        return self.simulator.get_state()
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> Any:
         """Continue from a snapshot of an environment with the same configuration.

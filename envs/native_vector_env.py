@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from grpo_gym.envs.arguments import check_count, check_options
-from grpo_gym.envs.batch_simulator import Infos, Observations
+from grpo_gym.envs.batch_simulator import BatchSimulator, Infos, Observations
 from grpo_gym.envs.native_task import NativeTask, check_actions
 from grpo_gym.envs.seeding import fold_seed, seed_list
 from grpo_gym.settings import ConfigError, suggest
@@ -77,7 +77,7 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         if max_episode_steps not in (None, -1):
             self.max_episode_steps = check_count("max_episode_steps", max_episode_steps)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.simulator: Any = self.task.simulator(self.config, self.num_envs)
+        self.simulator: BatchSimulator = self.task.simulator(self.config, self.num_envs)
         self.single_observation_space = self.task.observation_space(self.config)
         self.single_action_space = self.task.action_space(self.config)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -201,8 +201,7 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
 
     def get_state(self, members: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """A snapshot of the given environments (default: all); first axis M."""
-        state: dict[str, np.ndarray] = self.simulator.get_state(members)
-        return state
+        return self.simulator.get_state(members)
 
     def set_state(self, state: Mapping[str, np.ndarray], members: np.ndarray | None = None) -> None:
         """Put the given environments (default: all) into the state of a snapshot.
@@ -229,8 +228,7 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
 
     def _state_infos_of_step(self) -> Infos:
         """Infos about the current state, as steps report them."""
-        infos: Infos = self.simulator.state_infos()
-        return infos
+        return self.simulator.state_infos()
 
     def _result(
         self, actions: np.ndarray, observations: Any, stepped: np.ndarray, shown: np.ndarray

@@ -1,6 +1,5 @@
 """Settings as a record that kernels read: `parameters[0].slow_factor`."""
 
-from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -21,7 +20,7 @@ def kernel_parameters(config: Any, **derived: Any) -> np.ndarray:
         Shape (1,).
     """
     values = {}
-    for name, hint in _field_types(type(config)).items():
+    for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
         if get_origin(hint) is Literal:
             values[name] = get_args(hint).index(value)
@@ -31,8 +30,3 @@ def kernel_parameters(config: Any, **derived: Any) -> np.ndarray:
     arrays = {name: np.asarray(value) for name, value in values.items()}
     fields = [(name, array.dtype, array.shape) for name, array in arrays.items()]
     return np.array([tuple(values.values())], fields)
-
-
-@lru_cache
-def _field_types(config_type: type[Any]) -> dict[str, Any]:
-    return get_type_hints(config_type)

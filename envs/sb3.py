@@ -58,12 +58,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc,unused-ignore]
     """
 
     def __init__(self, vec_env: VectorEnv[Any, Any, Any], infos: Literal["ends", "all"]) -> None:
-        """Wrap the environments.
-
-        Args:
-            vec_env: With the autoreset mode SAME_STEP.
-            infos: As for `to_sb3`.
-        """
+        """Wrap the environments; the arguments are those of `to_sb3`."""
         self.vec_env = vec_env
         self._infos = infos
         self._actions = np.zeros(0)
@@ -124,7 +119,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc,unused-ignore]
     @override
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         value = getattr(self.vec_env, attr_name)
-        return [value for _ in self._chosen(indices)]
+        return [value for _ in self._get_indices(indices)]
 
     @override
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
@@ -133,7 +128,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc,unused-ignore]
         Raises:
             ConfigError: If `indices` leaves environments out.
         """
-        if len(self._chosen(indices)) != self.num_envs:
+        if len(list(self._get_indices(indices))) != self.num_envs:
             raise ConfigError(f"{attr_name} must be set for all environments of a native batch")
         setattr(self.vec_env, attr_name, value)
 
@@ -143,16 +138,11 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc,unused-ignore]
     ) -> list[Any]:
         """Call a method of the vector environment; its results for the chosen environments."""
         results = getattr(self.vec_env, method_name)(*method_args, **method_kwargs)
-        if results is None:
-            return [None for _ in self._chosen(indices)]
-        return [results[b] for b in self._chosen(indices)]
+        return [None if results is None else results[b] for b in self._get_indices(indices)]
 
     @override
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        return [False for _ in self._chosen(indices)]
-
-    def _chosen(self, indices: Any) -> list[int]:
-        return list(self._get_indices(indices))
+        return [False for _ in self._get_indices(indices)]
 
 
 def _equal(options: dict[str, Any], others: dict[str, Any]) -> bool:

@@ -88,25 +88,6 @@ def test_every_baseline_takes_legal_actions_of_every_kind(kind: str, constraints
                 assert not infos["constrained"].any()
 
 
-@pytest.mark.parametrize("kind", ["scaling", "multi"])
-@pytest.mark.parametrize("history", [0, 6])
-def test_a_single_environment_equals_the_first_of_many(kind: str, history: int) -> None:
-    settings: dict[str, Any] = {"action": kind, "history": history}
-    env, many = AutoScalerEnv(**settings), AutoScalerVectorEnv(3, **settings)
-    observation, _ = env.reset(seed=5)
-    observations, _ = many.reset(seed=5)
-    for name in BASELINES:
-        one, state = make_baseline(name, env), None
-        all_of, states = make_baseline(name, many), None
-        for _ in range(6):
-            action, state = one.predict(observation, state)
-            actions, states = all_of.predict(observations, states)
-            assert env.action_space.contains(action)
-            np.testing.assert_array_equal(action, actions[0])
-            observation, *_ = env.step(action)
-            observations, *_ = many.step(actions)
-
-
 def test_components_other_than_scaling_stay_neutral() -> None:
     for kind in ("scaling_config", "flat", "multi"):
         env = clusters(2, action=kind)

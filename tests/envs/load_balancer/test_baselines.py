@@ -2,15 +2,13 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from scipy import stats
 
-from grpo_gym.envs.load_balancer.baselines import BASELINES, make_baseline
+from grpo_gym.envs.load_balancer.baselines import make_baseline
 from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
 from grpo_gym.envs.load_balancer.vector_env import LoadBalancerVectorEnv
-from grpo_gym.settings import ConfigError
 
 FAULTY: dict[str, Any] = {
     "mean_time_to_failure_ms": 200.0,
@@ -18,51 +16,6 @@ FAULTY: dict[str, Any] = {
     "fault_mix": {"degraded": 1, "slow": 1, "erroring": 1, "down": 1},
     "recovery_ramp_ms": 50.0,
 }
-
-
-@pytest.mark.parametrize("name", BASELINES)
-@pytest.mark.parametrize("preset", ["flaky", "park"])
-def test_same_choices_on_single_and_vector(name: str, preset: str) -> None:
-    settings = {"preset": preset, "episode_length": 80, "utilisation": 1.1, **FAULTY}
-    vector = LoadBalancerVectorEnv(3, autoreset_mode="Disabled", **settings)
-    singles = [LoadBalancerEnv(**settings) for _ in range(3)]
-    whole = make_baseline(name, vector, seed=5)
-    parts = [make_baseline(name, env, seed=5) for env in singles]
-    assert whole.name == name
-    state: Any = None
-    states: list[Any] = [None] * 3
-    chosen = []
-    for episode in range(2):
-        seed = 20 if episode == 0 else None
-        observations, _ = vector.reset(seed=seed)
-        alone = [env.reset(seed=seed and seed + b)[0] for b, env in enumerate(singles)]
-        for step in range(80):
-            start = np.full(3, step == 0)
-            actions, state = whole.predict(observations, state, start, deterministic=True)
-            assert actions.shape == (3,)
-            assert actions.dtype == np.int64
-            for b, env in enumerate(singles):
-                action, states[b] = parts[b].predict(alone[b], states[b], start[:1])
-                assert np.ndim(action) == 0
-                assert action == actions[b]
-                alone[b] = env.step(np.int64(action))[0]
-            observations, *_ = vector.step(actions)
-            chosen.append(actions)
-    assert len(np.unique(chosen)) > 1
-    other = make_baseline(name, vector, seed=6)
-    vector.reset(seed=20)
-    assert other.predict(vector.observe())[0].shape == (3,)
-
-
-def test_works_through_wrappers() -> None:
-    env = gym.make("LoadBalancer-v0")
-    observation, _ = env.reset(seed=0)
-    action, _ = make_baseline("random", env).predict(observation)
-    env.step(action)
-    vector = gym.make_vec("LoadBalancer-v0", num_envs=2)
-    wrapped = gym.wrappers.vector.RecordEpisodeStatistics(vector)
-    observations, _ = wrapped.reset(seed=0)
-    wrapped.step(make_baseline("power_of_two", wrapped).predict(observations)[0])
 
 
 def bench(num_envs: int = 1, **settings: Any) -> LoadBalancerVectorEnv:
@@ -262,15 +215,3 @@ def test_oracle_has_no_regret() -> None:
     for _ in range(100):
         observations, _, _, _, infos = env.step(oracle.predict(observations)[0])
         assert (infos["regret"] == 0.0).all()
-
-
-def test_bad_names_seeds_and_environments() -> None:
-    env = LoadBalancerEnv()
-    with pytest.raises(ConfigError, match=r"'rndom'.*Did you mean 'random'"):
-        make_baseline("rndom", env)
-    with pytest.raises(ConfigError, match="must be a LoadBalancer environment"):
-        make_baseline("random", gym.make("CartPole-v1"))
-    for seed in (-1, 1.5, True):
-        with pytest.raises(ConfigError, match="seed must be an integer >= 0"):
-            make_baseline("random", env, seed=seed)
-    make_baseline("random", env, seed=2**70)
