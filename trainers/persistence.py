@@ -53,10 +53,14 @@ class PersistentModel(PolicyModel):
         Raises:
             CheckpointError: If the file cannot be written.
         """
+        source, kwargs = self.policy_source, self.policy_kwargs
         reference, baseline, metrics = self.reference, self.value_baseline, self.metrics_normaliser
         payload = {
             "config": to_mapping(self.config),
-            **_describe_policy(self),
+            "policy_kind": source if isinstance(source, str) else None,
+            "policy_class": None if isinstance(source, str) else qualified_name(source),
+            # Kept only if a file can hold them as they are: `load` asks for others.
+            "policy_kwargs": kwargs if _is_plain(kwargs) else None,
             "environment": _describe_environment(self),
             "model": self.policy.state_dict(),
             "reference": None if reference is None else reference.state_dict(),
@@ -101,6 +105,13 @@ class PersistentModel(PolicyModel):
             raise CheckpointError(
                 f"{path} was trained in an environment without an id: pass it as env="
             )
+        if policy_kwargs is None:
+            policy_kwargs = payload.get("policy_kwargs", {})  # files before 0.2.0 have none
+        if policy_kwargs is None:
+            raise CheckpointError(
+                f"{path} was trained with policy_kwargs that a file cannot hold: pass "
+                "policy_kwargs="
+            )
         same = isinstance(source, str) and _bare(source) == _bare(saved["id"])
         try:
             model = cls(
@@ -108,7 +119,7 @@ class PersistentModel(PolicyModel):
                 source,
                 env_kwargs=saved["kwargs"] if env_kwargs is None and same else env_kwargs,
                 training_env_kwargs=saved["training_kwargs"] if same else None,
-                policy_kwargs=_policy_kwargs(payload, policy_kwargs, path),
+                policy_kwargs=policy_kwargs,
                 config=from_mapping(GRPOConfig, payload["config"], str(path)),
             )
         except ConfigError as error:
@@ -136,17 +147,6 @@ class PersistentModel(PolicyModel):
         self.schedule = Schedule(*payload["schedule"])
 
 
-def _describe_policy(model: PolicyModel) -> dict[str, Any]:
-    """How a policy is named: by its registered name, or by its class or function."""
-    source, kwargs = model.policy_source, model.policy_kwargs
-    return {
-        "policy_kind": source if isinstance(source, str) else None,
-        "policy_class": None if isinstance(source, str) else qualified_name(source),
-        # Kept only if a file can hold them as they are: `load` asks for others.
-        "policy_kwargs": kwargs if _is_plain(kwargs) else None,
-    }
-
-
 def _policy_source(
     payload: Mapping[str, Any], policy: PolicySource | None, path: str | PathLike[str]
 ) -> PolicySource:
@@ -166,18 +166,6 @@ def _policy_source(
     if isinstance(chosen, str) and chosen != name and (name is not None or is_built_in(chosen)):
         raise CheckpointError(f"{path} was trained with the policy {trained}, not {chosen!r}")
     return chosen
-
-
-def _policy_kwargs(
-    payload: Mapping[str, Any], given: Mapping[str, Any] | None, path: str | PathLike[str]
-) -> Mapping[str, Any]:
-    saved = payload.get("policy_kwargs", {})  # files before 0.2.0 have none
-    if given is None and saved is None:
-        raise CheckpointError(
-            f"{path} was trained with policy_kwargs that a file cannot hold: pass policy_kwargs="
-        )
-    kwargs: Mapping[str, Any] = saved if given is None else given
-    return kwargs
 
 
 def _bare(env_id: str | None) -> str | None:

@@ -116,16 +116,10 @@ def needed_replicas(requests_per_s: float, utilisation: float, cluster: Any, p: 
 
 @inlined
 def wanted(action: int, requests_per_s: float, cluster: Any, p: Any) -> tuple[int, int, int]:
-    """Say what an action asks for; actions of "multi" are numbered like those of "flat" here.
+    """Return the replicas that an action adds, and its choices of the other two components.
 
-    Args:
-        action: A number of the configured kind.
-        requests_per_s: Requests of the last step, which "target" scales for.
-        cluster: A `CLUSTER` record.
-        p: The record from `kernel_parameters`.
-
-    Returns:
-        Replicas to add, and the choices of the second and the third component.
+    Actions of "multi" are numbered like those of "flat" here. "target" scales for the requests of
+    the last step.
     """
     total = cluster.running + cluster.pending
     if p.action == records.TARGET:

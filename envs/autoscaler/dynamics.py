@@ -133,17 +133,11 @@ def come_up(b: int, cluster: Any, starting: np.ndarray) -> None:
 
 @kernel
 def serve(demand: float, cluster: Any, metrics: Any, outcome: Any, p: Any) -> None:
-    """Serve the requests of a step and write the measurements.
+    """Serve the requests of a step, `demand` a second, and write the measurements.
 
     Every request, new or retried, is served, fails, times out, is dropped, goes to the second
-    region, or waits in the backlog at the end.
-
-    Args:
-        demand: Requests/s.
-        cluster: A `CLUSTER` record; its backlog and retries change.
-        metrics: A `METRIC` record, written.
-        outcome: An `OUTCOME` record, written except for costs and rewards.
-        p: The record from `kernel_parameters`.
+    region, or waits in the backlog at the end. The cluster's backlog and retries change; costs and
+    rewards of the outcome are left to `account`.
     """
     seconds = p.step_seconds
     arrivals = demand * seconds

@@ -103,9 +103,7 @@ def facts(config: AutoScalerConfig, frames: Sequence[Frame]) -> dict[str, str]:
 def render_ansi(simulator: Simulator, history: Sequence[Frame]) -> str:
     """Draw the first environment as plain text, at most 98 columns wide.
 
-    Args:
-        simulator: The simulator.
-        history: The steps of this episode so far, newest last.
+    `history` is the steps of this episode so far, newest last.
     """
     config = simulator.config
     frames = list(history) or [current_frame(simulator)]
@@ -139,15 +137,9 @@ def _bars(values: Sequence[float], highest: float) -> str:
 
 
 def render_rgb(simulator: Simulator, history: Sequence[Frame], member: int = 0) -> np.ndarray:
-    """Draw one environment as an image.
+    """Draw one environment as an image, shape (640, 800, 3), uint8.
 
-    Args:
-        simulator: The simulator.
-        history: The steps of this episode so far, newest last.
-        member: Which environment.
-
-    Returns:
-        A fresh array, shape (640, 800, 3), uint8.
+    `history` is the steps of its episode so far, newest last.
     """
     frames = list(history) or [current_frame(simulator, member)]
     canvas = Canvas(WIDTH, HEIGHT)

@@ -7,27 +7,10 @@ of history, A choices.
 import numpy as np
 from typing_extensions import override
 
-from grpo_gym.envs.autoscaler import trace
+from grpo_gym.envs.autoscaler import observation, records, trace
 from grpo_gym.envs.autoscaler.actions import count_choices, encode, mask_kernel
 from grpo_gym.envs.autoscaler.dynamics import start_kernel, step_kernel
-from grpo_gym.envs.autoscaler.observation import (
-    NUM_METRICS,
-    feature_names,
-    observe_metrics,
-    observe_rest,
-    remember,
-    unroll,
-)
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
-from grpo_gym.envs.autoscaler.records import (
-    CLUSTER,
-    EPISODE,
-    METRIC,
-    OUTCOME,
-    STATE_INFOS,
-    STEP_INFOS,
-    TIMEOUTS_S,
-)
 from grpo_gym.envs.batch_simulator import BatchSimulator, Infos, Observations
 from grpo_gym.envs.parameters import kernel_parameters
 
@@ -58,15 +41,15 @@ class AutoScalerSimulator(BatchSimulator):
         Raises:
             ConfigError: If `demand_csv` cannot be used.
         """
-        super().__init__(num_envs, EPISODE)
+        super().__init__(num_envs, records.EPISODE)
         self.config = config
-        self.clusters = np.zeros(num_envs, CLUSTER)
+        self.clusters = np.zeros(num_envs, records.CLUSTER)
         self.starting = np.zeros((num_envs, config.start_up_steps), np.int64)
-        self.metrics = np.zeros(num_envs, METRIC)
-        self.outcomes = np.zeros(num_envs, OUTCOME)
+        self.metrics = np.zeros(num_envs, records.METRIC)
+        self.outcomes = np.zeros(num_envs, records.OUTCOME)
         self.demand = np.zeros((num_envs, config.episode_steps + 1), np.float32)
         self.starts = np.zeros(num_envs, np.int64)
-        self.history = np.zeros((num_envs, config.history, NUM_METRICS), np.float32)
+        self.history = np.zeros((num_envs, config.history, observation.NUM_METRICS), np.float32)
         self.parameters = _parameters_of(config)
         self._memory = (
             self.episodes,
@@ -77,7 +60,7 @@ class AutoScalerSimulator(BatchSimulator):
             self.outcomes,
             self.parameters,
         )
-        self.observation_shape = (len(feature_names(config)),)
+        self.observation_shape = (len(observation.feature_names(config)),)
         self.num_choices = count_choices(config)
         self._recorded = trace.read_demand(config)
 
@@ -89,7 +72,7 @@ class AutoScalerSimulator(BatchSimulator):
         rows = self._free_rows(members, len(distinct))
         self.episodes["trace_row"][members] = rows[group]
         trace.draw_traces(distinct, rows, self.parameters, self._recorded, self.demand, self.starts)
-        self.outcomes[members] = np.zeros((), OUTCOME)
+        self.outcomes[members] = np.zeros((), records.OUTCOME)
         start_kernel(members, *self._memory)
         self._remember(members)
 
@@ -105,11 +88,16 @@ class AutoScalerSimulator(BatchSimulator):
     def observe(self) -> Observations:
         """Observations, shape (B, M), float32; with `history` a dictionary, see `AutoScalerEnv`."""
         current = np.empty((self.num_envs, *self.observation_shape), np.float32)
-        observe_metrics(self.measured(), current)
-        observe_rest(self.episodes, self.starts, self.clusters, self.parameters, current)
+        observation.observe_metrics(self.measured(), current)
+        observation.observe_rest(
+            self.episodes, self.starts, self.clusters, self.parameters, current
+        )
         if self.config.history == 0:
             return current
-        return {"current_metrics": current, "metrics_history": unroll(self.episodes, self.history)}
+        return {
+            "current_metrics": current,
+            "metrics_history": observation.unroll(self.episodes, self.history),
+        }
 
     @override
     def rewards(self) -> np.ndarray:
@@ -122,18 +110,18 @@ class AutoScalerSimulator(BatchSimulator):
 
     @override
     def state_infos(self) -> Infos:
-        infos = {name: self.outcomes[name] for name in STATE_INFOS}
+        infos = {name: self.outcomes[name] for name in records.STATE_INFOS}
         if self.config.constraints:
             infos["action_mask"] = self.action_masks()
         return infos
 
     @override
     def step_infos(self, actions: np.ndarray) -> Infos:
-        return {name: self.outcomes[name] for name in STEP_INFOS}
+        return {name: self.outcomes[name] for name in records.STEP_INFOS}
 
     def measured(self) -> np.ndarray:
         """The ten metrics of the last step in their units, shape (B, 10), float64: a view."""
-        return self.metrics.view(np.float64).reshape(self.num_envs, NUM_METRICS)
+        return self.metrics.view(np.float64).reshape(self.num_envs, observation.NUM_METRICS)
 
     def demand_ahead(self, steps: int) -> np.ndarray:
         """Demand of the next steps, requests/s, shape (B, steps): what no policy can know.
@@ -153,9 +141,9 @@ class AutoScalerSimulator(BatchSimulator):
     def _remember(self, members: np.ndarray) -> None:
         if self.config.history == 0:
             return
-        rows = np.empty((self.num_envs, NUM_METRICS), np.float32)
-        observe_metrics(self.measured(), rows)
-        remember(members, self.episodes, rows, self.history)
+        rows = np.empty((self.num_envs, observation.NUM_METRICS), np.float32)
+        observation.observe_metrics(self.measured(), rows)
+        observation.remember(members, self.episodes, rows, self.history)
 
 
 def _parameters_of(config: AutoScalerConfig) -> np.ndarray:
@@ -163,7 +151,7 @@ def _parameters_of(config: AutoScalerConfig) -> np.ndarray:
     return kernel_parameters(
         config,
         initial_replicas=config.initial_replicas or 0,
-        timeout=TIMEOUTS_S.index(config.timeout_s),
+        timeout=records.TIMEOUTS_S.index(config.timeout_s),
         noise_sigma=config.noise,
         bursts_per_day=config.bursts,
         burst_size=config.burst_size,

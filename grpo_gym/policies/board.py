@@ -40,7 +40,7 @@ class BoardPolicy(Policy):
         Args:
             observation_space: A Box of channels (C, H, W), or of one channel, (H, W).
             action_space: Discrete, one action per cell, row by row.
-            options: Options of the policy.
+            options: Of the policy.
 
         Raises:
             ConfigError: If the spaces are not those of a board.
@@ -58,13 +58,11 @@ class BoardPolicy(Policy):
             nn.Flatten(),
         )
 
+    @override
     def forward(self, observations: Tensor) -> Tensor:
-        """Logits of all cells, shape (..., A), for observations (..., D), float32."""
-        leading = observations.shape[:-1]
-        logits: Tensor = self.network(
-            self.features(observations).reshape(-1, self.observation_size)
-        )
-        return logits.reshape(*leading, logits.shape[-1])
+        rows = self.features(observations).reshape(-1, self.observation_size)
+        logits: Tensor = self.network(rows)
+        return logits.reshape(*observations.shape[:-1], logits.shape[-1])
 
 
 class _Planes(nn.Module):
@@ -108,15 +106,13 @@ class _Block(nn.Module):
 def _board_shape(
     observation_space: gym.Space[Any], action_space: gym.Space[Any]
 ) -> tuple[int, int, int]:
-    if not isinstance(observation_space, gym.spaces.Box) or len(observation_space.shape) not in (
-        2,
-        3,
-    ):
+    shape = observation_space.shape if isinstance(observation_space, gym.spaces.Box) else ()
+    if len(shape) not in (2, 3):
         raise ConfigError(
             "observation space must be a Box of channels, (C, H, W) or (H, W), for the policy "
             f"'board', got {observation_space}: use the policy 'mlp'"
         )
-    planes, rows, columns = (1, *observation_space.shape)[-3:]
+    planes, rows, columns = (1, *shape)[-3:]
     if not isinstance(action_space, gym.spaces.Discrete) or action_space.n != rows * columns:
         raise ConfigError(
             f"action space must be Discrete({rows * columns}), one per cell, for the policy "

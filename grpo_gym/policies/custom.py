@@ -28,14 +28,7 @@ class CustomPolicy(Policy):
         factory: Callable[..., nn.Module],
         policy_kwargs: Mapping[str, Any],
     ) -> None:
-        """Build the network and try it on two rows of zeros.
-
-        Args:
-            observation_space: Of one environment.
-            action_space: Of one environment.
-            options: What every policy has.
-            factory: Makes the network.
-            policy_kwargs: Keyword arguments of the factory.
+        """Build the network and try it on two rows of zeros; arguments as for `make_policy`.
 
         Raises:
             ConfigError: If a space is not supported, the factory fails or does not return a

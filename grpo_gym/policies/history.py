@@ -136,13 +136,11 @@ class HistoryNormaliser(RunningNormaliser):
 
     @override
     def forward(self, observations: Tensor) -> Tensor:
-        """Normalise observations, shape (..., D), float32."""
         shifted = observations - self.shift[self.statistic]
         return (shifted * self.scale[self.statistic]).clamp(-self.clip, self.clip)
 
     @override
     def update(self, observations: Tensor) -> None:
-        """Add observations, shape (N, D), to the statistics."""
         super().update(observations[:, self.columns])
 
 
@@ -166,11 +164,8 @@ class HistoryPolicy(Policy):
     ) -> None:
         """Find the history; subclasses build `encoder` and `network`.
 
-        Args:
-            observation_space: Of one environment; see `find_history`.
-            action_space: Of one environment.
-            options: Options of the policy. With `normalise_observations`, all steps of a metric
-                share their statistics.
+        Arguments are those of `Policy`. With `normalise_observations`, all steps of a metric share
+        their statistics.
 
         Raises:
             ConfigError: If there is no history, or a space is not supported.
@@ -183,8 +178,6 @@ class HistoryPolicy(Policy):
 
     @override
     def forward(self, observations: Tensor) -> Tensor:
-        """Distribution parameters, shape (..., P), for observations (..., D), float32."""
-        leading = observations.shape[:-1]
         rows = self.features(observations).reshape(-1, self.observation_size)
         parts = rows.split(_ROWS_AT_ONCE)
         if len(parts) > 1 and torch.is_grad_enabled():
@@ -194,7 +187,7 @@ class HistoryPolicy(Policy):
         else:
             found = [self._outputs(part) for part in parts]
         outputs = torch.cat(found)
-        return self.head.complete(outputs.reshape(*leading, outputs.shape[-1]))
+        return self.head.complete(outputs.reshape(*observations.shape[:-1], outputs.shape[-1]))
 
     def _outputs(self, rows: Tensor) -> Tensor:
         outputs: Tensor = self.network(self.encoder(*self.layout.split(rows)))

@@ -7,7 +7,7 @@ Shapes: M metrics.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +37,6 @@ class _Statistics:
         difference = value - self.mean
         self.mean += difference / self.count
         self.sum_of_squares += difference * (value - self.mean)
-
-    @property
-    def deviation(self) -> float:
-        return math.sqrt(self.sum_of_squares / self.count)
 
 
 class MetricsNormaliser:
@@ -130,7 +126,7 @@ class MetricsNormaliser:
             return _clipped((value - low) / (high - low) * 2.0 - 1.0)
         seen = self._statistics.get(name)
         if seen is not None and seen.count >= self.enough:
-            deviation = seen.deviation
+            deviation = math.sqrt(seen.sum_of_squares / seen.count)
             if deviation > _LEAST_SHARE * abs(seen.mean):
                 return _clipped((value - seen.mean) / (_DEVIATIONS * deviation))
         return math.copysign(math.log1p(abs(value)), value)
@@ -189,20 +185,18 @@ class NormaliseMetrics(
 
 
 def _metric_names(space: gym.Space[Any]) -> tuple[str, ...]:
-    if isinstance(space, spaces.Dict) and space.spaces and _are_numbers(space.values()):
-        return tuple(space.spaces)
-    raise ConfigError(
-        "observation space must be a Dict of metrics, each a Box of one number or a Discrete, got "
-        f"{space}"
-    )
-
-
-def _are_numbers(parts: Iterable[gym.Space[Any]]) -> bool:
-    return all(
+    parts = space.spaces if isinstance(space, spaces.Dict) else {}
+    numbers = [
         isinstance(part, spaces.Discrete)
         or (isinstance(part, spaces.Box) and math.prod(part.shape) == 1)
-        for part in parts
-    )
+        for part in parts.values()
+    ]
+    if not parts or not all(numbers):
+        raise ConfigError(
+            "observation space must be a Dict of metrics, each a Box of one number or a Discrete, "
+            f"got {space}"
+        )
+    return tuple(parts)
 
 
 def _checked(name: str, limits: Any) -> tuple[float, float]:

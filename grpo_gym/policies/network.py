@@ -132,13 +132,8 @@ def feedforward(
 ) -> nn.Sequential:
     """Linear layers with orthogonal weights and activations between them.
 
-    Args:
-        inputs: Width of the input.
-        hidden_sizes: Width of each hidden layer.
-        outputs: Width of the output.
-        activation: Activation function between layers.
-        gain: Of the last layer. The default makes a policy nearly uniform at first: early
-            exploration must not depend on the initial weights.
+    With the default gain of the last layer a policy is nearly uniform at first: early exploration
+    must not depend on the initial weights.
     """
     layers: list[nn.Module] = []
     for hidden in hidden_sizes:

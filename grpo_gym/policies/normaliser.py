@@ -12,6 +12,7 @@ class RunningNormaliser(nn.Module):
     """Standardises features by the mean and deviation of all observations so far.
 
     Attributes:
+        clip: Bound of normalised features.
         count: Number of observations seen, shape (), float64.
         mean: Shape (D,), float64.
         sum_of_squares: Of deviations from the mean, shape (D,), float64.
@@ -24,12 +25,7 @@ class RunningNormaliser(nn.Module):
     scale: Tensor
 
     def __init__(self, size: int, clip: float = 10.0) -> None:
-        """Start without observations, which leaves features unchanged.
-
-        Args:
-            size: Number of features, D.
-            clip: Bound of normalised features.
-        """
+        """Start without observations of `size` features, which leaves features unchanged."""
         super().__init__()
         self.clip = clip
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))

@@ -12,18 +12,12 @@ from typing import Any, TypeVar
 import gymnasium as gym
 from torch import nn
 
+from grpo_gym.policies import options
 from grpo_gym.policies.board import BoardPolicy
 from grpo_gym.policies.custom import CustomPolicy
 from grpo_gym.policies.gru import GRUPolicy
 from grpo_gym.policies.network import MLPPolicy, Policy
-from grpo_gym.policies.options import (
-    BoardOptions,
-    GRUOptions,
-    MLPOptions,
-    NetworkConfig,
-    PolicyOptions,
-    TemporalOptions,
-)
+from grpo_gym.policies.options import NetworkConfig, PolicyOptions
 from grpo_gym.policies.temporal import TemporalPolicy
 from grpo_gym.settings import ConfigError, suggest
 
@@ -35,10 +29,10 @@ Config = TypeVar("Config", bound=NetworkConfig)
 
 _BUILT_IN: dict[str, tuple[Callable[[Any, Any, Any], Policy], type[PolicyOptions]]] = {
     "linear": (Policy, PolicyOptions),
-    "mlp": (MLPPolicy, MLPOptions),
-    "board": (BoardPolicy, BoardOptions),
-    "gru": (GRUPolicy, GRUOptions),
-    "temporal": (TemporalPolicy, TemporalOptions),
+    "mlp": (MLPPolicy, options.MLPOptions),
+    "board": (BoardPolicy, options.BoardOptions),
+    "gru": (GRUPolicy, options.GRUOptions),
+    "temporal": (TemporalPolicy, options.TemporalOptions),
 }
 _REGISTERED: dict[str, NetworkFactory] = {}
 

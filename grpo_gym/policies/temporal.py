@@ -91,14 +91,7 @@ class TransformerLayer(nn.Module):
     def __init__(
         self, width: int, heads: int, feedforward_width: int, outputs: int | None = None
     ) -> None:
-        """Build the layer.
-
-        Args:
-            width: Of a token, W.
-            heads: Of the attention, H.
-            feedforward_width: Between the two linear layers after the attention.
-            outputs: Number of last tokens to compute; None: all.
-        """
+        """Build the layer; `outputs` is the number of last tokens to compute, None: all."""
         super().__init__()
         self.outputs = outputs
         self.attention = Attention(width, heads)
@@ -141,11 +134,7 @@ class Attention(nn.Module):
         """Attention of queries (N, Q, W) to tokens (N, S, W), shape (N, Q, W)."""
         query, key, value = (
             layer(inputs).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, inputs in (
-                (self.query, queries),
-                (self.key, tokens),
-                (self.value, tokens),
-            )
+            for layer, inputs in ((self.query, queries), (self.key, tokens), (self.value, tokens))
         )
         scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
         mixed = torch.softmax(scores, dim=-1) @ value

@@ -5,8 +5,7 @@ Shapes: T steps, G groups, K members; M steps that take part.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,9 +48,7 @@ class TrainingBatch:
         return len(self.advantages)
 
     def __getitem__(self, index: Tensor) -> "TrainingBatch":
-        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name, values in parts.items():
-            parts[name] = None if values is None else values[index]
+        parts = {name: None if rows is None else rows[index] for name, rows in vars(self).items()}
         return TrainingBatch(**parts)
 
 

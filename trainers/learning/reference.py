@@ -23,14 +23,7 @@ def make_reference(policy: Policy, config: GRPOConfig) -> Policy | None:
 def move_reference(
     reference: Policy | None, policy: Policy, iteration: int, config: GRPOConfig
 ) -> None:
-    """Update the reference after an iteration.
-
-    Args:
-        reference: Changed in place.
-        policy: As the iteration left it.
-        iteration: Number of the iteration, from 1.
-        config: The settings.
-    """
+    """Update the reference in place after an iteration, which counts from 1."""
     if reference is None or config.kl_reference == "initial":
         return
     if config.kl_reference == "refreshed":

@@ -29,13 +29,7 @@ class ValueBaseline(nn.Module):
     deviation: Tensor
 
     def __init__(self, features: int, hidden_sizes: tuple[int, ...], learning_rate: float) -> None:
-        """Build the network; before the first `fit` it predicts 0.
-
-        Args:
-            features: D.
-            hidden_sizes: Width of each hidden layer.
-            learning_rate: Step size.
-        """
+        """Build the network for D features; before the first `fit` it predicts 0."""
         super().__init__()
         self.network = feedforward(features, hidden_sizes, 1, gain=1.0)
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
