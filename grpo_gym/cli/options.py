@@ -106,10 +106,9 @@ class CommandLine:
         return Given(values, help_asked)
 
     def show_help(self, defaults: Mapping[str, Any]) -> None:
-        """Print the options, one section for each config class and its base classes, and exit.
+        """Print the options and exit; the values of these configs, by title, are the defaults.
 
-        Args:
-            defaults: Configs by title, whose values are shown as defaults.
+        Each config class and each of its base classes has a section.
 
         Raises:
             SystemExit: Always, with status 0.

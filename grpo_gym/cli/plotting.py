@@ -36,17 +36,9 @@ def check_plot(path: Path) -> None:
 def draw_episode(
     players: Mapping[str, ActionFunction], env_id: str, batch: NativeBatch, seed: int, path: Path
 ) -> bytes:
-    """Draw one episode as each of several policies plays it.
+    """Draw one episode as each of these policies plays it, as a file in the format of the path.
 
-    Args:
-        players: The policies by name.
-        env_id: Id of the environment.
-        batch: One environment of that id.
-        seed: Of the episode.
-        path: Its suffix determines the format.
-
-    Returns:
-        The content of the file.
+    The batch has one environment.
 
     Raises:
         ConfigError: If the environment has no figures.

@@ -31,11 +31,7 @@ class Run:
 
     @classmethod
     def create(cls, settings: TrainSettings, folder: Path | None) -> "Run":
-        """Make a new folder, never overwriting another run.
-
-        Args:
-            settings: Written to `config.yaml`.
-            folder: The folder; None: a new one under `runs/`.
+        """Make this folder, or a new one under `runs/`, never overwriting another run.
 
         Raises:
             ConfigError: If the given folder is not empty, or cannot be written.

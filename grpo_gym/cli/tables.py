@@ -30,13 +30,9 @@ _MOST_DECIMALS = 6
 def compare_with_baselines(
     checkpoint: Path, episodes: int, console: Console, progress_console: Console
 ) -> None:
-    """Evaluate a checkpoint and every baseline of its environment, and print a table.
+    """Evaluate a checkpoint and every baseline of its environment, and print the closing table.
 
-    Args:
-        checkpoint: The trained policy.
-        episodes: Episodes of each policy; episode i has seed `SEED` + i.
-        console: For the table.
-        progress_console: For progress until then.
+    All play the same episodes, from seed `SEED`.
     """
     model = load_model(checkpoint)
     env_id = str(model.env_source)
@@ -68,10 +64,8 @@ def closing_table(
 ) -> Table:
     """Policies by mean return, best first; a column of equal lengths is left out.
 
-    Args:
-        results: Evaluations by name, on the same episodes.
-        privileged: Names to mark.
-        metrics: Metrics with a column: its title, and the factor to the title's unit.
+    Privileged policies are marked. `metrics` have a column each: its title, and the factor to the
+    title's unit.
     """
     ordered = sorted(results, key=lambda name: -results[name].mean_return)
     columns = _columns([results[name] for name in ordered], metrics)

@@ -109,7 +109,7 @@ class Evaluable:
     def __init__(self, seed: int) -> None:
         """Derive the randomness of all samples from a seed."""
         self._seed = seed
-        self._predictions = itertools.count()
+        self._calls = itertools.count()
 
     def predict(
         self,
@@ -141,9 +141,7 @@ class Evaluable:
         features = np.ascontiguousarray(flatten(self.observation_space, observation))
         starts = None if episode_start is None else np.atleast_1d(episode_start).astype(np.bool_)
         masks = None if action_masks is None else np.atleast_2d(np.asarray(action_masks, np.bool_))
-        generator = None
-        if not deterministic:
-            generator = self._sampler(Stream.PREDICTION, next(self._predictions))
+        generator = None if deterministic else self._random(Stream.PREDICTION, next(self._calls))
         actions, state = self._act(features, masks, state, starts, generator)
         return (actions if many else actions[0]), state
 
@@ -159,9 +157,9 @@ class Evaluable:
         def act(
             observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
         ) -> tuple[np.ndarray, Any]:
-            generator = None
-            if not deterministic:
-                generator = self._sampler(Stream.EVALUATION, seed, next(draws))
+            generator = (
+                None if deterministic else self._random(Stream.EVALUATION, seed, next(draws))
+            )
             return self._act(observations, masks, state, start, generator)
 
         return act
@@ -200,7 +198,7 @@ class Evaluable:
         """Like an `ActionFunction`: samples by the generator, or the most probable actions."""
         raise NotImplementedError
 
-    def _sampler(self, stream: Stream, *key: int) -> np.random.Generator:
+    def _random(self, stream: Stream, *key: int) -> np.random.Generator:
         return np.random.default_rng(derive_seed(self._seed, stream, *key))
 
 

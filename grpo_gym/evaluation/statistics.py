@@ -30,11 +30,7 @@ class Summary:
 
 
 def summarise(values: np.ndarray) -> Summary:
-    """Statistics over episodes, ignoring values that are not finite; all NaN if none is.
-
-    Args:
-        values: Shape (E,).
-    """
+    """Statistics over episodes (E,), ignoring values that are not finite; all NaN if none is."""
     values = np.asarray(values, np.float64)
     values = np.sort(values[np.isfinite(values)])
     if len(values) == 0:
@@ -57,9 +53,6 @@ def mean(values: np.ndarray) -> np.ndarray:
 def interquartile_mean(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis without the lowest and the highest quarter, each rounded down.
 
-    Args:
-        values: Shape (..., E).
-
     Source: Agarwal et al., arXiv 2108.13264; equal to scipy.stats.trim_mean(values, 0.25, axis=-1).
     """
     cut = int(0.25 * values.shape[-1])
@@ -67,16 +60,7 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
 
 
 def resample(values: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw as many values as there are, with replacement.
-
-    Args:
-        values: Shape (E, ...).
-        resamples: R.
-        generator: Source of the draws.
-
-    Returns:
-        Shape (R, E, ...).
-    """
+    """Draw as many of the values (E, ...) as there are, with replacement: shape (R, E, ...)."""
     return values[generator.integers(len(values), size=(resamples, len(values)))]
 
 
@@ -86,14 +70,7 @@ def bootstrap_interval(
     resamples: int = 2_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % bootstrap percentile interval of a statistic.
-
-    Args:
-        values: Shape (E,).
-        statistic: Reduces the last axis.
-        resamples: R.
-        seed: Of the resampling.
-    """
+    """95 % bootstrap percentile interval of a statistic, which reduces the last axis, of (E,)."""
     generator = np.random.default_rng(seed)
     chunk = max(1, 100_000 // len(values))  # bounds the memory
     estimates = [

@@ -91,10 +91,7 @@ def stack_steps(
 ) -> StepTensors:
     """The trajectories (T, G, K) that T consecutive steps of all environments (B,) make up.
 
-    Args:
-        steps: T steps.
-        num_groups: G.
-        groups: Indices of the groups to keep, shape (M,), int64; None: all.
+    If `groups` are given by their indices, shape (M,), int64, only those.
     """
 
     def grouped(tensors: Sequence[Tensor]) -> Tensor:

@@ -71,13 +71,8 @@ def take_snapshot(env: Environment) -> EnvSnapshot:
 def restore_snapshot(snapshot: EnvSnapshot, env: Environment) -> Environment:
     """Make an environment that continues from a snapshot, which stays unchanged.
 
-    Args:
-        snapshot: Of an environment of the same kind.
-        env: The environment to replace; its innermost environment is reused if the snapshot has a
-            `state`.
-
-    Returns:
-        The environment to use from now on instead of `env`.
+    It replaces `env`, of the same kind, whose innermost environment it reuses if the snapshot has a
+    `state`.
     """
     inner: Any = env.unwrapped
     methods = _state_methods(inner.__class__)
@@ -95,11 +90,8 @@ def copy_environment(env: Environment, inner: Environment | None = None) -> Envi
 
     Plain `copy.deepcopy` loses the episode of `EzPickle` environments (MuJoCo, Box2D), which it
     makes again from their arguments; here their attributes are copied. The spec and the bounds of
-    spaces, which never change, are shared; random generators never are.
-
-    Args:
-        env: The environment.
-        inner: Replaces the innermost environment, uncopied.
+    spaces, which never change, are shared; random generators never are. `inner` replaces the
+    innermost environment, uncopied.
 
     Raises:
         Exception: Whatever a part of the environment raises when it is copied.

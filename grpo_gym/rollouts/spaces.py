@@ -124,15 +124,9 @@ def validate_action_space(space: gym.Space[Any]) -> None:
 
 
 def sample_batch(space: gym.Space[Any], count: int, masks: np.ndarray | None) -> np.ndarray:
-    """Random actions, only legal ones if there are masks.
+    """Random actions, shape (B, ...), only legal ones if there are masks, shape (B, A), bool.
 
-    Args:
-        space: Of one action; its own generator draws.
-        count: B.
-        masks: Legal choices, shape (B, A), bool.
-
-    Returns:
-        Shape (B, ...).
+    The space's own generator draws.
     """
     if masks is None:
         return np.stack([space.sample() for _ in range(count)])

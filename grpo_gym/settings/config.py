@@ -52,12 +52,7 @@ def checked_dataclass(cls: type[Config]) -> type[Config]:
 
 
 def check_value(name: str, value: Any, annotation: Any) -> Any:
-    """Return a value as its annotation's type.
-
-    Args:
-        name: What an error calls it.
-        value: The value.
-        annotation: What a field of a config could be annotated with.
+    """Return a value as the type of an annotation that a field of a config could have.
 
     Raises:
         ConfigError: If the value breaks the annotation's rule.
@@ -71,15 +66,13 @@ def check_value(name: str, value: Any, annotation: Any) -> Any:
 
 
 def from_mapping(cls: type[Config], values: Mapping[str, Any], source: str) -> Config:
-    """Build a config from plain values, as read from YAML or a command line.
+    """Build a config from plain values by field, as read from YAML or a command line.
 
-    Args:
-        cls: The config class.
-        values: Field names and values; mappings for nested configs. Absent names get defaults.
-        source: Where the values come from, for error messages; usually a path.
+    Nested configs are mappings; absent names get defaults.
 
     Raises:
-        ConfigError: If a name is unknown or missing, or a value breaks its field's rule.
+        ConfigError: If a name is unknown or missing, or a value breaks its field's rule. The
+            message begins with the source of the values, usually a path.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{source} must be a mapping of settings, got {values!r}")

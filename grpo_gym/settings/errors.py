@@ -52,13 +52,7 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 
 def explain(error: ValidationError, values: Mapping[str, Any], cls: type | None = None) -> str:
-    """Describe the first error in one line.
-
-    Args:
-        error: What pydantic raised.
-        values: What it checked.
-        cls: The class that the values are for, whose field names are suggested for unknown ones.
-    """
+    """Describe pydantic's first error about these values, which may be for a config class."""
     problems = [(_path(each, values), each) for each in error.errors(include_url=False)]
     first, problem = problems[0]
     name = _written(first)

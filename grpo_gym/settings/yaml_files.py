@@ -91,9 +91,7 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 def save_yaml(config: Any, path: str | os.PathLike[str]) -> None:
     """Write a config or a mapping as YAML, atomically, so that `load_yaml` reads the same values.
 
-    Args:
-        config: A config, or a mapping of plain values.
-        path: The file; parent folders are created.
+    Parent folders are created.
 
     Raises:
         ConfigError: If a value cannot be said in YAML or the file cannot be written.
