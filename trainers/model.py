@@ -145,7 +145,7 @@ class PolicyModel(Evaluable):
         noise = None
         if generator is not None:
             head = self.policy.head
-            noise = draw_noise(sampler, head.noise_kind, (len(observations), head.num_components))
+            noise = draw_noise(generator, head.noise_kind, (len(observations), head.num_components))
         return self.policy.act(observations, masks, noise), state
 
 
