@@ -141,7 +141,7 @@ class Evaluable:
         features = np.ascontiguousarray(flatten(self.observation_space, observation))
         starts = None if episode_start is None else np.atleast_1d(episode_start).astype(np.bool_)
         masks = None if action_masks is None else np.atleast_2d(np.asarray(action_masks, np.bool_))
-        generator = None if deterministic else self._random(Stream.PREDICTION, next(self._calls))
+        generator = None if deterministic else self._rng(Stream.PREDICTION, next(self._calls))
         actions, state = self._act(features, masks, state, starts, generator)
         return (actions if many else actions[0]), state
 
@@ -157,9 +157,7 @@ class Evaluable:
         def act(
             observations: np.ndarray, masks: np.ndarray | None, state: Any, start: np.ndarray
         ) -> tuple[np.ndarray, Any]:
-            generator = (
-                None if deterministic else self._random(Stream.EVALUATION, seed, next(draws))
-            )
+            generator = None if deterministic else self._rng(Stream.EVALUATION, seed, next(draws))
             return self._act(observations, masks, state, start, generator)
 
         return act
@@ -198,7 +196,7 @@ class Evaluable:
         """Like an `ActionFunction`: samples by the generator, or the most probable actions."""
         raise NotImplementedError
 
-    def _random(self, stream: Stream, *key: int) -> np.random.Generator:
+    def _rng(self, stream: Stream, *key: int) -> np.random.Generator:
         return np.random.default_rng(derive_seed(self._seed, stream, *key))
 
 

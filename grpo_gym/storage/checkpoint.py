@@ -29,7 +29,7 @@ _SCALAR_TYPES = (bool, int, float, str, bytes, type(None))
 _LARGEST_INT_BITS = 255 * 8 - 1
 
 
-def save(path: str | os.PathLike[str], payload: dict[str, Any], *, kind: str) -> str:
+def save(path: str | os.PathLike[str], payload: dict[str, Any], *, kind: str) -> None:
     """Write a checkpoint atomically: the path holds the old file or the new one at any time.
 
     Args:
@@ -37,9 +37,6 @@ def save(path: str | os.PathLike[str], payload: dict[str, Any], *, kind: str) ->
         payload: Nested dicts, lists and tuples of tensors, numbers, strings, bytes, booleans and
             None. Tensors are saved detached and on the CPU, numpy scalars as Python numbers.
         kind: Kind of payload, such as "model"; `load` must ask for the same.
-
-    Returns:
-        The SHA-256 of the content, in hexadecimal.
 
     Raises:
         CheckpointError: If the payload holds another type (a numpy array, for example) or the
@@ -58,8 +55,7 @@ def save(path: str | os.PathLike[str], payload: dict[str, Any], *, kind: str) ->
     except RecursionError as error:
         raise CheckpointError(f"cannot save {path}: payload is nested too deeply") from error
     body = buffer.getbuffer()
-    sha256 = hashlib.sha256(body).hexdigest()
-    header = f"{FORMAT_VERSION} {sha256} {len(body)}\n".encode()
+    header = f"{FORMAT_VERSION} {hashlib.sha256(body).hexdigest()} {len(body)}\n".encode()
     try:
         write_atomic(path, _MAGIC, header, body)
     except OSError as error:
@@ -67,7 +63,6 @@ def save(path: str | os.PathLike[str], payload: dict[str, Any], *, kind: str) ->
             f"cannot save {path}: {error.strerror or error}: free space or choose another path; "
             "the old file is unchanged"
         ) from error
-    return sha256
 
 
 def load(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:

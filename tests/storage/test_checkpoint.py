@@ -169,10 +169,9 @@ def test_what_cannot_be_read_back_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_save_returns_the_hash_of_the_content(tmp_path: Path) -> None:
-    sha256 = save(tmp_path / "a", PAYLOAD, kind="x")
-    header, _, body = (tmp_path / "a").read_bytes().partition(b"\n")
-    assert sha256 == hashlib.sha256(body).hexdigest()
+def test_the_first_line_has_version_hash_and_length(saved: Path) -> None:
+    header, _, body = saved.read_bytes().partition(b"\n")
+    sha256 = hashlib.sha256(body).hexdigest()
     assert header.decode() == f"grpo-gym-checkpoint 1 {sha256} {len(body)}"
 
 
