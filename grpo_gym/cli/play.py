@@ -22,8 +22,8 @@ from grpo_gym.settings import ConfigError, EnvId, Flag, Natural, checked_datacla
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.named_policies import baseline_names, find_checkpoint, load_model
 
-Advice = Callable[[BattleshipEnv, np.ndarray], tuple[np.ndarray, int]]
-"""From a game and its observation: a value of each cell, shape (A,), and the cell to shoot at."""
+Advice = Callable[[np.ndarray], tuple[np.ndarray, int]]
+"""From an observation: a value of each cell, shape (A,), and the cell to shoot at."""
 
 
 @checked_dataclass
@@ -42,12 +42,6 @@ class PlayOptions:
     """Let the adviser play."""
     record: Path | None = None
     """Let the adviser play and write pictures of its game to this file, .gif or .mp4."""
-
-    @property
-    def heat_title(self) -> str:
-        """Title of the heat map beside the board."""
-        is_baseline = self.policy in baseline_names(self.env)
-        return "placements that fit, %" if is_baseline else "next shot, %"
 
     def __post_init__(self) -> None:
         if self.env != "Battleship-v0":
@@ -78,60 +72,64 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     options: PlayOptions = _LINE.read(arguments)["play"]
     console = Console(highlight=False)
-    kwargs, advise = _adviser(options)
-    if options.record is not None:
-        _record(options, kwargs, advise, options.record)
+    model = None if options.policy in baseline_names(options.env) else _load(options)
+    env: gym.Env[Any, Any] = gym.make(
+        options.env,
+        render_mode=None if options.record is None else "rgb_array",
+        **(options.env_kwargs if model is None else model.env_kwargs),
+    )
+    game = cast(BattleshipEnv, env.unwrapped)
+    if model is None:
+        advise, title = _baseline_advice(options.policy, game), "placements that fit, %"
+    else:
+        advise, title = _model_advice(model, game), "next shot, %"
+    if options.record is None:
+        _play(env, advise, title, options, console)
+    else:
+        _record(env, advise, options.seed, options.record)
         console.print(f"written: {options.record}", markup=False)
-        return 0
-    env = gym.make(options.env, **kwargs)
-    _play(env, advise, options, console)
     return 0
 
 
-def _adviser(options: PlayOptions) -> tuple[dict[str, Any], Advice]:
-    """The environment's arguments and the adviser.
-
-    Raises:
-        ConfigError: If the adviser cannot play this board.
-    """
-    if options.policy in baseline_names(options.env):
-        game = gym.make(options.env, **options.env_kwargs)
-        make_baseline(options.policy, game)  # raises if it cannot play this board
-        return options.env_kwargs, _baseline_advice(options.policy)
+def _load(options: PlayOptions) -> GRPO:
+    """The trained policy, for the environment of its training with the options' arguments."""
     checkpoint = find_checkpoint(options.policy, options.env)
     kwargs = {**load_model(checkpoint, options.env).env_kwargs, **options.env_kwargs}
-    return kwargs, _model_advice(cast(GRPO, load_model(checkpoint, options.env, kwargs)))
+    return cast(GRPO, load_model(checkpoint, options.env, kwargs))
 
 
-def _baseline_advice(name: str) -> Advice:
+def _baseline_advice(name: str, game: BattleshipEnv) -> Advice:
+    baseline = make_baseline(name, game)
     state: Any = None
 
-    def advise(game: BattleshipEnv, observation: np.ndarray) -> tuple[np.ndarray, int]:
+    def advise(observation: np.ndarray) -> tuple[np.ndarray, int]:
         nonlocal state
-        action, state = make_baseline(name, game).predict(observation, state)
+        action, state = baseline.predict(observation, state)
         return heat(game.simulator, 0, None), int(action)
 
     return advise
 
 
-def _model_advice(model: GRPO) -> Advice:
-    def advise(game: BattleshipEnv, observation: np.ndarray) -> tuple[np.ndarray, int]:
+def _model_advice(model: GRPO, game: BattleshipEnv) -> Advice:
+    def advise(observation: np.ndarray) -> tuple[np.ndarray, int]:
         shares = model.probabilities(observation, game.action_masks())
         return shares, int(shares.argmax())
 
     return advise
 
 
-def _play(env: gym.Env[Any, Any], advise: Advice, options: PlayOptions, console: Console) -> None:
-    """Play one game; the player types cells or takes the advice."""
+def _play(
+    env: gym.Env[Any, Any], advise: Advice, title: str, options: PlayOptions, console: Console
+) -> None:
+    """Play one game; the player types cells or takes the advice, whose values have this title."""
     observation, _ = env.reset(seed=options.seed)
     game = cast(BattleshipEnv, env.unwrapped)
     posterior = _posterior(game)
     history: list[int] = []
     done = False
     while not done:
-        shares, advised = advise(game, observation)
-        maps = {options.heat_title: shares}
+        values, advised = advise(observation)
+        maps = {title: values}
         if posterior is not None:
             maps["chance of a ship, %"] = posterior.shares()[0]
         console.print(show(game.simulator, history, maps))
@@ -179,15 +177,14 @@ def _ask(game: BattleshipEnv, advised: int, console: Console) -> int | None:
         console.print(f"type a row from 0 to {rows - 1} and a column from 0 to {columns - 1}")
 
 
-def _record(options: PlayOptions, kwargs: dict[str, Any], advise: Advice, path: Path) -> None:
-    """Write pictures of the adviser's game, with its probabilities beside the board."""
-    env: gym.Env[Any, Any] = gym.make(options.env, render_mode="rgb_array", **kwargs)
-    observation, _ = env.reset(seed=options.seed)
+def _record(env: gym.Env[Any, Any], advise: Advice, seed: int, path: Path) -> None:
+    """Write pictures of the adviser's game, with its values beside the board."""
+    observation, _ = env.reset(seed=seed)
     game = cast(BattleshipEnv, env.unwrapped)
     frames: list[Any] = []
     done = False
     while not done:
-        game.heat_map, cell = advise(game, observation)
+        game.heat_map, cell = advise(observation)
         frames.append(env.render())
         observation, _, won, cut, _ = env.step(cell)
         done = won or cut
