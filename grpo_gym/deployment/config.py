@@ -100,14 +100,10 @@ class GuardConfig:
                     "outcome_minimum and outcome_maximum must be numbers when clip_deviations "
                     f"is None, got {minimum} and {maximum}: the test needs bounded outcomes"
                 )
-        elif minimum >= maximum:
+        elif maximum - minimum <= self.tolerance:
             raise ConfigError(
-                f"outcome_minimum must be < outcome_maximum, got {minimum} and {maximum}"
-            )
-        elif self.tolerance >= maximum - minimum:
-            raise ConfigError(
-                f"tolerance must be < outcome_maximum - outcome_minimum, got {self.tolerance} of "
-                f"{maximum - minimum}: nothing could be worse"
+                f"outcome_maximum - outcome_minimum must be > tolerance = {self.tolerance}, got "
+                f"{maximum} - {minimum}: no outcome could be worse"
             )
 
     @property

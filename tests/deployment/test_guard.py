@@ -418,10 +418,10 @@ def test_a_percentage_is_only_for_gradual(mode: Any) -> None:
         ({"block_steps": 3, "warmup_steps": 3}, "warmup_steps must be < block_steps, got 3 of 3"),
         ({"history_size": 50}, "history_size must be >= window, got 50 and 100"),
         ({"clip_deviations": None}, "outcome_minimum and outcome_maximum must be numbers"),
-        ({"outcome_minimum": 1, "outcome_maximum": 1}, "must be < outcome_maximum, got 1.0 and"),
+        ({"outcome_minimum": 1, "outcome_maximum": 1}, "must be > tolerance = 0.0, got 1.0 - 1.0"),
         (
             {"outcome_minimum": 0, "outcome_maximum": 1, "tolerance": 1},
-            "tolerance must be < outcome_maximum - outcome_minimum",
+            "outcome_maximum - outcome_minimum must be > tolerance = 1.0, got 1.0 - 0.0",
         ),
         ({"false_alarm_rate": 0}, "false_alarm_rate must be > 0"),
         ({"false_alarm_rate": 1}, "false_alarm_rate must be < 1"),
