@@ -17,7 +17,7 @@ from grpo_gym.policies.registry import PolicySource
 from grpo_gym.rollouts.batches import EnvSource
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.rollouts.rollout import GroupedRollout, concatenate
-from grpo_gym.settings import ConfigError
+from grpo_gym.settings import ConfigError, Count, check_value
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.iteration import Callback, IterationStats, rollout_metrics
@@ -121,9 +121,8 @@ class GRPO(PersistentModel):
             ConfigError: If `total_steps` is not a positive whole number.
             GroupError: If the environment's members do not share their starts.
         """
-        if not 1 <= total_steps < math.inf or total_steps != int(total_steps):
-            raise ConfigError(f"total_steps must be a whole number >= 1, got {total_steps}")
-        self.schedule = Schedule(start=self.num_steps, end=self.num_steps + int(total_steps))
+        steps = check_value("total_steps", total_steps, Count)
+        self.schedule = Schedule(start=self.num_steps, end=self.num_steps + steps)
         return self.resume(progress_bar=progress_bar, callback=callback)
 
     def resume(

@@ -52,7 +52,7 @@ def test_learn_rounds_up_to_whole_iterations() -> None:
 
 @pytest.mark.parametrize("total", [0, -5, 0.5, 10.5, float("nan"), float("inf")])
 def test_steps_must_be_a_whole_number(total: float) -> None:
-    with pytest.raises(ConfigError, match="total_steps must be a whole number >= 1"):
+    with pytest.raises(ConfigError, match=r"total_steps must be .*, got"):
         make().learn(total)
 
 

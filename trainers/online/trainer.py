@@ -5,7 +5,6 @@ For each request it draws K distinct servers, executes one and estimates the rew
 Shapes: B observations, A actions, F weights, D observed numbers, T decisions.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -22,7 +21,7 @@ from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
 from grpo_gym.evaluation.episodes import Evaluable
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.rollouts.spaces import is_batch
-from grpo_gym.settings import ConfigError, from_mapping, to_mapping
+from grpo_gym.settings import ConfigError, Count, check_value, from_mapping, to_mapping
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.online.config import OnlineConfig
@@ -126,10 +125,8 @@ class OnlineGRPO(Evaluable):
         Raises:
             ConfigError: If `total_steps` is not a positive whole number.
         """
-        if not 1 <= total_steps < math.inf or total_steps != int(total_steps):
-            raise ConfigError(f"total_steps must be a whole number >= 1, got {total_steps}")
+        end = self.num_steps + check_value("total_steps", total_steps, Count)
         callbacks = [callback] if callable(callback) else list(callback)
-        end = self.num_steps + int(total_steps)
         stopped = False
         while self.num_steps < end and not stopped:
             rewards = self.train_steps(min(_CALLBACK_EVERY, end - self.num_steps))
