@@ -6,7 +6,7 @@ Shapes: B observations, D features, A choices.
 import contextlib
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from typing_extensions import override
 
 from grpo_gym.evaluation.episodes import Evaluable
+from grpo_gym.policies.distributions import Categorical
 from grpo_gym.policies.metrics_normaliser import MetricsNormaliser
 from grpo_gym.policies.registry import (
     PolicySource,
@@ -118,12 +119,9 @@ class PolicyModel(Evaluable):
         is_batch(self.observation_space, observation)  # refuses other shapes
         features = torch.from_numpy(flatten_one(self.observation_space, observation))
         legal = None if action_mask is None else torch.tensor(action_mask, dtype=torch.bool)[None]
-        count = int(self.action_space.n)
         with torch.inference_mode():
-            outputs = self.policy(features).expand(count, -1)
-            masks = None if legal is None else legal.expand(count, -1)
-            each = torch.arange(count)[:, None]
-            chances = self.policy.distribution(outputs, masks).log_prob(each).exp()
+            distribution = self.policy.distribution(self.policy(features), legal)
+            chances = cast(Categorical, distribution).log_probs.flatten().exp()
         return chances.numpy()
 
     def weights_sha256(self) -> str:

@@ -8,7 +8,6 @@ Shapes: B clusters, A choices.
 """
 
 import math
-from abc import abstractmethod
 from functools import cached_property
 
 import numpy as np
@@ -136,9 +135,9 @@ class Predictive(Scaler):
     """Whether the current demand counts as well."""
 
     @cached_property
-    @abstractmethod
     def forecaster(self) -> Forecaster:
         """Forecasts the demand."""
+        raise NotImplementedError
 
     @override
     def initial_state(self) -> State:

@@ -30,23 +30,11 @@ class Forecaster(ABC):
 
     @abstractmethod
     def observe(self, state: State, values: np.ndarray, phases: np.ndarray) -> State:
-        """Return the state after one more value of each series.
-
-        Args:
-            state: The state before, which is not changed.
-            values: Shape (B,).
-            phases: Their phases, shape (B,), int64.
-        """
+        """Return the state after one more value of each series; values and phases, shape (B,)."""
 
     @abstractmethod
     def ahead(self, state: State, phases: np.ndarray, steps: int) -> np.ndarray:
-        """Forecast the next values, shape (B, S).
-
-        Args:
-            state: The state after the last values.
-            phases: Phases of the last values, shape (B,), int64.
-            steps: Number of steps ahead, S.
-        """
+        """Forecast the values after those at these phases, shape (B,); returns shape (B, S)."""
 
     def _season_ahead(self, season: np.ndarray, phases: np.ndarray, steps: int) -> np.ndarray:
         """Pick the next S phases from seasons of shape (B, m)."""

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import override
 
 from grpo_gym.policies.distributions import Categorical, Distribution, Gaussian
@@ -62,16 +63,11 @@ class CategoricalHead(ActionHead):
         self.num_outputs = sum(sizes)
         self.num_network_outputs = self.num_outputs
         # Components of unequal size are padded to the longest; padding is never legal.
-        index = torch.zeros(len(sizes), max(sizes), dtype=torch.int64)
-        padding = torch.zeros(len(sizes), max(sizes), dtype=torch.bool)
-        offset = 0
-        for component, size in enumerate(sizes):
-            index[component, :size] = torch.arange(offset, offset + size)
-            padding[component, size:] = True
-            offset += size
+        index = pad_sequence(torch.arange(sum(sizes)).split(sizes), batch_first=True)
+        legal = pad_sequence([torch.ones(size, dtype=torch.bool) for size in sizes], True)
         self.register_buffer("index", index, persistent=False)
-        self.register_buffer("legal", ~padding, persistent=False)
-        self.padded = bool(padding.any())
+        self.register_buffer("legal", legal, persistent=False)
+        self.padded = not bool(legal.all())
 
     @override
     def distribution(self, outputs: Tensor, masks: Tensor | None = None) -> Categorical:
