@@ -12,14 +12,15 @@ Shapes: B environments.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, SupportsFloat
+from typing import Annotated, Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from pydantic import Field
 from typing_extensions import override
 
-from grpo_gym.settings import ConfigError
+from grpo_gym.settings import ConfigError, Fraction, Integer, Positive, check_value
 
 Potential = Callable[[Any, dict[str, Any]], Any]
 """(observation, infos) -> how good the state is: a number, or for a vector environment shape (B,).
@@ -46,7 +47,7 @@ class ShapeReward(gym.Wrapper[Any, Any, Any, Any]):
         """
         super().__init__(env)
         self.potential = potential
-        self.discount = _check_discount(discount)
+        self.discount = check_value("discount", discount, Fraction)
         self._before = 0.0
 
     @override
@@ -77,7 +78,7 @@ class ShapeRewardVector(VectorWrapper):
         """
         super().__init__(env)
         self.potential = potential
-        self.discount = _check_discount(discount)
+        self.discount = check_value("discount", discount, Fraction)
         mode = env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
             raise ConfigError(
@@ -137,13 +138,9 @@ class RewardScale:
         Raises:
             ConfigError: If `window` or `clip` is too small.
         """
-        if not window >= 2:
-            raise ConfigError(f"window must be >= 2, got {window}")
-        if not clip > 0.0:
-            raise ConfigError(f"clip must be > 0, got {clip}")
-        self.clip = clip
+        self.clip = check_value("clip", clip, Positive)
         self.center = center
-        self._values = np.zeros(window)
+        self._values = np.zeros(check_value("window", window, Annotated[Integer, Field(ge=2)]))
         self._count = 0
 
     def __call__(self, rewards: np.ndarray) -> np.ndarray:
@@ -224,12 +221,6 @@ def _reset_mask(
     """Which environments a call of `reset` with these arguments resets, shape (B,), bool."""
     mask: np.ndarray = (options or {}).get("reset_mask", np.ones(num_envs, np.bool_))
     return mask
-
-
-def _check_discount(discount: float) -> float:
-    if not 0.0 <= discount <= 1.0:
-        raise ConfigError(f"discount must be >= 0 and <= 1, got {discount}")
-    return discount
 
 
 def _final(observations: Any, infos: dict[str, Any], done: np.ndarray) -> Any:

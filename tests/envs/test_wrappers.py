@@ -178,9 +178,9 @@ def test_the_potential_of_a_cluster(mode: AutoresetMode, history: int) -> None:
 
 @pytest.mark.parametrize("discount", [-0.1, 1.1, float("nan")])
 def test_discounts_that_are_none(discount: float) -> None:
-    with pytest.raises(ConfigError, match="discount must be >= 0 and <= 1"):
+    with pytest.raises(ConfigError, match="discount must be "):
         ShapeReward(Maze(), height, discount)
-    with pytest.raises(ConfigError, match="discount must be >= 0 and <= 1"):
+    with pytest.raises(ConfigError, match="discount must be "):
         ShapeRewardVector(SyncVectorEnv([Maze]), height, discount)
 
 
