@@ -14,10 +14,6 @@ import numpy as np
 from grpo_gym.envs.batch_simulator import BatchSimulator
 
 
-def _no_arguments(simulator: Any, options: Mapping[str, Any], count: int) -> dict[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True, kw_only=True)
 class NativeTask:
     """One kind of native environment: its simulator, spaces, reset options and pictures."""
@@ -40,7 +36,7 @@ class NativeTask:
     """(simulator, events of environment b, b) -> a picture, shape (height, width, 3), uint8."""
     reset_options: tuple[str, ...] = ()
     """Options of `reset` that `reset_arguments` reads."""
-    reset_arguments: Callable[[Any, Mapping[str, Any], int], dict[str, Any]] = _no_arguments
+    reset_arguments: Callable[[Any, Mapping[str, Any], int], dict[str, Any]] = lambda *_: {}
     """(simulator, options, environments to reset) -> arguments of the simulator's `reset`."""
 
 

@@ -1,8 +1,5 @@
 """`Battleship-v0` for one game."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import gymnasium as gym
 import numpy as np
 from typing_extensions import override
@@ -29,13 +26,6 @@ def _event(simulator: BattleshipSimulator, b: int, cell: np.int64) -> int:
     return int(cell)
 
 
-def _layouts(
-    simulator: BattleshipSimulator, options: Mapping[str, Any], count: int
-) -> dict[str, Any]:
-    board, layout = options.get("board"), options.get("layout")
-    return {"layouts": chosen_layouts(simulator, board, layout, count)}
-
-
 TASK = NativeTask(
     make_config=make_config,
     simulator=BattleshipSimulator,
@@ -46,7 +36,7 @@ TASK = NativeTask(
     render_ansi=render_ansi,
     render_rgb=render_rgb,
     reset_options=("board", "layout"),
-    reset_arguments=_layouts,
+    reset_arguments=chosen_layouts,
 )
 
 

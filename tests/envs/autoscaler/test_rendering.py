@@ -31,7 +31,6 @@ from grpo_gym.envs.autoscaler.rendering import (
     render_rgb,
 )
 from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator
-from grpo_gym.envs.autoscaler.vector_env import AutoScalerVectorEnv
 
 HOLD = 3
 """The action that changes nothing."""
@@ -240,29 +239,6 @@ def test_ansi_and_no_mode() -> None:
         assert silent.render() is None
     with pytest.raises(gym.error.UnsupportedMode):
         AutoScalerEnv(render_mode="human")
-
-
-@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
-def test_vector_and_single_environments_render_alike(mode: str) -> None:
-    settings: dict[str, Any] = {"render_mode": "rgb_array", "episode_steps": 4}
-    many = AutoScalerVectorEnv(2, autoreset_mode=mode, **settings)
-    one = AutoScalerEnv(**settings)
-    many.reset(seed=[7, 8])
-    one.reset(seed=8)
-    over = False
-    for _ in range(11):
-        if over and mode == "NextStep":
-            one.reset()
-            over = False
-        else:
-            _, _, _, over, _ = one.step(5)
-            if over and mode == "SameStep":
-                one.reset()
-        many.step(np.array([2, 5]))
-        frames = many.render()
-        assert frames is not None and len(frames) == 2
-        np.testing.assert_array_equal(frames[1], one.render())
-    assert AutoScalerVectorEnv(2).render() is None
 
 
 SHORT = ["--env", "AutoScaler-v0", "--env-kwargs", "episode_steps=40", "--policy", "hpa"]

@@ -1,12 +1,9 @@
 """Frames say what the player knows, and at the end where the ships were."""
 
-import warnings
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 from PIL import ImageColor, ImageDraw
 
 import grpo_gym  # noqa: F401, registers the environments
@@ -27,7 +24,6 @@ from grpo_gym.envs.battleship.rendering import (
     WIDTH,
     WRECK,
     heat,
-    render_ansi,
     render_rgb,
 )
 from grpo_gym.envs.battleship.vector_env import BattleshipVectorEnv
@@ -341,18 +337,6 @@ def test_sunk_ships_of_the_fleet_change_colour() -> None:
 # Around it
 
 
-def test_frames_are_fresh_and_repeatable_and_change_nothing() -> None:
-    env = hand_made(0, 7, 8)
-    before = env.get_state()
-    first = env.render()
-    kept = first.copy()
-    second = env.render()
-    assert not np.shares_memory(first, second)
-    np.testing.assert_array_equal(second, kept)
-    render_ansi(env.simulator, [0, 7, 8])
-    np.testing.assert_equal(env.get_state(), before)
-
-
 def test_members_are_rendered_apart() -> None:
     envs = BattleshipVectorEnv(2, render_mode="rgb_array", **SMALL)
     envs.reset(seed=0, options={"board": BOARD})
@@ -362,52 +346,3 @@ def test_members_are_rendered_apart() -> None:
     for frame, cell in zip(frames, (0, 3), strict=True):
         np.testing.assert_array_equal(frame, hand_made(cell).render())
         np.testing.assert_array_equal(frame, render_rgb(hand_made(cell).simulator, [cell]))
-    silent = BattleshipVectorEnv(2, **SMALL)
-    silent.reset(seed=0)
-    assert silent.render() is None
-
-
-@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
-def test_a_new_game_forgets_the_shots_of_the_last(mode: str, drawn: list[Any]) -> None:
-    envs = BattleshipVectorEnv(
-        1, board_size=(1, 4), fleet=(1,), render_mode="rgb_array", autoreset_mode=mode
-    )
-    envs.reset(seed=0, options={"layout": 1})
-    for cell in (0, 1) if mode == "SameStep" else (0, 1, 2):
-        envs.step(np.array([cell]))
-    drawn.clear()
-    envs.render()
-    assert "shots 0, hits 0" in [words for *_, words in drawn]
-    envs.step(np.array([3]))
-    drawn.clear()
-    envs.render()
-    assert any(words.startswith("shots 1, hits") for *_, words in drawn)
-    assert any("last at (0, 3)" in words for *_, words in drawn)
-
-
-def test_a_restored_state_forgets_the_shots_of_the_other_game() -> None:
-    env = hand_made(render_mode="ansi")
-    start, fresh = env.get_state(), env.render()
-    env.step(np.int64(0))
-    assert env.render() != fresh
-    env.set_state(start)
-    assert env.render() == fresh
-
-
-@pytest.mark.parametrize("render_mode", ["ansi", "rgb_array"])
-def test_check_env_with_a_render_mode(render_mode: str) -> None:
-    env = gym.make("Battleship-v0", preset="microgrpo-5x5", render_mode=render_mode).unwrapped
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(env)
-
-
-def test_render_modes() -> None:
-    with pytest.raises(gym.error.UnsupportedMode, match=r"render_mode must be one of .*'human'"):
-        BattleshipEnv(render_mode="human")
-    with pytest.raises(gym.error.UnsupportedMode, match=r"render_mode must be .*'ansi'"):
-        BattleshipVectorEnv(2, render_mode="ansi")
-    env = BattleshipEnv()
-    env.reset(seed=0)
-    with pytest.warns(UserWarning, match="render"):
-        assert env.render() is None

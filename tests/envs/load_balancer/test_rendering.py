@@ -3,10 +3,8 @@
 import warnings
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 import grpo_gym  # noqa: F401, registers the environments
 from grpo_gym.envs.load_balancer import rendering, trace
@@ -21,7 +19,6 @@ from grpo_gym.envs.load_balancer.rendering import (
     render_rgb,
 )
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
-from grpo_gym.envs.load_balancer.vector_env import LoadBalancerVectorEnv
 from grpo_gym.envs.load_balancer.view import View, time_text
 
 HISTORY = [(0, 12.0, False), (2, 40.0, False), (2, 1_500.0, True), (1, 80.0, False)]
@@ -376,28 +373,6 @@ def test_columns_are_aligned() -> None:
     assert len({line.index("healthy") for line in lines[6:10]}) == 1
 
 
-def test_frames_are_fresh_and_repeatable() -> None:
-    simulator = hand_made()
-    first = render_rgb(simulator, HISTORY)
-    kept = first.copy()
-    first[:] = 0
-    second = render_rgb(simulator, HISTORY)
-    assert second.flags.writeable
-    assert not np.shares_memory(first, second)
-    np.testing.assert_array_equal(second, kept)
-
-
-def test_rendering_changes_nothing() -> None:
-    simulator = hand_made()
-    history = list(HISTORY)
-    before = {name: array.copy() for name, array in simulator.get_state().items()}
-    render_rgb(simulator, history)
-    render_ansi(simulator, history)
-    assert history == HISTORY
-    for name, array in simulator.get_state().items():
-        np.testing.assert_array_equal(array, before[name])
-
-
 @pytest.mark.parametrize(
     ("records", "field", "index", "value", "parts"),
     [
@@ -483,32 +458,3 @@ def test_a_members_faults_are_those_of_its_trace() -> None:
     simulator.faults[0, 2, 0] = (0.0, 1e9, trace.DOWN)
     health = [[s.health for s in View(simulator, [], member).servers] for member in range(2)]
     assert health == [["healthy"] * 4, ["healthy", "healthy", "down", "healthy"]]
-
-
-@pytest.mark.parametrize("render_mode", ["ansi", "rgb_array"])
-@pytest.mark.parametrize("preset", PRESETS)
-def test_check_env_with_a_render_mode(preset: str, render_mode: str) -> None:
-    env = gym.make("LoadBalancer-v0", preset=preset, render_mode=render_mode).unwrapped
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(env)
-
-
-def test_vector_environments_render_each_member() -> None:
-    envs = LoadBalancerVectorEnv(2, render_mode="rgb_array")
-    envs.reset(seed=0)
-    envs.step(np.array([0, 3]))
-    frames = envs.render()
-    assert frames is not None
-    assert [frame.shape for frame in frames] == [(492, 800, 3)] * 2
-    assert rows_that_differ(*frames) >= {"header", "0", "3"}
-
-
-def test_a_restored_state_forgets_the_requests_of_the_other_episode() -> None:
-    env = LoadBalancerEnv(render_mode="ansi")
-    env.reset(seed=1)
-    start, fresh = env.get_state(), env.render()
-    env.step(np.int64(0))
-    assert env.render() != fresh
-    env.set_state(start)
-    assert env.render() == fresh
