@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage import files as files_module
-from grpo_gym.storage.checkpoint import CheckpointError, load, save, weights_sha256
+from grpo_gym.storage.checkpoint import CheckpointError, kind_of, load, save, weights_sha256
 
 PAYLOAD = {"weights": {"w": torch.arange(6.0).reshape(2, 3)}, "step": 7, "name": "run"}
 
@@ -132,6 +132,10 @@ def test_training_state_round_trip(tmp_path: Path) -> None:
     assert loaded["numpy_generator"] == state["numpy_generator"]
     assert same(loaded["best"], 0.5)
     optimizer.load_state_dict(loaded["optimizer"])
+
+
+def test_the_kind_is_known_without_asking_for_it(saved: Path) -> None:
+    assert kind_of(saved) == "model"
 
 
 def test_a_view_does_not_take_its_base_into_the_file(tmp_path: Path) -> None:

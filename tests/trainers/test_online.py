@@ -337,6 +337,8 @@ def test_predict_has_the_common_signature() -> None:
     assert set(model.predict(rows, action_masks=mask)[0]) <= {0, 3}
     with pytest.raises(ConfigError, match="observation must have shape"):
         model.predict(rows[:, :-1])
+    with pytest.raises(ConfigError, match="observation must have shape"):
+        model.probabilities(rows)
 
 
 def test_samples_follow_the_policy() -> None:

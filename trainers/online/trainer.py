@@ -20,7 +20,6 @@ from grpo_gym.envs.load_balancer.presets import make_config
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
 from grpo_gym.evaluation.episodes import Evaluable
 from grpo_gym.rollouts.randomness import Stream, derive_seed
-from grpo_gym.rollouts.spaces import is_batch
 from grpo_gym.settings import ConfigError, Count, check_value, from_mapping, to_mapping
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
@@ -174,8 +173,9 @@ class OnlineGRPO(Evaluable):
         Raises:
             ConfigError: If the observation does not fit the space.
         """
-        if is_batch(self.observation_space, observation):
-            raise ConfigError(f"observation must be a single one, got {len(observation)}")
+        shape, expected = np.shape(observation), self.observation_space.shape
+        if shape != expected:
+            raise ConfigError(f"observation must have shape {expected}, got {shape}")
         return self.policy.probabilities(self._features(observation[None])[0])
 
     def save(self, path: str | PathLike[str]) -> str:
