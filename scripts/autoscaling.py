@@ -12,7 +12,7 @@ set the number of replicas without constraints, and with the policy's actions.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -112,19 +112,17 @@ class Options(experiments.ExperimentOptions):
     """Draw violations against cost to this file (needs matplotlib)."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Measure what is missing, then draw."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     if options.part is not None:
         part = PARTS[options.part]
-        measurements: dict[str, Any] = {
+        heuristics = {
             terms: partial(play_heuristics, env_kwargs, options.days)
             for terms, env_kwargs in terms_of(part).items()
         }
-        for seed in range(options.seeds):
-            measurements[f"trained/seed {seed}"] = partial(train, part, seed, options.days)
-        path = options.results / f"autoscaling_{options.part}.json"
-        experiments.measure(path, measurements, options.processes)
+        trainings = {"trained": partial(train, part, options.days)}
+        options.measure(f"autoscaling_{options.part}", trainings, heuristics)
     if options.figure is not None:
         draw(options.results, options.figure)
 
@@ -158,7 +156,7 @@ def play(name: str, settings: Mapping[str, Any], batch: Any, days: int) -> Evalu
     )
 
 
-def train(part: Part, seed: int, days: int) -> dict[str, Any]:
+def train(part: Part, days: int, seed: int) -> dict[str, Any]:
     """Measures of the policy after training."""
     settings = experiments.shipped_settings(
         ENV, part.preset, env_kwargs=part.env_kwargs, **part.changes

@@ -81,22 +81,16 @@ class Options(experiments.ExperimentOptions):
     """Draw the learning curves to this file (needs matplotlib)."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Measure what is missing, then draw."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     if options.part is not None:
         trainings: dict[str, Callable[[int], dict[str, Any]]]
         if options.part == "published":
             trainings = {name: partial(train_as_published, scale) for name, scale in SCALES.items()}
         else:
             trainings = {options.part: partial(train, options.part, options.episodes)}
-        measurements = {
-            f"{name}/seed {seed}": partial(training, seed)
-            for seed in range(options.seeds)
-            for name, training in trainings.items()
-        }
-        path = options.results / f"battleship_{options.part}.json"
-        experiments.measure(path, measurements, options.processes)
+        options.measure(f"battleship_{options.part}", trainings)
     if options.figure is not None:
         draw(options.results, options.figure)
 

@@ -10,7 +10,6 @@ interrupted experiment resumes where it stopped.
 It needs `pip install -e ".[compare]"`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -23,10 +22,10 @@ from grpo_gym.rollouts.batches import make_batch, make_enumerated
 from grpo_gym.trainers import experiments
 from grpo_gym.trainers.comparison.contenders import find_contender
 from grpo_gym.trainers.comparison.curves import learn_with_curve
+from grpo_gym.trainers.comparison.task_results import title
 from grpo_gym.trainers.experiments import EVALUATION_SEED
 
 ENV = "Battleship-v0"
-TITLES = {"grpo": "GRPO", "maskable_ppo": "MaskablePPO"}
 ENV_KWARGS = {"microgrpo": {"preset": "microgrpo-5x5"}, "classic": {}}
 STEPS = {
     "microgrpo": {
@@ -49,19 +48,15 @@ class Options(experiments.ExperimentOptions):
     """What to play; results go into maskable_ppo_<board>.json."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Measure what is missing."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
-    measurements = {
-        f"{TITLES[algorithm]}, {budget}/seed {seed}": partial(
-            train, options.board, algorithm, total_steps, seed
-        )
-        for seed in range(options.seeds)
+    options = tyro.cli(Options, description=__doc__)
+    trainings = {
+        f"{title(algorithm)}, {budget}": partial(train, options.board, algorithm, total_steps)
         for budget, steps in STEPS[options.board].items()
         for algorithm, total_steps in steps.items()
     }
-    path = options.results / f"maskable_ppo_{options.board}.json"
-    experiments.measure(path, measurements, options.processes)
+    options.measure(f"maskable_ppo_{options.board}", trainings)
 
 
 def train(board: str, algorithm: str, total_steps: int, seed: int) -> dict[str, Any]:

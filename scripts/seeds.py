@@ -10,7 +10,6 @@ never uses. An interrupted experiment resumes where it stopped.
         --out docs/results/cartpole.json
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,9 +41,9 @@ class Options:
     """Episodes that every policy is evaluated on."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Measure what is missing."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     pairs = (text.split("=") for text in options.env_kwargs)
     env_kwargs = {name: parse_value(value) for name, value in pairs}
     settings = experiments.shipped_settings(options.env, options.preset, env_kwargs=env_kwargs)

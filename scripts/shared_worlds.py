@@ -7,7 +7,7 @@ and (2) learning curves over several seeds. An interrupted experiment resumes wh
     python scripts/shared_worlds.py --out docs/results/shared_worlds.json
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -51,9 +51,9 @@ class Options:
     """Episodes of each point of the learning curves."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Measure what is missing, then draw."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     measurements: dict[str, Callable[[], Any]] = {}
     for preset in options.presets:
         settings = experiments.shipped_settings("LoadBalancer-v0", preset)

@@ -9,7 +9,6 @@ resumes where it stopped.
     python scripts/variants.py --report docs/variants.md      # tables of what has been measured
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,23 +36,21 @@ class Options(experiments.ExperimentOptions):
     """Evaluation episodes of each trained policy, with the most probable actions."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Measure what is missing, then write the tables."""
-    options = tyro.cli(Options, args=arguments, description=__doc__)
+    options = tyro.cli(Options, description=__doc__)
     for part, make_variants in PARTS.items():
         if options.part in (part, "all"):
-            measurements = {
-                f"{name}/seed {seed}": partial(measure, variant, seed, options.episodes)
-                for seed in range(options.seeds)
+            trainings = {
+                name: partial(measure, variant, options.episodes)
                 for name, variant in make_variants().items()
             }
-            path = options.results / f"variants_{part}.json"
-            experiments.measure(path, measurements, options.processes)
+            options.measure(f"variants_{part}", trainings)
     if options.report is not None:
         write_report(options.results, options.report)
 
 
-def measure(variant: Variant, seed: int, episodes: int) -> dict[str, Any]:
+def measure(variant: Variant, episodes: int, seed: int) -> dict[str, Any]:
     """Train and evaluate one variant, or give the reason why the environment refuses it."""
     settings = variant.task.settings(**variant.changes)
     try:

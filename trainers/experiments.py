@@ -13,6 +13,7 @@ experiment resumes where it stopped.
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,25 @@ class ExperimentOptions:
     """Trainings of each setting, from seed 0; settings were tuned on seeds from 50."""
     processes: int = 2
     """Measurements to make at a time; each uses one core."""
+
+    def measure(
+        self,
+        name: str,
+        trainings: Mapping[str, Callable[[int], Any]],
+        others: Mapping[str, Callable[[], Any]] | None = None,
+    ) -> None:
+        """Make what `<results>/<name>.json` lacks: each training with each seed, and the others.
+
+        Args:
+            name: The file.
+            trainings: By key; each takes a seed and returns plain values. Picklable, as the others.
+            others: Measurements that need no seed, made first.
+        """
+        measurements = dict(others or {})
+        for seed in range(self.seeds):
+            for key, training in trainings.items():
+                measurements[f"{key}/seed {seed}"] = partial(training, seed)
+        measure(self.results / f"{name}.json", measurements, self.processes)
 
 
 @dataclass(frozen=True)
