@@ -8,7 +8,7 @@ import pytest
 
 from grpo_gym.registration import descriptor_of
 from grpo_gym.settings import ConfigError
-from tests.shared.native_cases import CASES, DEFAULTS, NativeCase
+from native_cases import CASES, DEFAULTS, NativeCase
 
 PER_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 PER_ENV = pytest.mark.parametrize("case", DEFAULTS.values(), ids=DEFAULTS)

@@ -8,7 +8,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
-from tests.shared.native_cases import CASES, DEFAULTS, NativeCase, pair, some_actions
+from native_cases import CASES, DEFAULTS, NativeCase, pair, some_actions
 
 PER_CASE = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 PER_ENV = pytest.mark.parametrize("case", DEFAULTS.values(), ids=DEFAULTS)
