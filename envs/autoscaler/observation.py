@@ -13,7 +13,7 @@ from grpo_gym.envs.autoscaler.records import METRIC_RANGES, METRICS
 from grpo_gym.envs.kernels import inlined, kernel
 
 NUM_METRICS = len(METRICS)
-_LARGEST = np.array([METRIC_RANGES[name][1] for name in METRICS])
+_LARGEST = np.array([highest for _, highest in METRIC_RANGES.values()])
 
 
 def feature_names(config: AutoScalerConfig) -> tuple[str, ...]:

@@ -18,10 +18,6 @@ from grpo_gym.settings import ConfigError, Number, check_value, suggest
 
 State = tuple[np.ndarray, ...]
 
-_ABSOLUTE = ("replicas", "target")
-"""Kinds of actions that set replicas directly."""
-
-
 Target = Annotated[Number, Field(gt=0, le=100)]
 """Use of the processors to aim at, %."""
 
@@ -52,7 +48,9 @@ class Scaler(Baseline):
             setattr(self, name, check_value(name, value, known[name]))
         config = self.simulator.config
         self._kind = config.action
-        if self._kind not in _ABSOLUTE:
+        if self._kind in ("replicas", "target"):
+            self._actions = np.arange(self.simulator.num_choices)
+        else:
             choices = [[s, NO_CONFIGURATION, ALL_TRAFFIC] for s in range(len(SCALING))]
             self._actions = encode(self._kind, choices)
         # The next change is possible after the cool-down, and its replicas serve later still.
@@ -82,14 +80,10 @@ class Scaler(Baseline):
     def _towards(self, replicas: np.ndarray) -> np.ndarray:
         """The legal action whose result is nearest; of two the one with more replicas."""
         masks = self.simulator.action_masks()
-        if self._kind == "multi":
-            masks = masks[:, : len(SCALING)]
-        elif self._kind not in _ABSOLUTE:
-            masks = masks[:, self._actions]
+        masks = masks[:, : len(SCALING)] if self._kind == "multi" else masks[:, self._actions]
         excess = self._results() - replicas[:, None]
         distance = np.where(masks == 1, np.abs(excess) - 0.5 * (excess > 0), np.inf)
-        chosen = distance.argmin(axis=1)
-        return chosen if self._kind in _ABSOLUTE else self._actions[chosen]
+        return self._actions[distance.argmin(axis=1)]
 
     def _results(self) -> np.ndarray:
         """Replicas that each choice leads to, shape (1, A) or (B, A)."""
