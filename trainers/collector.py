@@ -40,14 +40,8 @@ class Collector:
         groups = range(first, first + config.num_groups)
         members = config.group_size if config.grouping == "unrelated" else None
         head = policy.head
-        noise = ActionNoise(
-            head.noise_kind,
-            config.seed,
-            iteration,
-            groups,
-            config.group_size,
-            head.num_components,
-        )
+        key = config.seed, iteration, groups
+        noise = ActionNoise(head.noise_kind, *key, config.group_size, head.num_components)
         branching = None
         if config.grouping == "branch":
             branching = Branching(
@@ -59,7 +53,7 @@ class Collector:
         return collect(
             policy,
             self._env,
-            episode_seeds(config.seed, iteration, groups, members),
+            episode_seeds(*key, members),
             noise,
             config.max_episode_steps,
             branching,

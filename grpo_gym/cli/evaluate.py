@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
     with StopSignals().installed():
         env_id, kwargs, model = _resolve(options)
         if options.plot is not None:
-            _plot(options, env_id, kwargs, model, options.plot)
+            _plot(options, env_id, kwargs, model)
         batch: EnvBatch
         if options.exact:
             batch = make_enumerated(env_id, kwargs, _MAX_ENUMERATED)
@@ -161,11 +161,7 @@ def _player(
 
 
 def _plot(
-    options: EvaluateOptions,
-    env_id: str,
-    kwargs: dict[str, Any],
-    model: Evaluable | None,
-    path: Path,
+    options: EvaluateOptions, env_id: str, kwargs: dict[str, Any], model: Evaluable | None
 ) -> None:
     """Draw the first episode, as the policy and the baselines beside it play it."""
     for name in options.plot_beside:
@@ -176,6 +172,7 @@ def _plot(
         players = {options.policy: _player(options, env_id, batch, model)}
         for name in options.plot_beside:
             players[name] = baseline_action_function(name, env_id, batch, options.seed)
+        path = cast(Path, options.plot)
         write_atomic(path, draw_episode(players, env_id, batch, options.seed, path))
 
 
@@ -185,13 +182,12 @@ def _evaluate(
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("episodes", total=options.episodes)
+
+        def show(done: int) -> None:
+            progress.update(task, completed=done)
+
         return evaluate(
-            action_function,
-            batch,
-            options.episodes,
-            options.seed,
-            options.warmup,
-            lambda done: progress.update(task, completed=done),
+            action_function, batch, options.episodes, options.seed, options.warmup, show
         )
 
 

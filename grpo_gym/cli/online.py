@@ -55,7 +55,7 @@ def train_online(
         )
         return 128 + signals.number
     if settings.final_episodes and not demonstrating:
-        compare_with_baselines(run.latest, settings.final_episodes, Console(), console)
+        compare_with_baselines(run.latest, settings.final_episodes, console)
     return 0
 
 

@@ -37,12 +37,20 @@ class Run:
             ConfigError: If the given folder is not empty, or cannot be written.
         """
         try:
-            folder = _new_folder(settings) if folder is None else _empty_folder(folder)
+            if folder is None:
+                folder = _new_folder(settings)
+            folder.mkdir(parents=True, exist_ok=True)
+            occupied = any(folder.iterdir())
         except OSError as error:
             raise ConfigError(
                 f"cannot make the run's folder {error.filename or folder}: {error.strerror}: "
                 "choose another one with --run-dir"
             ) from error
+        if occupied:
+            raise ConfigError(
+                f"--run-dir must be new or empty, got {folder}: resume that run with --resume "
+                f"{folder}, or choose another folder"
+            )
         save_yaml(settings, folder / "config.yaml")
         return cls(folder, settings)
 
@@ -78,16 +86,6 @@ class Run:
     def policy_to_show(self) -> Path:
         """The checkpoint to evaluate: the best, or the latest if there were no evaluations."""
         return self.best if self.best.is_file() else self.latest
-
-
-def _empty_folder(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise ConfigError(
-            f"--run-dir must be new or empty, got {folder}: resume that run with --resume "
-            f"{folder}, or choose another folder"
-        )
-    return folder
 
 
 def _new_folder(settings: TrainSettings) -> Path:

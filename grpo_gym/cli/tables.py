@@ -27,12 +27,10 @@ TRAINED = "trained policy"
 _MOST_DECIMALS = 6
 
 
-def compare_with_baselines(
-    checkpoint: Path, episodes: int, console: Console, progress_console: Console
-) -> None:
+def compare_with_baselines(checkpoint: Path, episodes: int, progress_console: Console) -> None:
     """Evaluate a checkpoint and every baseline of its environment, and print the closing table.
 
-    All play the same episodes, from seed `SEED`.
+    All play the same episodes, from seed `SEED`; the table goes to standard output.
     """
     model = load_model(checkpoint)
     env_id = str(model.env_source)
@@ -47,6 +45,7 @@ def compare_with_baselines(
     ) as progress:
         for name in progress.track(names, description="comparing"):
             results[name] = evaluate_baseline(name, env_id, model.env_kwargs, episodes, SEED)
+    console = Console()
     privileged = privileged_names(env_id)
     console.print(f"\n{env_id}: {episodes:,} episodes from seed {SEED}", highlight=False)
     descriptor = descriptor_of(env_id)

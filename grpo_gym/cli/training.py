@@ -46,7 +46,7 @@ def train_grpo(
         _train(run, model, signals, console)
         console.print(f"weights sha256: {model.weights_sha256()}")
         if episodes := run.settings.final_episodes:
-            compare_with_baselines(run.policy_to_show, episodes, Console(), console)
+            compare_with_baselines(run.policy_to_show, episodes, console)
     except Stopped as stop:
         command = f"{invocation('train')} --resume {shlex.quote(str(run.folder))}"
         console.print(f"stopped; resume with: {command}", markup=False)

@@ -68,10 +68,9 @@ def bootstrap_interval(
     values: np.ndarray,
     statistic: Callable[[np.ndarray], np.ndarray] = mean,
     resamples: int = 2_000,
-    seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % bootstrap percentile interval of a statistic, which reduces the last axis, of (E,)."""
-    generator = np.random.default_rng(seed)
+    """95 % bootstrap percentile interval of a statistic of (E,) that reduces the last axis."""
+    generator = np.random.default_rng(0)
     chunk = max(1, 100_000 // len(values))  # bounds the memory
     estimates = [
         statistic(resample(values, min(chunk, left), generator))
