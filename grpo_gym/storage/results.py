@@ -3,7 +3,7 @@
 import json
 import multiprocessing
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,16 @@ class Results:
         missing = {key: each for key, each in measurements.items() if key not in self.values}
         context = multiprocessing.get_context("spawn")
         pool = ProcessPoolExecutor(processes, context, max_tasks_per_child=1)
+        errors = []
         try:
-            errors = self._collect({pool.submit(each): key for key, each in missing.items()})
+            keys = {pool.submit(each): key for key, each in missing.items()}
+            for future in as_completed(keys):
+                key, error = keys[future], future.exception()
+                if error is None:
+                    self._keep(key, future.result())
+                else:
+                    errors.append(error)
+                self.report(f"{key}: {'done' if error is None else repr(error)}")
         except BaseException:
             # Interrupted, or the file cannot be written: further results would be lost.
             stop_at_once(pool)
@@ -52,19 +60,6 @@ class Results:
         pool.shutdown()
         if errors:
             raise errors[0]
-
-    def _collect(self, keys: Mapping[Future[Any], str]) -> list[BaseException]:
-        """Keep results as they complete; return the errors of those that failed."""
-        errors = []
-        for future in as_completed(keys):
-            error = future.exception()
-            if error is not None:
-                self.report(f"{keys[future]}: {error!r}")
-                errors.append(error)
-            else:
-                self._keep(keys[future], future.result())
-                self.report(f"{keys[future]}: done")
-        return errors
 
     def _keep(self, key: str, value: Any) -> None:
         self.values[key] = value
