@@ -22,11 +22,10 @@ import numpy as np
 import tyro
 
 from grpo_gym.envs.load_balancer.presets import make_config
-from grpo_gym.trainers.experiments import EVALUATION_SEED, evaluate_baseline, measure
-from grpo_gym.trainers.named_policies import baseline_names
+from grpo_gym.trainers.experiments import EVALUATION_SEED, measure
+from grpo_gym.trainers.named_policies import baseline_names, evaluate_baseline
 from grpo_gym.trainers.online import TINY_GRPO, OnlineConfig, OnlineGRPO
 from grpo_gym.trainers.online.loop import settled_at
-from grpo_gym.trainers.settings import TrainSettings
 
 FIRST_SEED = 100
 """The first training seed; settings were tuned on seeds 0 to 7."""
@@ -132,8 +131,9 @@ def describe(policies: np.ndarray, rewards: np.ndarray, model: OnlineGRPO) -> di
 
 def play_baseline(name: str, episodes: int) -> dict[str, Any]:
     """Statistics of a baseline on flaky."""
-    summary: dict[str, Any] = evaluate_baseline(name, TrainSettings(), episodes).summary()["return"]
-    return summary
+    evaluation = evaluate_baseline(name, "LoadBalancer-v0", {}, episodes, EVALUATION_SEED)
+    returns: dict[str, Any] = evaluation.summary()["return"]
+    return returns
 
 
 def train(seed: int, options: Options) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import tyro
 
 from grpo_gym.settings import parse_value
 from grpo_gym.trainers import experiments
-from grpo_gym.trainers.named_policies import table_names
+from grpo_gym.trainers.experiments import EVALUATION_SEED
+from grpo_gym.trainers.named_policies import evaluate_baseline, table_names
 from grpo_gym.trainers.settings import TrainSettings
 
 
@@ -60,7 +61,8 @@ def main() -> None:
 
 def play_baseline(name: str, settings: TrainSettings, episodes: int) -> dict[str, Any]:
     """Statistics of a baseline."""
-    return experiments.evaluate_baseline(name, settings, episodes).summary()
+    env, env_kwargs = settings.env, settings.env_kwargs
+    return evaluate_baseline(name, env, env_kwargs, episodes, EVALUATION_SEED).summary()
 
 
 def train(settings: TrainSettings, seed: int, episodes: int) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def train(settings: TrainSettings, seed: int, episodes: int) -> dict[str, Any]:
     trained = experiments.train(settings, seed)
     model = trained.model
     return {
-        **model.evaluate(episodes, seed=experiments.EVALUATION_SEED).summary(),
+        **model.evaluate(episodes, seed=EVALUATION_SEED).summary(),
         "training_steps": model.num_steps,
         "training_seconds": round(trained.wall_seconds, 1),
         "weights_sha256": model.weights_sha256(),

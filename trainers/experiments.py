@@ -19,10 +19,8 @@ from typing import Any
 
 from rich.console import Console
 
-from grpo_gym.evaluation.episodes import Evaluation
 from grpo_gym.settings import from_mapping
 from grpo_gym.storage.results import Results
-from grpo_gym.trainers import named_policies
 from grpo_gym.trainers.grpo import GRPO, Callback
 from grpo_gym.trainers.settings import TrainSettings, default_config, new_model
 
@@ -131,19 +129,6 @@ def train(
         for _ in range(iterations):
             model.train_iteration()
     return Trained(model, time.perf_counter() - wall, time.process_time() - cpu)
-
-
-def evaluate_baseline(name: str, settings: TrainSettings, episodes: int) -> Evaluation:
-    """Play the evaluation episodes with a baseline of the environment.
-
-    Args:
-        name: The baseline.
-        settings: Their environment is played.
-        episodes: Number of episodes.
-    """
-    return named_policies.evaluate_baseline(
-        name, settings.env, settings.env_kwargs, episodes, EVALUATION_SEED
-    )
 
 
 def measure(

@@ -8,7 +8,7 @@ import pytest
 
 from grpo_gym.settings import ConfigError
 from grpo_gym.trainers import experiments
-from grpo_gym.trainers.experiments import EVALUATION_SEED, shipped_settings
+from grpo_gym.trainers.experiments import shipped_settings
 
 
 def test_shipped_settings_are_those_of_the_preset() -> None:
@@ -43,13 +43,6 @@ def test_a_training_is_a_matter_of_its_seed() -> None:
     assert first.model.weights_sha256() == again.model.weights_sha256()
     assert first.model.weights_sha256() != other.model.weights_sha256()
     assert experiments.train(settings, 3, iterations=2).model.iteration == 2
-
-
-def test_a_baseline_plays_the_evaluation_episodes() -> None:
-    settings = shipped_settings("LoadBalancer-v0", env_kwargs={"episode_length": 10})
-    evaluation = experiments.evaluate_baseline("round_robin", settings, 3)
-    assert evaluation.seed == EVALUATION_SEED
-    assert list(evaluation.lengths) == [10, 10, 10]
 
 
 @pytest.mark.parametrize("processes", [None, 1])

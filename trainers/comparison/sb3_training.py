@@ -4,6 +4,7 @@ Shapes: B environments, D features of a flattened observation.
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import gymnasium as gym
@@ -163,9 +164,11 @@ def _check_environment(settings: SB3Settings) -> bool:
         ConfigError: If it cannot.
     """
     kwargs = settings.env_kwargs
-    batch = make_batch(settings.env, kwargs, 1)
-    training = make_batch(settings.env, {**kwargs, **settings.training_env_kwargs}, 1)
-    try:
+    training_kwargs = {**kwargs, **settings.training_env_kwargs}
+    with (
+        closing(make_batch(settings.env, kwargs, 1)) as batch,
+        closing(make_batch(settings.env, training_kwargs, 1)) as training,
+    ):
         observed, acted = batch.single_observation_space, batch.single_action_space
         if (training.single_observation_space, training.single_action_space) != (observed, acted):
             raise ConfigError("training_env_kwargs must leave the spaces as they are")
@@ -194,9 +197,6 @@ def _check_environment(settings: SB3Settings) -> bool:
             if batch.reset([0])[1] is None:
                 raise _masking_error(settings, "the environment has no info['action_mask']")
         return isinstance(batch, NativeBatch)
-    finally:
-        batch.close()
-        training.close()
 
 
 def _masking_error(settings: SB3Settings, reason: str) -> ConfigError:
