@@ -1,7 +1,5 @@
 """The policies that read a history: `gru` and `temporal`."""
 
-import math
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -30,93 +28,13 @@ from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.learning.batch import training_batch
 from grpo_gym.trainers.learning.trust_region import fisher_product
 from grpo_gym.trainers.presets import make_config
+from memory_envs import METRICS, STEPS, Amount, Delay, Echo, Parts
 
 KINDS = ["gru", "temporal"]
-STEPS, METRICS = 6, 2
 SMALL: dict[str, Any] = {
     "num_groups": 2, "group_size": 4, "gru_width": 12, "hidden_sizes": (12,), "lstm_width": 12,
     "lstm_layers": 1, "attention_heads": 2, "transformer_heads": 3, "feedforward_width": 8,
 }  # fmt: skip
-
-
-class Echo(gym.Env[Any, Any]):
-    """One decision: say the bit that one past step showed and the current one; half a point each.
-
-    Without the history, or without what is current, three quarters are right at best.
-    """
-
-    observation_space: gym.Space[Any] = spaces.Dict(
-        {
-            "current": spaces.Box(-1.0, 1.0, (1,), np.float32),
-            "history": spaces.Box(-1.0, 1.0, (STEPS, METRICS), np.float32),
-            "nothing": spaces.Discrete(2),
-        }
-    )
-    action_space: gym.Space[Any] = spaces.Discrete(4)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.past, self.present = (int(bit) for bit in self.np_random.integers(2, size=2))
-        steps = self.np_random.normal(size=(STEPS, METRICS)).clip(-1.0, 1.0)
-        steps[:, 0] = 0.0
-        steps[self.np_random.integers(STEPS), 0] = 2 * self.past - 1
-        self.seen = {
-            "current": np.array([2 * self.present - 1], np.float32),
-            "history": steps.astype(np.float32),
-            "nothing": 0,
-        }
-        return self.seen, {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        past, present = divmod(int(action), 2)
-        return self.seen, self.points(past, present), True, False, {}
-
-    def points(self, past: int, present: int) -> float:
-        return 0.5 * (past == self.past) + 0.5 * (present == self.present)
-
-
-class Delay(gym.Env[Any, Any]):
-    """Each step shows a bit, and asks for the one of two steps ago; the first two ask nothing."""
-
-    observation_space: gym.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
-    action_space: gym.Space[Any] = spaces.Discrete(2)
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.bits = self.np_random.integers(2, size=8)
-        self.time = 0
-        return self._observe(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        right = self.time >= 2 and action == self.bits[self.time - 2]
-        self.time += 1
-        return self._observe(), float(right), self.time == 7, False, {}
-
-    def _observe(self) -> np.ndarray:
-        return np.array([2 * self.bits[self.time] - 1], np.float32)
-
-
-class Parts(Echo):
-    """`Echo` whose answer has components, and one that does not matter."""
-
-    action_space: gym.Space[Any] = spaces.MultiDiscrete([2, 3, 2])
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        return self.seen, self.points(action[0], action[2]), True, False, {}
-
-
-class Amount(Echo):
-    """`Echo` whose answer is a number, which the current bit shifts."""
-
-    action_space: gym.Space[Any] = spaces.Box(0.0, 3.0, (1,), np.float32)
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        right = 2 * self.past + self.present
-        return self.seen, -abs(float(action[0]) - right), True, False, {}
 
 
 def make(kind: str, env: gym.Env[Any, Any] | None = None, **options: Any) -> HistoryPolicy:
@@ -475,71 +393,6 @@ def test_curvature_is_the_change_of_the_gradient(
     )
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
     assert float(found.norm()) > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("env", "options"),
-    [
-        (Echo, {}),
-        (Echo, {"normalise_observations": False, "kl_coefficient": 0.1, "preset": "dapo"}),
-        (Echo, {"preset": "trust_region"}),
-        (Echo, {"learned_baseline": True}),
-        (Parts, {"ratio": "sequence", "entropy_coefficient": 0.01}),
-        (Amount, {"preset": "trust_region"}),
-        (Delay, {"frame_history": 3}),
-        (Delay, {"frame_history": 3, "preset": "vine", "branch_every": 2}),
-    ],
-)
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_iterations(kind: Any, env: Any, options: dict[str, Any]) -> None:
-    model = GRPO(kind, env, **{**SMALL, "num_groups": 4, **options})
-    digests = {model.weights_sha256()}
-    for _ in range(2):
-        stats = model.train_iteration()
-        assert stats.update is not None
-        values = [stats.update.loss, stats.update.kl, stats.update.gradient_norm]
-        assert all(map(math.isfinite, values))
-        digests.add(model.weights_sha256())
-    assert len(digests) == 3
-    assert math.isfinite(model.evaluate(4).mean_return)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_weight_learns(kind: Any) -> None:
-    model = GRPO(kind, Echo, **{**SMALL, "num_groups": 6})
-    before = {name: p.detach().clone() for name, p in model.policy.named_parameters()}
-    for _ in range(2):
-        model.train_iteration()
-    for name, parameter in model.policy.named_parameters():
-        if not name.endswith("key.bias"):  # adds the same to all scores of a query
-            assert not torch.equal(parameter, before[name]), name
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_equal_seeds_learn_alike(kind: Any) -> None:
-    digests = [
-        GRPO(kind, Delay, frame_history=3, seed=seed, **SMALL).learn(150).weights_sha256()
-        for seed in (1, 1, 2)
-    ]
-    assert digests[0] == digests[1] != digests[2]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_saved_and_loaded_it_plays_and_learns_on_the_same(kind: Any, tmp_path: Path) -> None:
-    model = GRPO(kind, Echo, **SMALL).learn(100)
-    digest = model.save(tmp_path / "model.grpo")
-    loaded = GRPO.load(tmp_path / "model.grpo", env=Echo)
-    assert loaded.policy_source == kind
-    assert loaded.config == model.config
-    assert loaded.weights_sha256() == digest == model.weights_sha256()
-    seen = [Echo().reset(seed=seed)[0] for seed in range(9)]
-    choices = [
-        [one.predict(each, deterministic=True)[0] for each in seen] for one in (model, loaded)
-    ]
-    assert choices[0] == choices[1]
-    for one in (model, loaded):
-        one.train_iteration()
-    assert loaded.weights_sha256() == model.weights_sha256() != digest
 
 
 @pytest.mark.parametrize("kind", KINDS)
