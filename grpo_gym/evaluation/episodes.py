@@ -248,13 +248,7 @@ def evaluate(
 def play(
     action_function: ActionFunction, batch: EnvBatch, seeds: Sequence[int], alive: np.ndarray
 ) -> Iterator[tuple[np.ndarray, BatchStep]]:
-    """Play one episode in each of the environments that are alive.
-
-    Args:
-        action_function: Chooses actions.
-        batch: Environments to play in.
-        seeds: One per environment.
-        alive: Which environments play, shape (B,), bool.
+    """Play one episode, from its own seed, in each of the environments that are alive (B,).
 
     Yields:
         Which environments were stepped, shape (B,), bool, and the step.

@@ -6,6 +6,7 @@ the order of the space, as `gymnasium.spaces.flatten` does for one observation.
 Shapes: B observations, D features, H frames of a history, A choices.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -130,15 +131,10 @@ def sample_batch(space: gym.Space[Any], count: int, masks: np.ndarray | None) ->
     """
     if masks is None:
         return np.stack([space.sample() for _ in range(count)])
-    return np.stack([space.sample(_sampling_mask(space, mask)) for mask in masks])
-
-
-def _sampling_mask(space: gym.Space[Any], mask: np.ndarray) -> Any:
-    """A flat mask of legal choices in the form that `space.sample` takes."""
-    flat = mask.astype(np.int8)
-    if isinstance(space, spaces.MultiDiscrete):
-        return tuple(np.split(flat, np.cumsum(space.nvec)[:-1]))
-    return flat
+    legal: Sequence[Any] = list(masks.astype(np.int8))
+    if isinstance(space, spaces.MultiDiscrete):  # whose masks are a tuple of parts
+        legal = [tuple(np.split(mask, np.cumsum(space.nvec)[:-1])) for mask in legal]
+    return np.stack([space.sample(mask) for mask in legal])
 
 
 def _one_hot(values: np.ndarray, size: int) -> np.ndarray:
