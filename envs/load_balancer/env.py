@@ -3,7 +3,7 @@
 import gymnasium as gym
 import numpy as np
 
-from grpo_gym.envs.load_balancer.parameters import count_features
+from grpo_gym.envs.load_balancer.observation import count_features
 from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig, make_config
 from grpo_gym.envs.load_balancer.rendering import render_ansi, render_rgb
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator

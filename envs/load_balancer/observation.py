@@ -11,15 +11,26 @@ from typing import Any
 import numpy as np
 
 from grpo_gym.envs.kernels import inlined, kernel
-from grpo_gym.envs.load_balancer.records import PER_SERVER, SERVER_FEATURES, SIZE_FEATURES
+from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig
+from grpo_gym.envs.load_balancer.records import PER_SERVER
 
 _LARGEST = 10_000.0
 _SCALE = np.float32(1.0 / math.log1p(_LARGEST))
 _ONE = np.float32(1.0)
-_WITHOUT_SIZE = len(SERVER_FEATURES)
-_WITH_SIZE = len(SERVER_FEATURES) + len(SIZE_FEATURES)
+_WITHOUT_SIZE, _WITH_SIZE = 6, 8
+"""Features per server."""
+_AGGREGATES = 4
+"""Features of all servers together."""
 _MANY_ERRORS = 1_000
 """Longer runs of errors are not counted."""
+
+
+def count_features(config: LoadBalancerConfig) -> int:
+    """Length of an observation, D."""
+    if config.observation == "aggregate":
+        return _AGGREGATES + config.observe_size
+    features = _WITH_SIZE if config.observe_size else _WITHOUT_SIZE
+    return features * config.num_servers + config.observe_size
 
 
 @inlined

@@ -11,8 +11,7 @@ import numpy as np
 
 from grpo_gym.envs.kernels import inlined
 from grpo_gym.envs.load_balancer.dynamics import Memory, reward_of
-from grpo_gym.envs.load_balancer.observation import observe_all, queue_ms
-from grpo_gym.envs.load_balancer.parameters import count_features
+from grpo_gym.envs.load_balancer.observation import count_features, observe_all, queue_ms
 from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig
 from grpo_gym.envs.load_balancer.records import DECAYING_LOAD, PER_SERVER
 

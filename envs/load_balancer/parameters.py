@@ -1,14 +1,9 @@
-"""A configuration as the records and sizes that the kernels read."""
+"""A configuration as the records that the kernels read."""
 
 import numpy as np
 
 from grpo_gym.envs.load_balancer.presets import FAULT_KINDS, LoadBalancerConfig
-from grpo_gym.envs.load_balancer.records import (
-    AGGREGATE_FEATURES,
-    SERVER_CONSTANTS,
-    SERVER_FEATURES,
-    SIZE_FEATURES,
-)
+from grpo_gym.envs.load_balancer.records import SERVER_CONSTANTS
 from grpo_gym.envs.load_balancer.trace import SCHEDULED_FAULT
 from grpo_gym.envs.parameters import kernel_parameters
 
@@ -68,11 +63,3 @@ def _longest_duration_ms(config: LoadBalancerConfig) -> float:
         cycle_ms = config.mean_burst_ms + config.mean_calm_ms
         return duration_ms * (1.0 + config.mean_burst_ms / cycle_ms * (config.burst_ratio - 1.0))
     return duration_ms
-
-
-def count_features(config: LoadBalancerConfig) -> int:
-    """Length of an observation, D."""
-    if config.observation == "per_server":
-        features = len(SERVER_FEATURES) + config.observe_size * len(SIZE_FEATURES)
-        return features * config.num_servers + config.observe_size
-    return len(AGGREGATE_FEATURES) + config.observe_size

@@ -87,8 +87,4 @@ QUEUE, DECAYING_LOAD = range(2)
 PER_SERVER, AGGREGATE = range(2)
 LATENCY, DEMO, PARK = range(3)
 
-SERVER_FEATURES = ("in_flight", "latency", "error_rate", "age", "oldest_age", "service")
-SIZE_FEATURES = ("work", "pace")
-AGGREGATE_FEATURES = ("load", "latency", "error_rate", "queue")
-
 NO_REQUEST = -1

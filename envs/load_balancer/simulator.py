@@ -16,9 +16,8 @@ from grpo_gym.envs.load_balancer.batch_kernels import (
     step_kernel,
 )
 from grpo_gym.envs.load_balancer.dynamics import Memory
-from grpo_gym.envs.load_balancer.observation import observe_all
+from grpo_gym.envs.load_balancer.observation import count_features, observe_all
 from grpo_gym.envs.load_balancer.parameters import (
-    count_features,
     fault_slots,
     parameters_of,
     scheduled_faults,
