@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from variants_protocol import EPISODES, EVALUATION_SEED, PARTS, SEEDS, Variant
+from variants_protocol import EPISODES, EVALUATION_SEED, PARTS, Variant
 from variants_report import write_report
 
 from grpo_gym.rollouts.snapshot_check import SnapshotError
@@ -30,8 +30,6 @@ class Options(experiments.ExperimentOptions):
     """What to measure, into variants_<part>.json."""
     report: Path | None = None
     """Write the tables of everything measured so far to this file."""
-    seeds: int = SEEDS
-    """Training runs of each setting, from seed 0; settings were found on seeds from 50."""
     episodes: int = EPISODES
     """Evaluation episodes of each trained policy, with the most probable actions."""
 

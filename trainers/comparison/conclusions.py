@@ -20,7 +20,7 @@ def conclusion(results: TaskResults, other: str, threshold: float | None) -> str
     sentences = [_compare_returns(results, other, places)]
     if threshold is not None:
         sentences.append(_compare_times(results, other, threshold))
-        sentences.append(_when_ours_is_where_another_ends(results, other, places))
+        sentences.append(_compare_ends(results, other, places))
     untuned = [title(name) for name in (OURS, other) if not results.trainings[name][0].tuned]
     if untuned:
         sentences.append(f"Not tuned for this task: {', '.join(untuned)}.")
@@ -69,7 +69,8 @@ def _compare_times(results: TaskResults, other: str, threshold: float) -> str:
     )
 
 
-def _when_ours_is_where_another_ends(results: TaskResults, other: str, places: int) -> str:
+def _compare_ends(results: TaskResults, other: str, places: int) -> str:
+    """When GRPO reaches the return with which the other algorithm ends."""
     runs = results.trainings[other]
     # The end of their curve, because ours is played on the curve's episodes.
     ends = np.array([run.curve[-1].mean_return for run in runs])

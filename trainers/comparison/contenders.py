@@ -46,10 +46,9 @@ class Contender:
         if isinstance(settings, TrainSettings):
             values = to_mapping(settings)
             values["grpo"].pop("seed")
-            keys = ["env_kwargs", "training_env_kwargs", "policy", "policy_kwargs", "grpo"]
-            if not settings.policy_kwargs:  # results of before this field existed stay comparable
-                keys.remove("policy_kwargs")
-            return {key: values[key] for key in keys}
+            keys = ("env_kwargs", "training_env_kwargs", "policy", "policy_kwargs", "grpo")
+            # Results from before `policy_kwargs` existed lack it.
+            return {key: values[key] for key in keys if key != "policy_kwargs" or values[key]}
         values = to_mapping(replace(settings, settings=keyword_arguments(settings)))
         unused = {"env", "algorithm", "tuned"}
         is_mlp = settings.policy == "mlp"
