@@ -28,9 +28,7 @@ OUT = Path("comparisons/LoadBalancer-v0.json")
 
 
 @pytest.fixture(autouse=True)
-def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
+def _settings_files(_scratch: None) -> None:
     grpo = "env: LoadBalancer-v0\ngrpo: {num_groups: 2, group_size: 4}\n"
     Path("grpo.yaml").write_text(grpo)
     Path("a2c.yaml").write_text("env: LoadBalancer-v0\nalgorithm: a2c\nnum_envs: 4\n")

@@ -22,13 +22,6 @@ BALANCER = ["--env", "LoadBalancer-v0", "--env-kwargs", "episode_length=25"]
 SUMMARY = {"mean", "sem", "median", "iqm", "ci95"}
 
 
-@pytest.fixture(autouse=True)
-def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-
-
 @pytest.fixture
 def model(tmp_path: Path) -> GRPO:
     """An untrained policy, saved as the only and latest checkpoint of a run."""

@@ -24,13 +24,6 @@ NO_TABLE = ["--final-episodes", "0"]
 SHORT = [*ONLINE, "--total-steps", "2000", "--seed", "3"]
 
 
-@pytest.fixture(autouse=True)
-def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.delenv("FORCE_COLOR", raising=False)
-
-
 def weights(folder: str) -> str:
     return OnlineGRPO.load(Path(folder) / "checkpoints" / "latest.ckpt").weights_sha256()
 

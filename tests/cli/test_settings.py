@@ -20,8 +20,6 @@ from grpo_gym.trainers.settings import TrainSettings
 @pytest.fixture(autouse=True)
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of shipped settings with one environment and one of its presets."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
     folder = tmp_path / "shipped"
     folder.mkdir()
     (folder / "LoadBalancer-v0.yaml").write_text("total_steps: 111\ngrpo: {epochs: 7}\n")

@@ -21,12 +21,6 @@ SMALL = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-
 def test_finds_goes_on_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     Path("first.yaml").write_text("env: LoadBalancer-v0\nalgorithm: a2c\nvf_coef: 1\n")
     call = [*SMALL, "--algorithm", "a2c", "--processes", "1"]
