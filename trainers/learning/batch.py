@@ -6,6 +6,7 @@ Shapes: T steps, G groups, K members; M steps that take part.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,7 +49,9 @@ class TrainingBatch:
         return len(self.advantages)
 
     def __getitem__(self, index: Tensor) -> "TrainingBatch":
-        parts = {name: None if rows is None else rows[index] for name, rows in vars(self).items()}
+        parts: dict[str, Any] = {
+            name: None if rows is None else rows[index] for name, rows in vars(self).items()
+        }
         return TrainingBatch(**parts)
 
 
