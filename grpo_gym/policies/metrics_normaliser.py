@@ -49,8 +49,8 @@ class MetricsNormaliser:
       jump from one to the other, observe enough values before training.
 
     Attributes:
-        ranges: Lowest and highest value by name.
-        enough: Values of a metric of unknown range after which its statistics are used.
+        ranges: Lowest and highest value by name, in the metric's own unit.
+        enough: Values of a metric of unknown range after which its statistics are used; >= 2.
         frozen: Whether `observe` leaves the statistics as they are.
     """
 
@@ -58,10 +58,6 @@ class MetricsNormaliser:
         self, ranges: Mapping[str, tuple[float, float]] | None = None, *, enough: int = 30
     ) -> None:
         """Start without observations.
-
-        Args:
-            ranges: Lowest and highest value by name, in the metric's own unit.
-            enough: Values of a metric of unknown range after which its statistics are used; >= 2.
 
         Raises:
             ConfigError: If a range is empty or not finite, or `enough` is too small.
