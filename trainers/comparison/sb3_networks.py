@@ -40,15 +40,7 @@ class BoardFeatures(BaseFeaturesExtractor):  # type: ignore[misc,unused-ignore]
 class _BoardActor:
     """Scores of the cells from the hidden channels, as the board policy's last layer."""
 
-    observation_space: gym.spaces.Box
-    features_dim: int
-    action_net: nn.Module
-    optimizer: Any
-    optimizer_class: Any
-    optimizer_kwargs: dict[str, Any]
-    parameters: Any
-
-    def _build(self, lr_schedule: Any) -> None:
+    def _build(self: Any, lr_schedule: Any) -> None:
         super()._build(lr_schedule)  # type: ignore[misc]
         rows, columns = self.observation_space.shape[-2:]
         channels = self.features_dim // (rows * columns)
