@@ -170,10 +170,8 @@ class BatchSimulator(ABC):
             own = getattr(self, name)
             given = state.get(name) if isinstance(state, Mapping) else None
             shape = (count, *own.shape[1:])
-            if not isinstance(given, np.ndarray) or (given.shape, given.dtype) != (
-                shape,
-                own.dtype,
-            ):
+            expected = shape, own.dtype
+            if not isinstance(given, np.ndarray) or (given.shape, given.dtype) != expected:
                 raise ValueError(
                     f"state[{name!r}] must be an array of shape {shape} as get_state returns it: "
                     "restore a state only into environments with the same configuration"

@@ -140,10 +140,9 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
             self.simulator.step(actions, skip=self._finished)
             self._restart(np.flatnonzero(self._finished))
             return self._result(actions, self.simulator.observe(), stepped, everyone)
-        observations = self.simulator.step(actions)
-        result = self._result(actions, observations, everyone, everyone)
+        result = self._result(actions, self.simulator.step(actions), everyone, everyone)
         if self.autoreset_mode is AutoresetMode.SAME_STEP and self._finished.any():
-            return self._reset_in_place(actions, result)
+            return self._reset_in_place(result)
         return result
 
     def step_alive(self, actions: np.ndarray, alive: np.ndarray) -> StepResult:
@@ -243,7 +242,7 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         infos |= _marked(self.simulator.step_infos(actions), stepped)
         return observations, rewards, terminated, truncated, infos
 
-    def _reset_in_place(self, actions: np.ndarray, result: StepResult) -> StepResult:
+    def _reset_in_place(self, result: StepResult) -> StepResult:
         """SAME_STEP: the last observations and infos move to `final_obs` and `final_info`."""
         observations, rewards, terminated, truncated, infos = result
         done = self._finished.copy()
@@ -251,15 +250,13 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         for b in np.flatnonzero(done).tolist():
             final_observations[b] = _copied_row(observations, b)
         final_infos = {
-            name: (values & done if name.startswith("_") else values)
+            name: values & done if name.startswith("_") else values
             for name, values in infos.items()
         }
-        step_names = self.simulator.step_infos(actions).keys()
         self._restart(np.flatnonzero(done))
         infos = {
+            **{name: ~done if name.startswith("_") else infos[name] for name in infos},
             **_marked(self.simulator.state_infos(), np.ones(self.num_envs, np.bool_)),
-            **{name: infos[name] for name in step_names},
-            **{f"_{name}": ~done for name in step_names},
             "final_obs": final_observations,
             "_final_obs": done.copy(),
             "final_info": final_infos,

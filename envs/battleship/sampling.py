@@ -66,17 +66,8 @@ def sample_posterior(simulator: BattleshipSimulator, salt: np.uint64) -> np.ndar
     )
     counts = np.zeros(simulator.seen.shape)
     totals = np.zeros(simulator.num_envs)
-    _sample_boards(
-        simulator.rules,
-        simulator.seen,
-        simulator.left,
-        simulator.episodes,
-        salt,
-        placements,
-        sample,
-        counts,
-        totals,
-    )
+    rules, seen, left, games = simulator.rules, simulator.seen, simulator.left, simulator.episodes
+    _sample_boards(rules, seen, left, games, salt, placements, sample, counts, totals)
     return counts / np.where(totals > 0.0, totals, 1.0)[:, None]
 
 

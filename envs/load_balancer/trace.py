@@ -45,15 +45,10 @@ def draw_traces(
     arrivals: np.ndarray,
     faults: np.ndarray,
 ) -> None:
-    """Draw whole traces into the given rows.
+    """Draw the traces of some seeds, shape (M,), uint64, into the given rows, shape (M,), int64.
 
-    Args:
-        seeds: One seed per drawn trace, shape (M,), uint64.
-        rows: Row of each trace, shape (M,), int64.
-        parameters: The settings as a record, shape (1,).
-        schedule: Faults at fixed requests, `SCHEDULED_FAULT` records.
-        arrivals: Output, `ARRIVAL` records, shape (R, T + 1).
-        faults: Output, `FAULT` records, shape (R, N, F).
+    Written are `arrivals`, `ARRIVAL` records of shape (R, T + 1), and `faults`, `FAULT` records of
+    shape (R, N, F); `schedule` are `SCHEDULED_FAULT` records.
     """
     p = parameters[0]
     for m in range(seeds.shape[0]):
