@@ -22,11 +22,15 @@ Settings = TrainSettings | SB3Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """An algorithm (one of `ALGORITHMS`), its settings, and whether they are tuned for the task."""
+    """Settings of an algorithm, and whether they are tuned for the task."""
 
-    algorithm: str
     settings: Settings
     tuned: bool
+
+    @property
+    def algorithm(self) -> str:
+        """One of `ALGORITHMS`."""
+        return OURS if isinstance(self.settings, TrainSettings) else self.settings.algorithm
 
     def new_training(self, seed: int) -> Training:
         """The algorithm before training.
@@ -90,7 +94,7 @@ def find_contender(
     if isinstance(settings, SB3Settings):
         keyword_arguments(settings)
         tuned = tuned and settings.tuned
-    return Contender(algorithm=algorithm, settings=settings, tuned=tuned)
+    return Contender(settings=settings, tuned=tuned)
 
 
 def _shipped(algorithm: str, env: str, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:

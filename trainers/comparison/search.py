@@ -110,7 +110,7 @@ class Search:
         budget = self.budget
         trial = Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
         is_start = "shipped" in trial.user_attrs
-        tried = Contender(algorithm=self.contender.algorithm, settings=settings, tuned=False)
+        tried = Contender(settings=settings, tuned=False)
         plan = Plan(
             env=settings.env,
             env_kwargs=settings.env_kwargs,

@@ -36,7 +36,7 @@ def contender(algorithm: str) -> Contender:
         found = find_contender("grpo", "LoadBalancer-v0", ENV_KWARGS)
         small = replace(found.settings.grpo, num_groups=2, group_size=4)  # type: ignore[union-attr]
         settings = replace(found.settings, grpo=small)  # type: ignore[arg-type]
-        return Contender(algorithm="grpo", settings=settings, tuned=False)
+        return Contender(settings=settings, tuned=False)
     settings = SB3Settings(
         env="LoadBalancer-v0",
         algorithm=algorithm,  # type: ignore[arg-type]
@@ -46,7 +46,7 @@ def contender(algorithm: str) -> Contender:
         normalise_observations=True,
         settings={"n_steps": 16} if algorithm == "a2c" else {"n_steps": 16, "batch_size": 64},
     )
-    return Contender(algorithm=algorithm, settings=settings, tuned=False)
+    return Contender(settings=settings, tuned=False)
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo", "a2c"])
@@ -162,11 +162,11 @@ def test_runs_of_other_settings_are_refused(tmp_path: Path) -> None:
     path, ppo = stored(tmp_path), contender("ppo")
     assert isinstance(ppo.settings, SB3Settings)
     changed = replace(ppo.settings, settings={"n_steps": 16, "batch_size": 64, "gamma": 0.5})
-    other = Contender(algorithm="ppo", settings=changed, tuned=False)
+    other = Contender(settings=changed, tuned=False)
     with pytest.raises(ConfigError, match=r"seed 0: settings.settings.gamma was 0.99 .* 0.5 now"):
         Comparison(PLAN, [other], range(1)).open_results(path, print)
     # Being called tuned, or what else the file has, changes no training.
-    same = Contender(algorithm="ppo", settings=replace(ppo.settings, tuned=True), tuned=True)
+    same = Contender(settings=replace(ppo.settings, tuned=True), tuned=True)
     Comparison(PLAN, [same, contender("a2c")], range(3)).open_results(path, print)
 
 

@@ -65,7 +65,7 @@ def test_values_fit_each_other() -> None:
 def test_spaces_include_the_contenders_own_values() -> None:
     keywords = {"learning_rate": 0.5, "gamma": 0.123}
     settings = SB3Settings(env="CartPole-v1", hidden_sizes=(32, 16), settings=keywords)
-    contender = Contender(algorithm="ppo", settings=settings, tuned=False)
+    contender = Contender(settings=settings, tuned=False)
     space = search_space(contender)
     assert space["settings.learning_rate"] == FloatDistribution(1e-4, 0.5, log=True)
     assert isinstance(space["hidden_sizes"], CategoricalDistribution)
@@ -140,7 +140,7 @@ def test_another_budget_or_start_is_refused(tmp_path: Path) -> None:
         Search(path, find_contender("trpo", "CartPole-v1", {}), BUDGET)
     other = replace(contender.settings, num_envs=16)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"settings.num_envs was 8 there and is 16"):
-        Search(path, Contender(algorithm="ppo", settings=other, tuned=False), BUDGET)
+        Search(path, Contender(settings=other, tuned=False), BUDGET)
     (tmp_path / "no.db").write_text("something else")
     with pytest.raises(ConfigError, match=r"must be a writable study .* got .*not a database"):
         Search(tmp_path / "no.db", contender, BUDGET)

@@ -55,7 +55,7 @@ def test_two_iterations(algorithm: str, path: Path) -> None:
     few = {**values["settings"], "n_steps": 8, "batch_size": 8, "n_epochs": 1}
     shipped = from_mapping(SB3Settings, values, str(path))
     small = replace(shipped, num_envs=2, settings=few)
-    training = Contender(algorithm=algorithm, settings=small, tuned=True).new_training(seed=0)
+    training = Contender(settings=small, tuned=True).new_training(seed=0)
     before = weights_sha256(training.network.state_dict())
     assert training.learn(32, lambda steps: None) == 32
     assert weights_sha256(training.network.state_dict()) != before
@@ -140,7 +140,7 @@ def test_what_cannot_be_is_refused_when_made() -> None:
 
 def test_all_that_decides_a_training_is_told() -> None:
     settings = SB3Settings(env="CartPole-v1", settings={"n_steps": 64})
-    told = Contender(algorithm="ppo", settings=settings, tuned=False).describe()
+    told = Contender(settings=settings, tuned=False).describe()
     assert told["settings"]["n_steps"] == 64 and told["settings"]["n_epochs"] == 10
     assert not {"tuned", "env", "channels", "lstm_width"} & set(told)
     ours = find_contender("grpo", "CartPole-v1", {}).describe()
