@@ -12,8 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from grpo_gym.envs.randomness import episode_noise
-from grpo_gym.envs.seeding import fold_seed
+from grpo_gym.envs.randomness import episode_noise, fold_seed
 from grpo_gym.settings import ConfigError, suggest
 
 AnyBaseline = TypeVar("AnyBaseline", bound="Baseline")

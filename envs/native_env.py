@@ -9,7 +9,7 @@ import numpy as np
 from grpo_gym.envs.arguments import check_options
 from grpo_gym.envs.batch_simulator import BatchSimulator, Infos, Observations
 from grpo_gym.envs.native_task import NativeTask, check_action
-from grpo_gym.envs.seeding import fold_seed
+from grpo_gym.envs.randomness import fold_seed
 
 Observation = TypeVar("Observation")
 Action = TypeVar("Action")

@@ -17,7 +17,7 @@ from gymnasium.vector.utils import batch_space
 from grpo_gym.envs.arguments import check_count, check_options
 from grpo_gym.envs.batch_simulator import BatchSimulator, Infos, Observations
 from grpo_gym.envs.native_task import NativeTask, check_actions
-from grpo_gym.envs.seeding import fold_seed, seed_list
+from grpo_gym.envs.randomness import fold_seed, seed_list
 from grpo_gym.settings import ConfigError, suggest
 
 StepResult = tuple[Observations, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
