@@ -1,17 +1,61 @@
-"""What the numbers of a comparison say about GRPO and another algorithm.
+"""What the numbers of a comparison say: a threshold for times, and GRPO against others.
 
 Shapes: S runs of one algorithm. Times, in steps or CPU seconds, are infinite for runs that never
 arrive.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from grpo_gym.trainers.comparison import statistics
 from grpo_gym.trainers.comparison.settings import OURS
-from grpo_gym.trainers.comparison.task_results import TaskResults, title
+from grpo_gym.trainers.comparison.task_results import RANDOM, TaskResults, title
 from grpo_gym.trainers.comparison.wording import estimate_text, number_text, places_for, time_text
+
+_SHARE = 0.95
+"""How far from the untrained return to the lowest final one the threshold lies."""
+_EASY = 0.5
+"""A threshold is called low if its algorithm learns less than this share of the best one's gain."""
+
+
+class Threshold(NamedTuple):
+    """A return to reach, or None if no level makes sense, and sentences that explain it."""
+
+    level: float | None
+    reason: str
+
+
+def choose_threshold(results: TaskResults, requested: float | None = None) -> Threshold:
+    """A return that every algorithm that has learned reaches, so that times can be compared.
+
+    It lies 95 % of the way from an untrained policy's return to the lowest final interquartile
+    mean; algorithms that end no better than untrained are ignored. A requested level comes first.
+    """
+    if requested is not None:
+        return Threshold(requested, f"Threshold: {_number(requested)}, as requested.")
+    start = results.untrained_return
+    finals = {name: iqm.value for name, iqm in results.final_iqms.items()}
+    learned = {name: final for name, final in finals.items() if final > start}
+    where = "random actions" if RANDOM in results.baselines else "the worst first evaluation"
+    if not learned:
+        return Threshold(None, f"No threshold: no algorithm ends above {where} ({_number(start)}).")
+    lowest = min(learned, key=learned.__getitem__)
+    level = start + _SHARE * (learned[lowest] - start)
+    reason = (
+        f"Threshold: {_number(level)}, {100 * _SHARE:.0f} % of the way from {where} "
+        f"({_number(start)}) to the lowest final IQM ({title(lowest)}, {_number(learned[lowest])})."
+    )
+    for name in finals:
+        if name not in learned:
+            reason += f" {title(name)} is ignored: it ends no better than that start."
+    if learned[lowest] - start < _EASY * (max(learned.values()) - start):
+        reason += (
+            " The best algorithm learns more than twice as much: request a higher threshold to "
+            "compare the others."
+        )
+    return Threshold(level, reason)
 
 
 def conclusion(results: TaskResults, other: str, threshold: float | None) -> str:
@@ -92,3 +136,7 @@ def _compare_ends(results: TaskResults, other: str, places: int) -> str:
         text
         + f"GRPO reaches that after {time_text(our_steps)} steps and {time_text(our_seconds)} s."
     )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000.0 else f"{value:.4g}"

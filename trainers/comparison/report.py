@@ -9,10 +9,9 @@ import numpy as np
 from grpo_gym.settings import ConfigError, to_yaml
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.comparison import plots, statistics
-from grpo_gym.trainers.comparison.conclusions import conclusion
+from grpo_gym.trainers.comparison.conclusions import Threshold, choose_threshold, conclusion
 from grpo_gym.trainers.comparison.settings import OURS
 from grpo_gym.trainers.comparison.task_results import TaskResults, read_task, title
-from grpo_gym.trainers.comparison.threshold import Threshold, choose_threshold
 from grpo_gym.trainers.comparison.wording import (
     NOTHING,
     estimate_text,

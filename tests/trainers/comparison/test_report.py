@@ -13,9 +13,9 @@ pytest.importorskip("matplotlib")
 
 from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.comparison import statistics
+from grpo_gym.trainers.comparison.conclusions import choose_threshold
 from grpo_gym.trainers.comparison.report import write_report
 from grpo_gym.trainers.comparison.task_results import read_task
-from grpo_gym.trainers.comparison.threshold import choose_threshold
 
 
 @pytest.fixture(autouse=True)
