@@ -116,13 +116,10 @@ class CommandLine:
         sections, values = {}, {}
         for group, config in self.groups.items():
             for title, owner, types in _sections(group, config):
-                sections[title] = Annotated[_section(owner, types), tyro.conf.OmitArgPrefixes]
-                values[title] = {
-                    name: value
-                    for name, kind in types.items()
-                    # tyro refuses None as the default of a flag.
-                    if (value := getattr(defaults[group], name)) is not None or not _is_flag(kind)
-                }
+                shown = {name: getattr(defaults[group], name) for name in types}
+                values[title] = {name: value for name, value in shown.items() if value is not None}
+                section = _section(owner, types, shown)
+                sections[title] = Annotated[section, tyro.conf.OmitArgPrefixes]
         tyro.cli(
             _mapping_of(sections),
             args=["--help"],
@@ -192,12 +189,17 @@ def _sections(title: str, config: type) -> Iterator[tuple[str, type, dict[str, A
             yield title if owner is config else own, owner, types
 
 
-def _section(owner: Any, types: Mapping[str, Any]) -> Any:
+def _section(owner: Any, types: Mapping[str, Any], defaults: Mapping[str, Any]) -> Any:
     """The fields that a class adds as a type whose options tyro can show."""
     options = {}
     for name, kind in types.items():
         doc = " ".join((owner.__pydantic_fields__[name].description or "").split())
-        options[name] = Annotated[bool if _is_flag(kind) else kind, tyro.conf.arg(help=doc)]
+        # The docstring says what absence means: "None" and "(default: )" would add nothing.
+        hint = "" if defaults[name] in (None, {}, ()) else None
+        members = tuple(member for member in typing.get_args(kind) if member is not NoneType)
+        if NoneType in typing.get_args(kind):
+            kind = typing.Union[members]  # noqa: UP007
+        options[name] = Annotated[kind, tyro.conf.arg(help=doc, help_behavior_hint=hint)]
     section = _mapping_of(options)
     section.__doc__ = (owner.__doc__ or "").partition("\n")[0]
     return section
