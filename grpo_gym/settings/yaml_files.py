@@ -1,6 +1,9 @@
 """YAML files of settings: plain types only, with the numbers and booleans of YAML 1.2.
 
 `3e-4` is a number; `on`, `12:30` and `2024-01-01` are strings; a key may occur once.
+
+PyYAML with these rules rather than ruamel.yaml, which writes `on`, `12:30` and `1e-05` unquoted, so
+that YAML 1.1 readers take them for other values, and reads `2024-01-01` as a date.
 """
 
 import os
