@@ -63,15 +63,6 @@ class LoadBalancerSimulator(BatchSimulator):
         self.num_features = count_features(config)
         self.memory = Memory(*(getattr(self, name) for name in Memory._fields))
         self.observation_shape = (self.num_features,)
-        # Views of fields, which take longer to make than a step of one environment takes.
-        self._rewards, self._done = self.outcomes["reward"], self.outcomes["done"]
-        self._never = np.zeros(num_envs, np.bool_)
-        seen = self.metrics
-        self._state_views = {name: seen[name] for name in ("in_flight", "latency_ms", "error_rate")}
-        self._state_views["degraded"] = self.servers["degraded"]
-        self._step_views = {name: self.outcomes[name] for name in ("response_time_ms", "error")}
-        if config.infos == "full":
-            self._step_views["estimated_rewards"] = self.estimates["reward"]
 
     @override
     def reset(self, members: np.ndarray | None = None) -> None:
@@ -105,27 +96,36 @@ class LoadBalancerSimulator(BatchSimulator):
 
     @override
     def rewards(self) -> np.ndarray:
-        return self._rewards.copy()
+        return self.outcomes["reward"].copy()
 
     @override
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
-        if self.config.reward == "park":
-            return self._done, self._never
-        return self._never, self._done
+        complete, never = self.outcomes["done"], np.zeros(self.num_envs, np.bool_)
+        return (complete, never) if self.config.reward == "park" else (never, complete)
 
     @override
     def state_infos(self) -> Infos:
-        ages_ms = np.empty(self.metrics.shape)
-        measure_ages(self.episodes, self.metrics, ages_ms)
-        return {**self._state_views, "age_ms": ages_ms}
+        seen = self.metrics
+        ages_ms = np.empty(seen.shape)
+        measure_ages(self.episodes, seen, ages_ms)
+        return {
+            "in_flight": seen["in_flight"],
+            "latency_ms": seen["latency_ms"],
+            "error_rate": seen["error_rate"],
+            "age_ms": ages_ms,
+            "degraded": self.servers["degraded"],
+        }
 
     @override
     def step_infos(self, actions: np.ndarray) -> Infos:
-        if self.config.infos != "full":
-            return self._step_views
-        best, regrets = np.empty(self.num_envs, np.int64), np.empty(self.num_envs)
-        compare_estimates(self.estimates, actions, best, regrets)
-        return {**self._step_views, "oracle_action": best, "regret": regrets}
+        infos = {name: self.outcomes[name] for name in ("response_time_ms", "error")}
+        if self.config.infos == "full":
+            best, regrets = np.empty(self.num_envs, np.int64), np.empty(self.num_envs)
+            compare_estimates(self.estimates, actions, best, regrets)
+            infos["estimated_rewards"] = self.estimates["reward"]
+            infos["oracle_action"] = best
+            infos["regret"] = regrets
+        return infos
 
     def counterfactuals(self) -> np.ndarray:
         """What each server would return for the waiting request; changes nothing.
