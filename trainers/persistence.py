@@ -160,7 +160,8 @@ def _policy_source(
     if isinstance(chosen, str) and chosen not in policy_names():
         raise CheckpointError(
             f"{path} was trained with the policy {name!r}, which is not registered: import the "
-            "module that calls register_policy first, or pass the network as policy="
+            "module that calls register_policy first (on the command line by --env MODULE:ID), or "
+            "pass the network as policy="
         )
     trained = payload["policy_class"] if name is None else repr(name)
     if isinstance(chosen, str) and chosen != name and (name is not None or is_built_in(chosen)):

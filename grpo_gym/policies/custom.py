@@ -12,7 +12,7 @@ from torch import nn
 
 from grpo_gym.policies.network import Policy, feedforward
 from grpo_gym.policies.options import PolicyOptions
-from grpo_gym.settings import ConfigError
+from grpo_gym.settings import ConfigError, Count, check_value
 
 _RANDOM_OR_STATEFUL = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 
@@ -38,15 +38,17 @@ class CustomPolicy(Policy):
         name = qualified_name(factory)
         try:
             network = factory(observation_space, action_space, **policy_kwargs)
-        except TypeError as error:
+        except Exception as error:  # a user's code may raise anything
             raise ConfigError(
-                f"policy {name} must take (observation_space, action_space, **policy_kwargs), "
-                f"got {error}"
+                f"policy {name} failed with (observation_space, action_space, **policy_kwargs) = "
+                f"({observation_space}, {action_space}, **{dict(policy_kwargs)}): {error!r}"
             ) from error
         if not isinstance(network, nn.Module):
             raise ConfigError(f"policy {name} must return a torch.nn.Module, got {network!r}")
         outputs = self.head.num_network_outputs
         features = getattr(network, "features_dim", None)
+        if features is not None:
+            check_value(f"features_dim of policy {name}", features, Count)
         width = outputs if features is None else features
         self._try(name, network, width)
         # Nested in a Sequential, weights have the same names with and without our last layer.
@@ -65,7 +67,7 @@ class CustomPolicy(Policy):
         try:
             with torch.no_grad():
                 found = tuple(network(rows).shape)
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except Exception as error:  # a user's code may raise anything
             raise ConfigError(
                 f"policy {name} must map observations of shape (N, {self.observation_size}), "
                 f"float32, got {error!r}"
