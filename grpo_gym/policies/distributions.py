@@ -1,6 +1,6 @@
 """Action distributions: sampling from given noise, exact log-probability, entropy and KL.
 
-Sampling takes its noise as an argument, so that whoever collects decides what the randomness
+Sampling takes its noise as an argument, so that the caller decides what the randomness
 depends on. Divergences are exact: both families have cheap closed forms.
 
 Shapes: leading axes "..." are any batch; C components (factors) of A choices each, or C
