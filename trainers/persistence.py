@@ -106,7 +106,7 @@ class PersistentModel(PolicyModel):
                 f"{path} was trained in an environment without an id: pass it as env="
             )
         if policy_kwargs is None:
-            policy_kwargs = payload.get("policy_kwargs", {})  # files before 0.2.0 have none
+            policy_kwargs = payload.get("policy_kwargs", {})  # older files have none
         if policy_kwargs is None:
             raise CheckpointError(
                 f"{path} was trained with policy_kwargs that a file cannot hold: pass "
