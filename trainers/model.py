@@ -110,13 +110,14 @@ class PolicyModel(Evaluable):
 
         Raises:
             ConfigError: If the actions are not Discrete, the policy needs a history, or the
-                observation does not fit the space.
+                observation does not fit the space or is a batch.
         """
         if not isinstance(self.action_space, gym.spaces.Discrete):
             raise ConfigError(f"actions must be Discrete, got {self.action_space}")
         if self.config.frame_history > 1:
             raise ConfigError("frame_history must be 1: the policy sees more than one observation")
-        is_batch(self.observation_space, observation)  # refuses other shapes
+        if is_batch(self.observation_space, observation):
+            raise ConfigError("observation must be a single one, got a batch")
         features = torch.from_numpy(flatten_one(self.observation_space, observation))
         legal = None if action_mask is None else torch.tensor(action_mask, dtype=torch.bool)[None]
         with torch.inference_mode():

@@ -3,6 +3,9 @@
 Shapes: B environments, N servers, T requests an episode, R = B trace rows, D features.
 """
 
+from functools import cached_property
+from typing import Any
+
 import numpy as np
 from typing_extensions import override
 
@@ -64,6 +67,24 @@ class LoadBalancerSimulator(BatchSimulator):
         self.memory = Memory(*(getattr(self, name) for name in Memory._fields))
         self.observation_shape = (self.num_features,)
 
+    @cached_property
+    def _state_views(self) -> Infos:
+        """Fields of the records, made once: making them takes as long as a step."""
+        seen = ("in_flight", "latency_ms", "error_rate")
+        views = {name: self.metrics[name] for name in seen}
+        return {**views, "degraded": self.servers["degraded"]}
+
+    @cached_property
+    def _step_views(self) -> Infos:
+        views = {name: self.outcomes[name] for name in ("response_time_ms", "error")}
+        full = self.config.infos == "full"
+        return {**views, "estimated_rewards": self.estimates["reward"]} if full else views
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copied view would no longer be one.
+        views = ("_state_views", "_step_views")
+        return {name: value for name, value in vars(self).items() if name not in views}
+
     @override
     def reset(self, members: np.ndarray | None = None) -> None:
         members = self._all if members is None else members
@@ -105,27 +126,17 @@ class LoadBalancerSimulator(BatchSimulator):
 
     @override
     def state_infos(self) -> Infos:
-        seen = self.metrics
-        ages_ms = np.empty(seen.shape)
-        measure_ages(self.episodes, seen, ages_ms)
-        return {
-            "in_flight": seen["in_flight"],
-            "latency_ms": seen["latency_ms"],
-            "error_rate": seen["error_rate"],
-            "age_ms": ages_ms,
-            "degraded": self.servers["degraded"],
-        }
+        ages_ms = np.empty(self.metrics.shape)
+        measure_ages(self.episodes, self.metrics, ages_ms)
+        return {**self._state_views, "age_ms": ages_ms}
 
     @override
     def step_infos(self, actions: np.ndarray) -> Infos:
-        infos = {name: self.outcomes[name] for name in ("response_time_ms", "error")}
-        if self.config.infos == "full":
-            best, regrets = np.empty(self.num_envs, np.int64), np.empty(self.num_envs)
-            compare_estimates(self.estimates, actions, best, regrets)
-            infos["estimated_rewards"] = self.estimates["reward"]
-            infos["oracle_action"] = best
-            infos["regret"] = regrets
-        return infos
+        if self.config.infos != "full":
+            return self._step_views
+        best, regrets = np.empty(self.num_envs, np.int64), np.empty(self.num_envs)
+        compare_estimates(self.estimates, actions, best, regrets)
+        return {**self._step_views, "oracle_action": best, "regret": regrets}
 
     def counterfactuals(self) -> np.ndarray:
         """What each server would return for the waiting request; changes nothing.

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from grpo_gym import GRPO
+from grpo_gym.settings import ConfigError
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers import grpo
@@ -356,3 +357,11 @@ def test_cartpole_is_solved(seed: int) -> None:
     ).learn(150_000)
     result = model.evaluate(100)
     assert result.returns.min() == result.returns.max() == 500.0
+
+
+def test_probabilities_are_of_one_observation() -> None:
+    model = GRPO("linear", BestAction)
+    observation = model.observation_space.sample()
+    assert float(model.probabilities(observation).sum()) == pytest.approx(1.0)
+    with pytest.raises(ConfigError, match="observation must be a single one, got a batch"):
+        model.probabilities(np.stack([observation, observation]))
