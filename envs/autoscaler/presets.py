@@ -13,6 +13,7 @@ from grpo_gym.settings import (
     Fraction,
     Integer,
     Natural,
+    NoFlag,
     NonNegative,
     Number,
     Positive,
@@ -84,12 +85,12 @@ class AutoScalerConfig:
     dollars_per_replica_hour: NonNegative = 12.5
     """Price of a replica, $/h, also while it starts up."""
 
-    batch_size: Literal[1, 2, 4, 8, 16, 32] = 1
+    batch_size: Annotated[Literal[1, 2, 4, 8, 16, 32], NoFlag] = 1
     """Requests that a server takes at once, at the start."""
     timeout_s: Positive = 4.0
     """How long clients wait for an answer, at the start: 0.25, 0.5, 1, 2 or 4 seconds; what takes
     longer counts as an error."""
-    concurrency: Literal[1, 2, 3, 4, 6, 8, 12] = 4
+    concurrency: Annotated[Literal[1, 2, 3, 4, 6, 8, 12], NoFlag] = 4
     """Servers (workers) a replica, at the start."""
     batch_overhead_ms: NonNegative = 30.0
     """Service time of a batch of n is this + n `request_ms`: 25 requests/s for n = 1."""

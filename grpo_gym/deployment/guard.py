@@ -6,7 +6,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from grpo_gym.deployment.config import GuardConfig, Mode, Percentage
 from grpo_gym.deployment.constraints import Constraint
@@ -159,7 +161,9 @@ class Guard:
             ConfigError: If it is not > 0 and <= 100.
             GuardError: If the mode is not gradual.
         """
-        checked = check_value("percentage", percentage, Percentage)
+        # Unlike in a file of settings, text is a mistake here.
+        strictly = Annotated[Percentage, Field(strict=True)]
+        checked = check_value("percentage", percentage, strictly)
         with self._lock:
             if self.mode != "gradual":
                 raise GuardError(

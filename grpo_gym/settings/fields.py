@@ -22,6 +22,14 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticKnownError("int_type")
+    return value
+
+
+NoFlag = BeforeValidator(_no_flag)
+"""For a `Literal` of integers, to which 1 would equal True."""
 Flag = Annotated[bool, Field(strict=True)]
 """True or false, not 1 or "yes"."""
 Integer = Annotated[int, BeforeValidator(_integer)]

@@ -400,6 +400,8 @@ def test_invalid_percentages_are_refused(percentage: Any) -> None:
         world.guard.set_percentage(percentage)
     with pytest.raises(ConfigError, match="start_percentage must be "):
         GuardConfig(start_percentage=percentage)
+    with pytest.raises(ConfigError, match="percentage must be a number, got '50'"):
+        world.guard.set_percentage("50")  # type: ignore[arg-type]
     assert (world.guard.percentage, world.guard.transitions) == (10.0, ())
 
 

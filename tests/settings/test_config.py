@@ -22,6 +22,7 @@ from grpo_gym.settings import (
     Count,
     Flag,
     Integer,
+    NoFlag,
     NonNegative,
     Number,
     PositiveFraction,
@@ -53,6 +54,7 @@ class Example:
     either: Number | Integer = 1
     decay: NonNegative | tuple[NonNegative, ...] = 0.5
     whitened: Flag = False
+    layers: Annotated[Literal[1, 2], NoFlag] = 1
     name: str = "run"
     hidden_sizes: tuple[Count, ...] = (64, 64)
     betas: tuple[Number, Number] = (0.9, 0.999)
@@ -110,6 +112,7 @@ def test_harmless_differences_are_normalised(name: str, value: Any, expected: An
     [
         ("group_size", 1, "group_size must be >= 2, got 1"),
         ("group_size", True, "group_size must be an integer, got True"),
+        ("layers", True, "layers must be an integer, got True"),
         ("group_size", 2.5, "group_size must be an integer, got 2.5"),
         ("group_size", math.inf, "group_size must be a finite number, got inf"),
         ("group_size", "many", "group_size must be an integer, got 'many'"),

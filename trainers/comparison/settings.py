@@ -176,7 +176,7 @@ def algorithm_class(algorithm: str) -> Any:
 def _check_keyword(name: str, value: Any, default: Any) -> Any:
     """A keyword argument converted to the type of its default, and within its range."""
     kind = float if default is None or name == "target_kl" else type(default)
-    annotation: Any = {int: Integer, float: Number}.get(kind, kind)
+    annotation: Any = {bool: Flag, int: Integer, float: Number}.get(kind, kind)
     if name in _RANGES:
         annotation = Annotated[annotation, _RANGES[name]]
     if default is None:

@@ -118,7 +118,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ({"n_steps": 0}, "must be >= 1, got 0"),
         ({"gamma": 1.5}, "must be <= 1"),
         ({"target_kl": -0.1}, "must be > 0"),
-        ({"normalize_advantage": 2}, "must be true or false"),
+        ({"normalize_advantage": 1}, "must be true or false"),
         ({"n_steps": 100, "batch_size": 96}, "must divide num_envs [*] n_steps = 1600, got 96"),
     ],
 )
