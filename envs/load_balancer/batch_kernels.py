@@ -6,10 +6,16 @@ Shapes: B environments, N servers, D features; see `simulator.py`.
 import numpy as np
 
 from grpo_gym.envs.kernels import kernel
-from grpo_gym.envs.load_balancer.dynamics import Memory, estimate_all, refresh, step_one
+from grpo_gym.envs.load_balancer.dynamics import (
+    Memory,
+    estimate_all,
+    refresh,
+    settings_row,
+    step_one,
+)
 from grpo_gym.envs.load_balancer.observation import copy_metrics, observe_all
 from grpo_gym.envs.load_balancer.records import NO_REQUEST, SERVER
-from grpo_gym.envs.load_balancer.trace import refresh_phase
+from grpo_gym.envs.load_balancer.trace import balancer_of, refresh_phase
 
 _IDLE = np.zeros(1, SERVER)
 """A server at the start of an episode."""
@@ -27,6 +33,7 @@ def step_kernel(
     observations: np.ndarray,
     episodes: np.ndarray,
     servers: np.ndarray,
+    views: np.ndarray,
     requests: np.ndarray,
     arrivals: np.ndarray,
     faults: np.ndarray,
@@ -41,7 +48,16 @@ def step_kernel(
     `Memory` come one by one, because numba looks up the types of a tuple more slowly.
     """
     memory = Memory(
-        episodes, servers, requests, arrivals, faults, metrics, constants, parameters, outcomes
+        episodes,
+        servers,
+        views,
+        requests,
+        arrivals,
+        faults,
+        metrics,
+        constants,
+        parameters,
+        outcomes,
     )
     last = arrivals.shape[1] - 1
     for b in range(actions.shape[0]):
@@ -53,8 +69,8 @@ def step_kernel(
         if estimates.shape[0]:
             estimate_all(memory, b, estimates)
         step_one(memory, b, actions[b])
-    p = parameters[0]
-    observe_all(episodes, arrivals, metrics, p, observations, observations.reshape(-1))
+    flat = observations.reshape(-1)
+    observe_all(episodes, arrivals, metrics, constants, parameters, observations, flat)
 
 
 @kernel
@@ -70,18 +86,30 @@ def start_kernel(memory: Memory, members: np.ndarray, seeds: np.ndarray) -> None
 
     `members`, shape (M,), int64, are their indices, and `seeds`, uint64, those of their episodes.
     """
-    p, servers = memory.parameters[0], memory.servers
+    servers, views, requests = memory.servers, memory.views, memory.requests
     for m in range(members.shape[0]):
         b = members[m]
         episode = memory.episodes[b]
+        p = memory.parameters[settings_row(memory.parameters, episode.trace_row)]
         episode.step = 0
         episode.now_ms = memory.arrivals[episode.trace_row, 0].arrival_ms
         episode.response_total_ms = 0.0
-        episode.errors = 0
+        episode.errors = episode.timeouts = episode.rejections = episode.retries = 0
+        episode.seed = seeds[m]
+        episode.next_retry = NO_REQUEST
+        episode.balancer = 0
+        if p.num_balancers > 1:
+            episode.balancer = balancer_of(seeds[m], 0, p.num_balancers)
+            for v in range(views.shape[1]):
+                views[b, v] = _IDLE[0]
+        if p.retry:
+            for slot in range(memory.arrivals.shape[1], requests.shape[1]):
+                requests[b, slot].server = NO_REQUEST
         for n in range(servers.shape[1]):
             servers[b, n] = _IDLE[0]
-            servers[b, n].next_refresh_ms = refresh_phase(seeds[m], n) * p.staleness_ms
-            copy_metrics(servers[b, n], memory.metrics[b, n])
+            if p.staleness_ms > 0.0:
+                servers[b, n].next_refresh_ms = refresh_phase(seeds[m], n) * p.staleness_ms
+                copy_metrics(servers[b, n], memory.metrics[b, n])
             refresh(memory, b, n, episode.now_ms)
 
 

@@ -1,9 +1,11 @@
 """The dynamics of one environment: how servers answer requests, and how time passes.
 
-Each server is a first-come-first-served queue with one worker. At the arrival of a request at t
-    start = max(t, free_at), departure = start + size / rate * slowdown, response = departure - t,
-where the slowdown is the one in force when service starts. The balancer learns of a response
-when it departs. With `decaying_load` there are no queues (the tiny-grpo demonstration).
+Each server is a first-come-first-served queue with c workers. At the arrival of a request at t
+    start = max(t, when the first worker is free), departure = start + size / rate * slowdown,
+    response = departure - t + nominal latency,
+where the slowdown is the one in force when service starts. A response later than the time-out is
+an error at that moment, and the server drops the request. A balancer learns of a response when the
+request departs. With `decaying_load` there are no queues (the tiny-grpo demonstration).
 
 Functions take whole arrays and indices (b: environment, row: its trace, n: server), because
 slicing inside a kernel costs more than the arithmetic. `p` is the record of the settings.
@@ -15,13 +17,14 @@ import numpy as np
 
 from grpo_gym.envs.kernels import inlined, kernel
 from grpo_gym.envs.load_balancer import trace
-from grpo_gym.envs.load_balancer.observation import (
-    observe_error,
-    observe_latency,
-    observe_service,
-    publish,
-    queue_ms,
+from grpo_gym.envs.load_balancer.health import (
+    answer_under,
+    fault_at,
+    refresh_health,
+    slowdown_under,
 )
+from grpo_gym.envs.load_balancer.observation import observe_error, publish, queue_ms
+from grpo_gym.envs.load_balancer.queueing import advance, area_left, enqueue, service_start
 from grpo_gym.envs.load_balancer.records import DECAYING_LOAD, DEMO, LATENCY, NO_REQUEST, PARK
 
 
@@ -30,6 +33,7 @@ class Memory(NamedTuple):
 
     episodes: np.ndarray
     servers: np.ndarray
+    views: np.ndarray
     requests: np.ndarray
     arrivals: np.ndarray
     faults: np.ndarray
@@ -39,68 +43,43 @@ class Memory(NamedTuple):
     outcomes: np.ndarray
 
 
-@inlined
-def fault_at(
-    faults: np.ndarray, row: int, n: int, first: int, time_ms: float, ramp_ms: float
-) -> tuple[float, int, float]:
-    """Severity in [0, 1], kind and end (ms) of the fault in force at `time_ms`."""
-    severity, kind, end = 0.0, 0, 0.0
-    for f in range(first, faults.shape[2]):
-        fault = faults[row, n, f]
-        if time_ms < fault.start_ms:
-            break
-        kind, end = fault.kind, fault.end_ms
-        if time_ms < end:
-            severity = 1.0
-        elif time_ms < end + ramp_ms:
-            severity = 1.0 - (time_ms - end) / ramp_ms
-        else:
-            severity = 0.0
-    return severity, kind, end
+class Answer(NamedTuple):
+    """What a request meets at a server."""
+
+    start_ms: float
+    departure_ms: float
+    response_ms: float
+    errors: float
+    """Error probability."""
+    refused: bool
+    rejected: bool
+    """Refused because of the limit of connections."""
+    timed_out: bool
 
 
 @inlined
-def slowdown_under(severity: float, kind: int, p: Any) -> float:
-    """Factor on service time and base latency."""
-    return 1.0 if kind == trace.ERRORING else 1.0 + (p.slow_factor - 1.0) * severity
+def settings_row(records: np.ndarray, row: int) -> int:
+    """The row of settings that belongs to a trace: the only one, unless each trace has its own."""
+    return min(row, records.shape[0] - 1)
 
 
 @inlined
-def _answer(
-    constants: Any, severity: float, kind: int, refused: bool, in_flight: int, p: Any
-) -> tuple[float, float]:
-    """A server's latency without queueing and service (ms), and its error probability."""
-    if refused:
-        latency, errors = p.down_response_ms, 1.0
-    else:
-        latency = constants.base_latency_ms * slowdown_under(severity, kind, p)
-        latency += constants.latency_per_request_ms * in_flight
-        errors = constants.error_rate
-        if kind == trace.DEGRADED or kind == trace.ERRORING:
-            errors = errors + (p.fault_error_rate - errors) * severity
-        errors = min(1.0, errors + p.error_per_request * in_flight)
-    return latency, errors
-
-
-@inlined
-def route(memory: Memory, b: int, n: int) -> tuple[float, float, float, float, bool]:
-    """Compute what the waiting request of environment b would meet at server n.
-
-    Returns:
-        Start, departure and response (ms), error probability, and whether the server refuses.
-    """
-    p, episode, faults = memory.parameters[0], memory.episodes[b], memory.faults
-    server, constants = memory.servers[b, n], memory.constants[n]
-    row, now = episode.trace_row, episode.now_ms
+def route(memory: Memory, b: int, n: int, size: float, now: float) -> Answer:
+    """Compute what a request of environment b that arrives now would meet at server n."""
+    row = memory.episodes[b].trace_row
+    p, faults = memory.parameters[settings_row(memory.parameters, row)], memory.faults
+    server = memory.servers[b, n]
+    constants = memory.constants[settings_row(memory.constants, row), n]
     severity, kind, end = 0.0, 0, 0.0
     if server.degraded:
         severity, kind, end = fault_at(faults, row, n, server.fault, now, p.recovery_ramp_ms)
-    refused = kind == trace.DOWN and now < end
-    latency, errors = _answer(constants, severity, kind, refused, server.in_flight + 1, p)
+    rejected = server.in_flight >= constants.connection_limit
+    refused = rejected or (kind == trace.DOWN and now < end)
+    latency, errors = answer_under(constants, severity, kind, refused, server.in_flight + 1, p)
     start = departure = now
     if not refused and p.dynamics != DECAYING_LOAD:
-        if server.free_at_ms > now:
-            start = server.free_at_ms
+        start = service_start(server, memory.requests, b, now, constants.workers)
+        if start > now:
             # A server that is healthy until then needs no look at its faults.
             waits = server.degraded or start >= server.next_change_ms
             while waits:
@@ -110,9 +89,14 @@ def route(memory: Memory, b: int, n: int) -> tuple[float, float, float, float, b
                 waits = kind == trace.DOWN and start < end
                 if waits:
                     start = end
-        size = memory.arrivals[row, episode.step].size
         departure = start + size / constants.rate * slowdown_under(severity, kind, p)
-    return start, departure, departure - now + latency, errors, refused
+    response = departure - now + latency
+    timed_out = response > p.timeout_ms
+    if timed_out:
+        response, errors = p.timeout_ms, 1.0
+        departure = min(departure, now + p.timeout_ms)
+        start = min(start, departure)
+    return Answer(start, departure, response, errors, refused, rejected, timed_out)
 
 
 @inlined
@@ -126,141 +110,104 @@ def reward_of(response_ms: float, errors: float, queueing_ms: float, p: Any) -> 
 
 
 @inlined
-def _enqueue(
-    server: Any, requests: np.ndarray, b: int, slot: int, now: float, departure: float, size: float
-) -> None:
-    request = requests[b, slot]
-    request.arrival_ms = now
-    request.departure_ms = departure
-    request.size = size
-    request.next = NO_REQUEST
-    if server.in_flight == 0:
-        server.head = slot
-        server.next_departure_ms = departure
-        server.oldest_arrival_ms = now
-    else:
-        requests[b, server.tail].next = slot
-    server.tail = slot
-    server.in_flight += 1
-    server.work += size
-    server.free_at_ms = departure
-
-
-@inlined
-def _advance(
-    server: Any, requests: np.ndarray, b: int, now: float, until: float, weight: float
-) -> float:
-    """Remove the requests that a server has answered by `until`, and observe their responses.
-
-    Returns:
-        The time integral of the server's requests from `now` to `until`, in request ms.
-    """
-    area = 0.0
-    while server.in_flight > 0 and server.next_departure_ms <= until:
-        request = requests[b, server.head]
-        area += request.departure_ms - now
-        observe_latency(server, request.response_ms, weight)
-        observe_service(server, request, weight)
-        observe_error(server, np.float64(request.error), request.departure_ms, weight)
-        server.in_flight -= 1
-        server.work -= request.size
-        if server.in_flight > 0:
-            server.head = request.next
-            server.next_departure_ms = requests[b, request.next].departure_ms
-            server.oldest_arrival_ms = requests[b, request.next].arrival_ms
-        else:
-            server.work = 0.0  # removes rounding errors
-    if server.in_flight > 0:
-        area += server.in_flight * (until - now)
-    return area
-
-
-@kernel
-def _area_left(server: Any, requests: np.ndarray, b: int, now: float) -> float:
-    """The time integral of the server's requests from `now` until it is empty, in request ms."""
-    area = 0.0
-    slot = server.head
-    for _ in range(server.in_flight):
-        area += requests[b, slot].departure_ms - now
-        slot = requests[b, slot].next
-    return area
-
-
-@inlined
 def refresh(memory: Memory, b: int, n: int, now: float) -> None:
     """Bring the health and the visible metrics of server n up to date."""
-    p, row, faults = memory.parameters[0], memory.episodes[b].trace_row, memory.faults
-    server, constants = memory.servers[b, n], memory.constants[n]
+    row, faults = memory.episodes[b].trace_row, memory.faults
+    p = memory.parameters[settings_row(memory.parameters, row)]
+    server, constants = memory.servers[b, n], memory.constants[settings_row(memory.constants, row), n]
     if now >= server.next_change_ms:
-        _refresh_health(server, faults, row, n, now, p.recovery_ramp_ms)
+        refresh_health(server, faults, row, n, now, p.recovery_ramp_ms)
     if p.dynamics == DECAYING_LOAD:
         severity, kind, end = fault_at(faults, row, n, server.fault, now, p.recovery_ramp_ms)
         refused = kind == trace.DOWN and now < end
-        server.latency_ms, server.error_rate = _answer(
+        server.latency_ms, server.error_rate = answer_under(
             constants, severity, kind, refused, server.in_flight, p
         )
-        server.peak_latency_ms = server.latency_ms
         server.observed_at_ms = now
         server.oldest_arrival_ms = now
     publish(server, memory.metrics[b, n], now, p)
 
 
-@kernel
-def _refresh_health(
-    server: Any, faults: np.ndarray, row: int, n: int, now: float, ramp_ms: float
-) -> None:
-    """Find the current or next fault, and the time of the next change."""
-    last = faults.shape[2] - 1
-    f = server.fault
-    while f < last and (
-        now >= faults[row, n, f].end_ms + ramp_ms or now >= faults[row, n, f + 1].start_ms
-    ):
-        f += 1
-    fault = faults[row, n, f]
-    server.fault = f
-    over = fault.end_ms + ramp_ms
-    server.degraded = fault.start_ms <= now < over
-    server.next_change_ms = np.inf
-    if now < fault.start_ms:
-        server.next_change_ms = fault.start_ms
-    elif now < over:
-        server.next_change_ms = over
-        if f < last:
-            server.next_change_ms = min(over, faults[row, n, f + 1].start_ms)
-
-
 @inlined
 def step_one(memory: Memory, b: int, action: int) -> None:
     """Route the waiting request of environment b to server `action`, and go to the next arrival."""
-    p, episode, out = memory.parameters[0], memory.episodes[b], memory.outcomes[b]
-    server = memory.servers[b, action]
+    episode, out = memory.episodes[b], memory.outcomes[b]
     row, now, slot = episode.trace_row, episode.now_ms, episode.step
-    request = memory.arrivals[row, slot]
-    start, departure, response, errors, refused = route(memory, b, action)
-    error = request.error_coin <= errors
-    out.degraded = server.degraded
-    out.reward = reward_of(response, errors, queue_ms(server.in_flight + 1), p)
-    out.response_time_ms = response
-    out.wait_ms = start - now
-    out.error_probability = errors
-    out.error = error
+    p, request = memory.parameters[settings_row(memory.parameters, row)], memory.arrivals[row, slot]
+    out.degraded = memory.servers[b, action].degraded
+    out.retries = 0
     out.done = slot + 2 == memory.arrivals.shape[1]
-    episode.response_total_ms += response
-    episode.errors += error
-    server.routed += 1
-    if p.dynamics == DECAYING_LOAD:
-        server.in_flight += not refused
-    elif refused:  # the balancer sees it at once, and learns nothing about latency
-        observe_error(server, 1.0, now, p.metrics_weight)
-    else:
-        memory.requests[b, slot].response_ms = response
-        memory.requests[b, slot].error = error
-        _enqueue(server, memory.requests, b, slot, now, departure, request.size)
+    in_flight = memory.servers[b, action].in_flight + 1
+    answer = route(memory, b, action, request.size, now)
+    error = request.error_coin <= answer.errors
+    out.response_time_ms = answer.response_ms
+    out.wait_ms = answer.start_ms - now
+    out.error_probability = answer.errors
+    out.error = error
+    out.failures = error
+    out.timed_out = answer.timed_out
+    out.rejected = answer.rejected
+    errors = answer.errors
+    if p.retry:  # a failure costs no more than the time until it, and what the retry costs
+        errors, out.failures = 0.0, 0
+        if error:
+            coin = request.error_coin / answer.errors  # uniform again, given the failure
+            _plan_retry(memory, b, slot, action, now + answer.response_ms, request.size, coin)
+    out.reward = reward_of(answer.response_ms, errors, queue_ms(in_flight), p)
+    _send(memory, b, action, slot, now, request.size, error, answer)
     episode.step = slot + 1
     episode.now_ms = memory.arrivals[row, slot + 1].arrival_ms
+    if p.retry:
+        now = _serve_retries(memory, b, now, np.inf if out.done else episode.now_ms)
     area = _pass_time(memory, b, now, episode.now_ms)
+    if p.num_balancers > 1:
+        episode.balancer = trace.balancer_of(episode.seed, slot + 1, p.num_balancers)
     if p.reward == PARK:
         out.reward = -area
+    episode.response_total_ms += out.response_time_ms
+    episode.errors += out.failures
+
+
+@inlined
+def _send(
+    memory: Memory,
+    b: int,
+    n: int,
+    slot: int,
+    now: float,
+    size: float,
+    error: bool,
+    answer: Answer,
+) -> None:
+    """Let server n have the request in a slot, now, with this answer."""
+    episode, server, request = memory.episodes[b], memory.servers[b, n], memory.requests[b, slot]
+    row = episode.trace_row
+    p = memory.parameters[settings_row(memory.parameters, row)]
+    view = memory.views[b, episode.balancer * p.max_servers + n]
+    episode.timeouts += answer.timed_out
+    episode.rejections += answer.rejected
+    server.routed += 1
+    request.arrival_ms = now
+    request.departure_ms = answer.departure_ms
+    request.response_ms = answer.response_ms
+    request.size = size
+    request.server = n
+    request.balancer = episode.balancer
+    request.error = error
+    request.timed_out = answer.timed_out
+    request.in_flight = server.in_flight + 1
+    if p.dynamics == DECAYING_LOAD:
+        server.in_flight += not answer.refused
+    elif answer.refused:  # the balancer sees it at once, and learns nothing about latency
+        observe_error(view, 1.0, now, p.metrics_weight)
+    else:
+        if view.in_flight == 0:
+            view.oldest_arrival_ms = now
+        workers = memory.constants[settings_row(memory.constants, row), n].workers
+        enqueue(server, memory.requests, b, slot, workers)
+        if p.num_balancers > 1:
+            view.in_flight += 1
+            view.work += size
 
 
 @inlined
@@ -271,29 +218,124 @@ def _pass_time(memory: Memory, b: int, now: float, until: float) -> float:
         The time integral of all requests in flight, in request ms: until the last one has left
         if the episode ends here and the reward is "park".
     """
-    p, area = memory.parameters[0], 0.0
-    for n in range(memory.servers.shape[1]):
+    row, area = memory.episodes[b].trace_row, 0.0
+    p = memory.parameters[settings_row(memory.parameters, row)]
+    for n in range(p.num_servers):
         server = memory.servers[b, n]
+        constants = memory.constants[settings_row(memory.constants, row), n]
         if p.dynamics == DECAYING_LOAD:
-            server.in_flight = int(server.in_flight * memory.constants[n].load_decay)
+            server.in_flight = int(server.in_flight * constants.load_decay)
         else:
-            area += _advance(server, memory.requests, b, now, until, p.metrics_weight)
+            area += advance(
+                server, memory.views, memory.requests, b, n, now, until, constants.workers, p
+            )
             if memory.outcomes[b].done and p.reward == PARK:
-                area += _area_left(server, memory.requests, b, until)
+                area += area_left(server, memory.requests, b, until)
         refresh(memory, b, n, until)
     return area
 
 
+@kernel
+def _plan_retry(
+    memory: Memory, b: int, failed: int, n: int, time_ms: float, size: float, coin: float
+) -> None:
+    """Note that the request in slot `failed`, sent to server n, fails at a time, for one retry.
+
+    Its slot holds the time and the coin until it is sent, in the order of time.
+    """
+    episode, requests = memory.episodes[b], memory.requests
+    slot = memory.arrivals.shape[1] + failed
+    planned = requests[b, slot]
+    planned.arrival_ms, planned.response_ms = time_ms, coin
+    planned.size, planned.server, planned.balancer = size, n, episode.balancer
+    earlier, later = NO_REQUEST, episode.next_retry
+    while later != NO_REQUEST and requests[b, later].arrival_ms <= time_ms:
+        earlier, later = later, requests[b, later].next
+    planned.next = later
+    if earlier == NO_REQUEST:
+        episode.next_retry = slot
+    else:
+        requests[b, earlier].next = slot
+
+
+@kernel
+def _serve_retries(memory: Memory, b: int, now: float, until: float) -> float:
+    """Send the planned retries up to `until`, each at its time.
+
+    Returns:
+        The time of the last one, or `now` if there was none.
+    """
+    episode, requests, out = memory.episodes[b], memory.requests, memory.outcomes[b]
+    p = memory.parameters[settings_row(memory.parameters, episode.trace_row)]
+    own_balancer = episode.balancer
+    while episode.next_retry != NO_REQUEST and requests[b, episode.next_retry].arrival_ms <= until:
+        slot = episode.next_retry
+        planned = requests[b, slot]
+        episode.next_retry = planned.next
+        time_ms, coin, size, failed = (
+            planned.arrival_ms,
+            planned.response_ms,
+            planned.size,
+            planned.server,
+        )
+        _pass_time(memory, b, now, time_ms)
+        now = time_ms
+        episode.balancer = planned.balancer
+        n = _retry_server(memory, b, failed)
+        in_flight = memory.servers[b, n].in_flight + 1
+        answer = route(memory, b, n, size, now)
+        error = coin <= answer.errors
+        _send(memory, b, n, slot, now, size, error, answer)
+        episode.retries += 1
+        out.retries += 1
+        out.response_time_ms += answer.response_ms
+        out.failures += error
+        out.reward += reward_of(answer.response_ms, answer.errors, queue_ms(in_flight), p)
+    episode.balancer = own_balancer
+    return now
+
+
+@inlined
+def _retry_server(memory: Memory, b: int, failed: int) -> int:
+    """The server for a retry: the least (requests in flight + 1) / weight its balancer sees.
+
+    The one that failed is left out if there is another.
+    """
+    episode = memory.episodes[b]
+    p = memory.parameters[settings_row(memory.parameters, episode.trace_row)]
+    row = settings_row(memory.constants, episode.trace_row)
+    best, least = failed, np.inf
+    for n in range(p.num_servers):
+        if n != failed:
+            view = memory.views[b, episode.balancer * p.max_servers + n]
+            cost = (view.in_flight + 1) / memory.constants[row, n].weight
+            if cost < least:
+                best, least = n, cost
+    return best
+
+
 @inlined
 def estimate(memory: Memory, b: int, n: int) -> tuple[float, float]:
-    """Compute the reward and the response time (ms) that server n would give to the request."""
-    _, _, response, errors, _ = route(memory, b, n)
+    """Compute the reward and the response time (ms) that server n would give to the request.
+
+    A retry after a failure is not part of it.
+    """
+    episode = memory.episodes[b]
+    p = memory.parameters[settings_row(memory.parameters, episode.trace_row)]
+    size = memory.arrivals[episode.trace_row, episode.step].size
+    answer = route(memory, b, n, size, episode.now_ms)
     queueing_ms = queue_ms(memory.servers[b, n].in_flight + 1)
-    return reward_of(response, errors, queueing_ms, memory.parameters[0]), response
+    return reward_of(answer.response_ms, answer.errors, queueing_ms, p), answer.response_ms
 
 
 @inlined
 def estimate_all(memory: Memory, b: int, out: np.ndarray) -> None:
-    """Write what each server would give to environment b's request: `ESTIMATE`, shape (B, N)."""
+    """Write what each server would give to environment b's request: `ESTIMATE`, shape (B, N).
+
+    A server that does not exist would give -infinity, after an infinite time.
+    """
+    row = settings_row(memory.parameters, memory.episodes[b].trace_row)
     for n in range(memory.servers.shape[1]):
-        out[b, n].reward, out[b, n].response_time_ms = estimate(memory, b, n)
+        out[b, n].reward, out[b, n].response_time_ms = -np.inf, np.inf
+        if n < memory.parameters[row].num_servers:
+            out[b, n].reward, out[b, n].response_time_ms = estimate(memory, b, n)

@@ -2,7 +2,8 @@
 
 A quantity x is encoded as log1p(x) / log1p(10,000), so that a small network can form products and
 quotients. The units of x are requests, tenths of a mean service time, hundredths of a per cent of
-errors, tenths of a mean size, and tenths of the pace (ms per unit of work) of a server of rate 1.
+errors, tenths of a mean size, tenths of the pace (ms per unit of work) of a server of rate 1, and
+tenths of the mean weight. The features of servers that an episode does not have are -1.
 """
 
 import math
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from grpo_gym.envs.kernels import inlined, kernel
-from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig
+from grpo_gym.envs.load_balancer.config import LoadBalancerConfig
 from grpo_gym.envs.load_balancer.records import PER_SERVER
 
 _LARGEST = 10_000.0
@@ -19,6 +20,7 @@ _SCALE = np.float32(1.0 / math.log1p(_LARGEST))
 _ONE = np.float32(1.0)
 _WITHOUT_SIZE, _WITH_SIZE = 6, 8
 """Features per server."""
+_ABSENT = np.float32(-1.0)
 _AGGREGATES = 4
 """Features of all servers together."""
 _MANY_ERRORS = 1_000
@@ -29,7 +31,7 @@ def count_features(config: LoadBalancerConfig) -> int:
     """Length of an observation, D."""
     if config.observation == "aggregate":
         return _AGGREGATES + config.observe_size
-    features = _WITH_SIZE if config.observe_size else _WITHOUT_SIZE
+    features = (_WITH_SIZE if config.observe_size else _WITHOUT_SIZE) + config.observe_weights
     return features * config.num_servers + config.observe_size
 
 
@@ -41,24 +43,31 @@ def queue_ms(in_flight: float) -> float:
 
 @inlined
 def observe_latency(server: Any, response_ms: float, weight: float) -> None:
-    """Update the average latency, and the one that jumps to peaks, by a response."""
-    peak = server.peak_latency_ms
-    if peak > 0.0:
+    """Update the average latency by a response."""
+    if server.latency_ms > 0.0:
         server.latency_ms += weight * (response_ms - server.latency_ms)
     else:  # the first response
         server.latency_ms = response_ms
-    server.peak_latency_ms = max(response_ms, peak + weight * (response_ms - peak))
 
 
 @inlined
-def observe_service(server: Any, request: Any, weight: float) -> None:
-    """Update the average service time: from the previous departure or the arrival, if later."""
+def observe_service(server: Any, request: Any, weight: float, side_by_side: bool) -> None:
+    """Update the average service time: from the previous departure or the arrival, if later.
+
+    That is the service time only where one worker serves the requests of one balancer. Where others
+    are served side by side it is the time per answer while the balancer waits for one, and only
+    its ratio to the size of a mean request, not of this one, is a pace.
+    """
     service_ms = request.departure_ms - max(request.arrival_ms, server.last_departure_ms)
-    pace = service_ms / max(request.size, 1e-9)
     if server.last_departure_ms < 0.0:  # the first service
         weight = 1.0
     server.service_ms += weight * (service_ms - server.service_ms)
-    server.pace += weight * (pace - server.pace)
+    if side_by_side:
+        server.mean_size += weight * (request.size - server.mean_size)
+        server.pace = server.service_ms / max(server.mean_size, 1e-9)
+    else:
+        pace = service_ms / max(request.size, 1e-9)
+        server.pace += weight * (pace - server.pace)
     server.last_departure_ms = request.departure_ms
 
 
@@ -92,7 +101,6 @@ def copy_metrics(server: Any, seen: Any) -> None:
     seen.in_flight = server.in_flight
     seen.latency_ms = server.latency_ms
     seen.error_rate = server.error_rate
-    seen.peak_latency_ms = server.peak_latency_ms
     seen.service_ms = server.service_ms
     seen.pace = server.pace
     seen.work = server.work
@@ -102,12 +110,16 @@ def copy_metrics(server: Any, seen: Any) -> None:
 
 
 @inlined
-def _per_server(now: float, metrics: np.ndarray, p: Any, out: np.ndarray, b: int) -> None:
+def _per_server(
+    episode: Any, metrics: np.ndarray, constants: np.ndarray, p: Any, out: np.ndarray, b: int
+) -> None:
+    now = episode.now_ms
     to_feature = 1.0 / p.feature_time_ms
-    features = _WITH_SIZE if p.observe_size else _WITHOUT_SIZE
+    known = _WITH_SIZE if p.observe_size else _WITHOUT_SIZE
+    features = known + 1 if p.observe_weights else known
     size_to_feature = 10.0 / p.size_mean
-    for n in range(metrics.shape[1]):
-        seen = metrics[b, n]
+    for n in range(p.num_servers):
+        seen = metrics[b, episode.balancer * p.max_servers + n]
         i = features * n
         out[b, i] = seen.in_flight
         out[b, i + 1] = seen.latency_ms * to_feature
@@ -120,13 +132,17 @@ def _per_server(now: float, metrics: np.ndarray, p: Any, out: np.ndarray, b: int
         if p.observe_size:
             out[b, i + 6] = seen.work * size_to_feature
             out[b, i + 7] = seen.pace * 10.0
+        if p.observe_weights:
+            out[b, i + known] = constants[min(episode.trace_row, constants.shape[0] - 1), n].share
+    for i in range(features * p.num_servers, features * p.max_servers):
+        out[b, i] = _ABSENT
 
 
 @inlined
-def _aggregate(metrics: np.ndarray, out: np.ndarray, b: int) -> None:
+def _aggregate(episode: Any, metrics: np.ndarray, p: Any, out: np.ndarray, b: int) -> None:
     load, latency, errors, queue = 0.0, 0.0, 0.0, 0.0
-    for n in range(metrics.shape[1]):
-        seen = metrics[b, n]
+    for n in range(p.num_servers):
+        seen = metrics[b, episode.balancer * p.max_servers + n]
         load = max(load, seen.in_flight / 100.0)
         latency = max(latency, seen.latency_ms / 300.0)
         errors = max(errors, seen.error_rate / 0.10)
@@ -139,7 +155,7 @@ def _aggregate(metrics: np.ndarray, out: np.ndarray, b: int) -> None:
 
 @inlined
 def encoded(x: np.float32) -> np.float32:
-    """log1p(x) / log1p(10,000), clipped to at most 1, for float32 x >= 0.
+    """log1p(x) / log1p(10,000), clipped to [-1, 1], for float32 x >= 0 or x = -1, which stays.
 
     The logarithm is written out so that the compiler can vectorise it: with
     1 + x = 2^e m, m in [sqrt(1/2), sqrt(2)) and s = (m - 1) / (m + 1),
@@ -154,7 +170,7 @@ def encoded(x: np.float32) -> np.float32:
     series = _ONE + q * (np.float32(1 / 3) + q * (np.float32(1 / 5) + q * np.float32(1 / 7)))
     log = np.float32(exponent) * np.float32(0.6931471805599453)
     log += np.float32(2.0) * s * series
-    return min(_ONE, log * _SCALE)
+    return max(_ABSENT, min(_ONE, log * _SCALE))
 
 
 @kernel
@@ -162,24 +178,28 @@ def observe_all(
     episodes: np.ndarray,
     arrivals: np.ndarray,
     metrics: np.ndarray,
-    p: Any,
+    constants: np.ndarray,
+    parameters: np.ndarray,
     observations: np.ndarray,
     flat: np.ndarray,
 ) -> None:
     """Write all observations, shape (B, D), float32; `flat` is a view of them, shape (B * D,)."""
+    per_server = parameters[0].observation == PER_SERVER
+    observe_size = parameters[0].observe_size
     for b in range(observations.shape[0]):
         episode = episodes[b]
-        if p.observation == PER_SERVER:
-            _per_server(episode.now_ms, metrics, p, observations, b)
+        p = parameters[min(episode.trace_row, parameters.shape[0] - 1)]
+        if per_server:
+            _per_server(episode, metrics, constants, p, observations, b)
         else:
-            _aggregate(metrics, observations, b)
-        if p.observe_size:
+            _aggregate(episode, metrics, p, observations, b)
+        if observe_size:
             size = arrivals[episode.trace_row, episode.step].size
             observations[b, observations.shape[1] - 1] = 10.0 * size / p.size_mean
-    if p.observation == PER_SERVER:
+    if per_server:
         for i in range(flat.shape[0]):
             flat[i] = encoded(flat[i])
-    elif p.observe_size:  # the other aggregate features are clipped ratios, as in tiny-grpo
+    elif observe_size:  # the other aggregate features are clipped ratios, as in tiny-grpo
         for b in range(observations.shape[0]):
             last = observations.shape[1] - 1
             observations[b, last] = encoded(observations[b, last])

@@ -1,196 +1,18 @@
-"""Settings of the load balancer and their named presets.
+"""The named presets of the load balancer, and how settings become a configuration."""
 
-Every quantity of time is in milliseconds; sizes are the milliseconds a request takes on a
-server of rate 1. Per-server settings are one number for all servers or one number each.
-"""
-
-import math
-from dataclasses import field
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import cycle, islice
-from typing import Annotated, Any, Literal, get_args
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from grpo_gym.envs.arguments import check_count, check_preset
-from grpo_gym.settings import (
-    ConfigError,
-    Count,
-    Flag,
-    Fraction,
-    Integer,
-    NonNegative,
-    Number,
-    Positive,
-    PositiveFraction,
-    checked_dataclass,
-    from_mapping,
-)
-
-FaultKind = Literal["degraded", "slow", "erroring", "down"]
-FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
-
-
-@checked_dataclass
-class LoadBalancerConfig:
-    """One load-balancing task: servers, traffic, faults, and what is seen and rewarded."""
-
-    service_rates: tuple[Positive, ...] = (1.0, 0.8, 0.5, 1.1)
-    """Work each server does per unit of time; its length is the number of servers."""
-    episode_length: Count = 400
-    """Requests an episode."""
-    dynamics: Literal["queue", "decaying_load"] = "queue"
-    """"queue": first come, first served, one worker a server. "decaying_load": no queues; the
-    number of active requests shrinks by `load_decay` after each one (tiny-grpo)."""
-
-    arrival_process: Literal["poisson", "deterministic", "diurnal", "markov_modulated"] = "poisson"
-    """How requests arrive. All have the same long-run rate, set by `utilisation`."""
-    utilisation: Positive = 0.65
-    """Offered work over the total service rate of healthy servers; 1 and above overloads."""
-    diurnal_amplitude: Fraction = 0.6
-    """Swing of the diurnal rate around its mean, as a share of it."""
-    diurnal_period_ms: Positive = 2_000.0
-    """Length of a diurnal cycle; its phase is drawn at reset."""
-    burst_ratio: Annotated[Number, Field(ge=1)] = 4.0
-    """Rate in a burst over the rate in calm, for Markov-modulated arrivals."""
-    mean_calm_ms: Positive = 800.0
-    """Mean time between bursts (exponential)."""
-    mean_burst_ms: Positive = 200.0
-    """Mean length of a burst (exponential)."""
-
-    size_distribution: Literal[
-        "exponential", "deterministic", "lognormal", "pareto", "hyperexponential"
-    ] = "exponential"
-    """Distribution of the work a request brings."""
-    size_mean: Positive = 20.0
-    """Mean work of a request."""
-    size_scv: NonNegative = 4.0
-    """Squared coefficient of variation, for lognormal and hyperexponential (>= 1) sizes."""
-    size_shape: Annotated[Number, Field(gt=1)] = 1.5
-    """Tail index of Pareto sizes; the variance is infinite up to 2."""
-    integer_times: Flag = False
-    """Round arrival gaps and sizes down to whole numbers, as Park does."""
-
-    base_latency_ms: NonNegative | tuple[NonNegative, ...] = 0.0
-    """Latency that occupies no worker, such as the network's."""
-    latency_per_request_ms: NonNegative | tuple[NonNegative, ...] = 0.0
-    """Extra latency per request at the server, the new one included."""
-    error_rates: Fraction | tuple[Fraction, ...] = 0.0
-    """Probability that a healthy server answers with an error."""
-    error_per_request: NonNegative = 0.0
-    """What each request at the server, the new one included, adds to that probability."""
-    load_decay: Fraction | tuple[Fraction, ...] = 0.9
-    """Share of active requests left after each step (rounded down), for "decaying_load"."""
-
-    mean_time_to_failure_ms: Positive | None = None
-    """Mean healthy time of a server before a random fault (exponential); None: no such faults."""
-    mean_time_to_recovery_ms: Positive = 500.0
-    """Mean length of a random fault (exponential)."""
-    fault_mix: dict[FaultKind, NonNegative] = field(default_factory=lambda: {"degraded": 1.0})
-    """Weights of the kinds of random faults: "slow" multiplies service time by `slow_factor`,
-    "erroring" sets the error probability to `fault_error_rate`, "degraded" does both, "down"
-    refuses new requests and stops serving."""
-    fault_schedule: tuple[tuple[Integer, FaultKind, Integer, Integer], ...] = ()
-    """Faults at fixed requests: (server, kind, first request, first request after it). A server
-    that is named here has no random faults; what begins after an episode's end never happens."""
-    slow_factor: Annotated[Number, Field(ge=1)] = 9.0
-    """Service time in a slow or degraded fault over the healthy one (20 ms -> 180 ms)."""
-    fault_error_rate: Fraction = 0.06
-    """Error probability in an erroring or degraded fault."""
-    recovery_ramp_ms: NonNegative = 0.0
-    """Time over which the effects of a fault fade out linearly after it ended; a server that
-    was down is slow at first."""
-    down_response_ms: NonNegative = 1.0
-    """Time until a server that is down refuses a request."""
-
-    metrics_weight: PositiveFraction = 0.2
-    """Weight of a new response in the moving averages of latency and errors."""
-    staleness_ms: NonNegative = 0.0
-    """Period at which each server's metrics are published, each at a phase of its own, with the
-    first arrival after it; 0: always current."""
-
-    observation: Literal["per_server", "aggregate"] = "per_server"
-    """"per_server": features of every server. "aggregate": the worst case over servers of load,
-    latency, errors and queue (tiny-grpo)."""
-    observe_size: Flag = False
-    """Whether the balancer knows the sizes of requests: of the waiting one, of those in flight at
-    each server, and so the service time per size. In queueing practice they are known where
-    requests are of known kinds or lengths, such as tokens of a prompt."""
-    reward: Literal["latency", "demo", "park"] = "latency"
-    """"latency": -response / `latency_scale_ms` - `error_penalty` * error probability. "demo":
-    -(response + 1500 * error probability + 0.3 * queue). "park": minus the time integral of the
-    number of requests in the system until the next arrival; summed over an episode, minus the
-    total response time."""
-    latency_scale_ms: Positive = 100.0
-    """Latency that costs one unit of reward."""
-    error_penalty: NonNegative = 1.5
-    """Cost of a certain error, in units of reward."""
-    infos: Literal["basic", "full"] = "full"
-    """"full" adds `oracle_action`, `regret` and `estimated_rewards`, which take a look at every
-    server in every step."""
-
-    def __post_init__(self) -> None:
-        servers = self.num_servers
-        if servers < 1:
-            raise ConfigError("service_rates must name at least one server, got none")
-        for name in PER_SERVER_FIELDS:
-            value = getattr(self, name)
-            if isinstance(value, tuple) and len(value) != servers:
-                raise ConfigError(
-                    f"{name} must be one number or one per server ({servers}), got {len(value)}: "
-                    "give it the length of service_rates"
-                )
-        if self.size_distribution == "hyperexponential" and self.size_scv < 1.0:
-            raise ConfigError(
-                f"size_scv must be >= 1 with hyperexponential sizes, got {self.size_scv}: "
-                "use lognormal sizes for less variation"
-            )
-        if not 0.0 < sum(self.fault_mix.values()) < math.inf:
-            raise ConfigError(
-                f"fault_mix must have a finite weight above 0, got {self.fault_mix!r}"
-            )
-        _check_fault_schedule(self.fault_schedule, servers)
-        if self.dynamics == "decaying_load" and self.reward == "park":
-            raise ConfigError(
-                'reward must not be "park" with dynamics "decaying_load", which has no queues: '
-                'use "demo" or "latency"'
-            )
-
-    @property
-    def num_servers(self) -> int:
-        """Number of servers, N."""
-        return len(self.service_rates)
-
-    @property
-    def mean_gap_ms(self) -> float:
-        """Long-run mean time between arrivals that gives `utilisation`."""
-        return self.size_mean / (self.utilisation * sum(self.service_rates))
-
-    def per_server(self, name: str) -> np.ndarray:
-        """A per-server setting as an array, shape (N,), float64."""
-        return np.broadcast_to(np.asarray(getattr(self, name), np.float64), (self.num_servers,))
-
-
-PER_SERVER_FIELDS = (
-    "service_rates",
-    "base_latency_ms",
-    "latency_per_request_ms",
-    "error_rates",
-    "load_decay",
-)
-
-
-def _check_fault_schedule(schedule: tuple[tuple[int, str, int, int], ...], servers: int) -> None:
-    busy_until = dict.fromkeys(range(servers), 0)
-    for server, kind, first, last in schedule:
-        entry = f"fault_schedule entry {(server, kind, first, last)}"
-        if not 0 <= server < servers:
-            raise ConfigError(f"{entry} must name a server from 0 to {servers - 1}, got {server}")
-        if not 0 <= first < last:
-            raise ConfigError(f"{entry} must end after it begins, at or after request 0")
-        if first < busy_until[server]:
-            raise ConfigError(f"{entry} must not overlap an earlier one: list them in order")
-        busy_until[server] = last
+from grpo_gym.envs.load_balancer.config import PER_SERVER_FIELDS, LoadBalancerConfig
+from grpo_gym.envs.load_balancer.distributions import Distribution, Range, parse
+from grpo_gym.envs.load_balancer.fleets import draw_config, random_config
+from grpo_gym.envs.randomness import fold_seed
+from grpo_gym.settings import ConfigError, Natural, check_value
 
 
 def _park_rates(num_servers: int) -> tuple[float, ...]:
@@ -247,6 +69,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "size_mean": 1.0,
         "latency_scale_ms": 1.0,
     },
+    # Fleets that differ in everything that makes servers differ; each episode draws one.
+    "fleets": {
+        **_FLAKY,
+        "max_servers": 24,
+        "service_rates": {"one_of": ["loguniform 0.4 1.6", 1.0], "weights": [0.7, 0.3]},
+        "utilisation": "uniform 0.4 0.85",
+        "size_distribution": "choice exponential pareto deterministic",
+        "arrival_process": "choice poisson markov_modulated",
+        "mean_time_to_failure_ms": "choice 2000 4000 8000",
+        "observe_weights": True,
+    },
     # A fast and a slow exponential server: when is the slow one worth using?
     "hetero2": {
         "service_rates": (1.0, 0.25),
@@ -259,38 +92,77 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def make_config(
-    preset: str = "flaky", num_servers: int | None = None, **overrides: Any
+    preset: str = "flaky",
+    num_servers: Any = None,
+    fleet_seed: int | None = None,
+    **overrides: Any,
 ) -> LoadBalancerConfig:
     """The settings of a preset with any of them replaced.
 
     Args:
         preset: A name from `PRESETS`.
-        num_servers: How many servers; by default the preset's number. Per-server settings of
-            the preset are repeated in turn (park: spread over the same range of rates).
-        **overrides: Fields of `LoadBalancerConfig`.
+        num_servers: How many servers, or a distribution; by default the preset's number, and with
+            `max_servers` any number from 2 on, small ones more often. Per-server settings of the
+            preset are repeated in turn (park: spread over the same range of rates).
+        fleet_seed: Draw what is drawn at reset once, from this seed, so that all episodes have the
+            same fleet.
+        **overrides: Fields of `LoadBalancerConfig`; those of the world can be distributions.
 
     Raises:
         ConfigError: If a name is unknown or a value makes no sense.
     """
     check_preset(preset, PRESETS)
-    rates = overrides.get("service_rates")
-    count = len(rates) if isinstance(rates, (tuple, list)) else None
-    if num_servers is not None:
-        num_servers = check_count("num_servers", num_servers)
-        if count not in (None, num_servers):
-            raise ConfigError(
-                f"service_rates must have num_servers = {num_servers} entries, got {count}: "
-                "give one of the two"
-            )
-        count = num_servers
-    settings = PRESETS[preset] if count is None else _for_servers(preset, count)
-    return from_mapping(LoadBalancerConfig, {**settings, **overrides}, f"LoadBalancer ({preset})")
+    settings: dict[str, Any] = {**PRESETS[preset], **overrides}
+    settings = {name: parse(name, value) for name, value in settings.items()}
+    servers = _number_of_servers(preset, parse("num_servers", num_servers), settings, overrides)
+    if isinstance(servers, int):
+        settings = _for_servers(preset, servers, settings, overrides)
+        if num_servers is not None and "max_servers" not in overrides:
+            settings.pop("max_servers", None)
+        config = random_config(settings, servers, f"LoadBalancer ({preset})")
+    else:
+        settings["num_servers"] = servers
+        config = random_config(settings, None, f"LoadBalancer ({preset})")
+    if fleet_seed is None:
+        return config
+    fleet = draw_config(config, fold_seed(check_value("fleet_seed", fleet_seed, Natural)))
+    return replace(fleet, max_servers=None)
 
 
-def _for_servers(preset: str, count: int) -> dict[str, Any]:
-    """The settings of a preset for another number of servers."""
-    settings = dict(PRESETS[preset])
+def _number_of_servers(
+    preset: str, num_servers: Any, settings: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> int | Distribution:
+    """The number of servers, or its distribution.
+
+    Raises:
+        ConfigError: If it is not a number of at least 1, or not that of the given rates.
+    """
+    rates, most = settings["service_rates"], settings.get("max_servers")
+    listed = len(rates) if isinstance(rates, (tuple, list)) else None
+    if isinstance(num_servers, Distribution):
+        return num_servers
+    if num_servers is None and isinstance(rates, Distribution) and most is not None:
+        return Range(2.0, float(max(check_count("max_servers", most), 2)), logarithmic=True)
+    if num_servers is None:
+        usual = PRESETS[preset]["service_rates"]
+        return len(usual if listed is None and isinstance(usual, tuple) else rates or ())
+    count = check_count("num_servers", num_servers)
+    if "service_rates" in overrides and listed not in (None, count):
+        raise ConfigError(
+            f"service_rates must have num_servers = {count} entries, got {listed}: "
+            "give one of the two"
+        )
+    return count
+
+
+def _for_servers(
+    preset: str, count: int, settings: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Settings in which those of the preset are for another number of servers."""
+    changed = dict(settings)
     for name in PER_SERVER_FIELDS:
-        if isinstance(settings.get(name), tuple):
-            settings[name] = tuple(islice(cycle(settings[name]), count))
-    return settings | ({"service_rates": _park_rates(count)} if preset == "park" else {})
+        if name not in overrides and isinstance(settings.get(name), tuple):
+            changed[name] = tuple(islice(cycle(settings[name]), count))
+    if preset == "park" and "service_rates" not in overrides:
+        changed["service_rates"] = _park_rates(count)
+    return changed

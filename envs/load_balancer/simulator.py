@@ -18,16 +18,21 @@ from grpo_gym.envs.load_balancer.batch_kernels import (
     start_kernel,
     step_kernel,
 )
+from grpo_gym.envs.load_balancer.config import LoadBalancerConfig
 from grpo_gym.envs.load_balancer.dynamics import Memory
+from grpo_gym.envs.load_balancer.fleets import draw_config
 from grpo_gym.envs.load_balancer.observation import count_features, observe_all
 from grpo_gym.envs.load_balancer.parameters import (
     fault_slots,
     parameters_of,
+    recorded_requests,
     scheduled_faults,
     server_constants,
 )
-from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig
 from grpo_gym.envs.load_balancer.records import EPISODE, ESTIMATE, OUTCOME, REQUEST, SERVER
+
+_SEEN = ("in_flight", "latency_ms", "error_rate")
+"""Infos about servers as the balancer sees them."""
 
 
 class LoadBalancerSimulator(BatchSimulator):
@@ -36,47 +41,109 @@ class LoadBalancerSimulator(BatchSimulator):
     Attributes:
         config: The settings.
         episodes: `EPISODE` records, shape (B,).
-        servers: `SERVER` records, shape (B, N).
-        metrics: The servers as the balancer observes them, shape (B, N): `servers` itself, or with
-            staleness `SERVER` records that are published now and then.
+        servers: `SERVER` records, shape (B, N): how they are, and with one balancer what it has
+            observed of them.
+        views: The servers as each of M balancers has observed them, shape (B, M * N), balancer by
+            balancer: with one balancer `servers` itself.
+        metrics: What of that is published: `views` itself, or with staleness `SERVER` records that
+            are written now and then. `seen` has those of the current balancer.
+        requests: The requests of the episode, `REQUEST` records, shape (B, T + 1), or (B, 2 T + 2)
+            with retries.
+        constants: The servers' settings, `SERVER_CONSTANTS` records, shape (1, N), or (R, N) if
+            each trace has its own.
+        parameters: The other settings as records, shape (1,) or (R,).
         outcomes: Results of the last step, `OUTCOME` records, shape (B,).
         estimates: With `infos="full"`, what each server would have returned in the last step,
             `ESTIMATE` records, shape (B, N); else empty.
     """
 
-    state_names = ("episodes", "servers", "metrics", "requests", "outcomes")
-    trace_names = ("arrivals", "faults")
-
     def __init__(self, config: LoadBalancerConfig, num_envs: int) -> None:
-        """Allocate everything; nothing is drawn before `reset`."""
+        """Allocate everything; nothing is drawn before `reset`.
+
+        Raises:
+            ConfigError: If the file of recorded arrivals cannot be used.
+        """
         super().__init__(num_envs, EPISODE)
         self.config = config
-        servers = config.num_servers
+        servers = config.server_slots
         rows = config.episode_length + 1
-        self.servers = np.zeros((num_envs, servers), SERVER)
-        self.metrics = self.servers if config.staleness_ms == 0.0 else self.servers.copy()
-        self.requests = np.zeros((num_envs, rows), REQUEST)
+        self.recording = recorded_requests(config)
+        self.servers = self.views = np.zeros((num_envs, servers), SERVER)
+        if config.num_balancers > 1:
+            self.views = np.zeros((num_envs, config.num_balancers * servers), SERVER)
+        self.metrics = self.views if config.staleness_ms == 0.0 else self.views.copy()
+        self.requests = np.zeros((num_envs, rows * (1 + config.retry)), REQUEST)
         self.arrivals = np.zeros((num_envs, rows), trace.ARRIVAL)
         self.schedule = scheduled_faults(config)
-        self.faults = np.zeros((num_envs, servers, fault_slots(config)), trace.FAULT)
+        self.faults = np.zeros(
+            (num_envs, servers, fault_slots(config, self.recording)), trace.FAULT
+        )
         self.outcomes = np.zeros(num_envs, OUTCOME)
         self.estimates = np.zeros((num_envs if config.infos == "full" else 0, servers), ESTIMATE)
-        self.constants = server_constants(config)
-        self.parameters = parameters_of(config)
+        drawn = bool(config.distributions)
+        self.constants = np.repeat(server_constants(config)[None], num_envs if drawn else 1, axis=0)
+        self.parameters = np.repeat(parameters_of(config), num_envs if drawn else 1)
         self.num_features = count_features(config)
         self.memory = Memory(*(getattr(self, name) for name in Memory._fields))
         self.observation_shape = (self.num_features,)
+        self.state_names = ("episodes", "servers", "metrics", "requests", "outcomes")
+        self.trace_names = ("arrivals", "faults")
+        if drawn:
+            self.trace_names += ("constants", "parameters")
+
+    @property
+    def num_balancers(self) -> int:
+        """Balancers that share the servers, M."""
+        return self.config.num_balancers
+
+    @property
+    def seen(self) -> np.ndarray:
+        """The servers as the balancer of the waiting request sees them, `SERVER`, shape (B, N)."""
+        if self.num_balancers == 1:
+            return self.metrics
+        views = self.metrics.reshape(self.num_envs, self.num_balancers, -1)
+        seen: np.ndarray = views[self._all, self.episodes["balancer"]]
+        return seen
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Configured weights of the servers, 0 for those that are absent, float64, shape (B, N)."""
+        return self._of_environments(self.constants["weight"])
+
+    @property
+    def present(self) -> np.ndarray:
+        """Which servers each environment has, bool, shape (B, N)."""
+        return self.weights > 0.0
+
+    def setting(self, name: str) -> np.ndarray:
+        """A field of `parameters` for each environment, shape (B,)."""
+        return self._of_environments(self.parameters[name])
+
+    def _of_environments(self, rows: np.ndarray) -> np.ndarray:
+        if len(rows) == 1:
+            return np.broadcast_to(rows, (self.num_envs, *rows.shape[1:]))
+        chosen: np.ndarray = rows[self.episodes["trace_row"]]
+        return chosen
+
+    def fleet(self, b: int) -> LoadBalancerConfig:
+        """The settings of environment b's episode, with all that it drew."""
+        return draw_config(self.config, int(self.episodes["seed"][b]))
 
     @cached_property
     def _state_views(self) -> Infos:
         """Fields of the records, made once: making them takes as long as a step."""
-        seen = ("in_flight", "latency_ms", "error_rate")
-        views = {name: self.metrics[name] for name in seen}
-        return {**views, "degraded": self.servers["degraded"]}
+        return {name: self.metrics[name] for name in _SEEN} | {"degraded": self.servers["degraded"]}
 
     @cached_property
     def _step_views(self) -> Infos:
-        views = {name: self.outcomes[name] for name in ("response_time_ms", "error")}
+        names = {"response_time_ms": "response_time_ms", "error": "error"}
+        if self.config.retry:
+            names |= {"error": "failures", "retries": "retries"}
+        if self.config.timeout_ms is not None or "timeout_ms" in self.config.distributions:
+            names["timed_out"] = "timed_out"
+        if self.config.connection_limit is not None:
+            names["rejected"] = "rejected"
+        views = {info: self.outcomes[name] for info, name in names.items()}
         full = self.config.infos == "full"
         return {**views, "estimated_rewards": self.estimates["reward"]} if full else views
 
@@ -93,13 +160,27 @@ class LoadBalancerSimulator(BatchSimulator):
         everyone = len(members) == self.num_envs
         rows = first if everyone else self._free_rows(members, len(distinct))
         self.episodes["trace_row"][members] = rows[group]
+        if self.config.distributions:
+            self._draw_fleets(distinct, rows)
         trace.draw_traces(
-            distinct, rows, self.parameters, self.schedule, self.arrivals, self.faults
+            distinct,
+            rows,
+            self.parameters,
+            self.schedule,
+            self.recording,
+            self.arrivals,
+            self.faults,
         )
         self.outcomes[members] = np.zeros((), OUTCOME)
         if len(self.estimates):
             self.estimates[members] = np.zeros((), ESTIMATE)
         start_kernel(self.memory, members, seeds)
+
+    def _draw_fleets(self, seeds: np.ndarray, rows: np.ndarray) -> None:
+        for seed, row in zip(seeds.tolist(), rows.tolist(), strict=False):
+            fleet = draw_config(self.config, seed)
+            self.constants[row] = server_constants(fleet)
+            self.parameters[row] = parameters_of(fleet)[0]
 
     @override
     def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> np.ndarray:
@@ -111,8 +192,15 @@ class LoadBalancerSimulator(BatchSimulator):
     @override
     def observe(self) -> np.ndarray:
         observations = np.empty((self.num_envs, self.num_features), np.float32)
-        p, flat = self.parameters[0], observations.reshape(-1)
-        observe_all(self.episodes, self.arrivals, self.metrics, p, observations, flat)
+        observe_all(
+            self.episodes,
+            self.arrivals,
+            self.metrics,
+            self.constants,
+            self.parameters,
+            observations,
+            observations.reshape(-1),
+        )
         return observations
 
     @override
@@ -126,9 +214,23 @@ class LoadBalancerSimulator(BatchSimulator):
 
     @override
     def state_infos(self) -> Infos:
-        ages_ms = np.empty(self.metrics.shape)
-        measure_ages(self.episodes, self.metrics, ages_ms)
-        return {**self._state_views, "age_ms": ages_ms}
+        views, seen = self._state_views, self.seen
+        if self.num_balancers > 1:
+            views = {**views, **{name: seen[name] for name in _SEEN}}
+        ages_ms = np.empty(seen.shape)
+        measure_ages(self.episodes, seen, ages_ms)
+        return {**views, "age_ms": ages_ms, **self.masks()}
+
+    def masks(self) -> Infos:
+        """Which servers there are, as `action_mask`, int8, shape (B, N), if some may be absent."""
+        return {"action_mask": self.present.view(np.int8)} if self.config.is_padded else {}
+
+    def absent(self, actions: np.ndarray) -> np.ndarray:
+        """Which actions, shape (B,), int64, name a server that is absent, shape (B,), bool."""
+        if not self.config.is_padded:
+            return np.zeros(self.num_envs, np.bool_)
+        missing: np.ndarray = actions >= self.setting("num_servers")
+        return missing
 
     @override
     def step_infos(self, actions: np.ndarray) -> Infos:

@@ -28,12 +28,16 @@ POISSON, DETERMINISTIC_ARRIVALS, DIURNAL, MARKOV_MODULATED = range(4)
 EXPONENTIAL, DETERMINISTIC, LOGNORMAL, PARETO, HYPEREXPONENTIAL = range(5)
 _NO_FAULT = np.array([(np.inf, np.inf, DEGRADED)], FAULT)
 
+RECORDED = np.dtype([("gap", "f8"), ("size", "f8")])
+"""A recorded request: the time since the one before, and its size, each over its mean; a size of -1
+where none is recorded."""
+
 SCHEDULED_FAULT = np.dtype(
     [("server", "i8"), ("kind", "i8"), ("first_request", "i8"), ("last_request", "i8")]
 )
 """A fault at fixed requests: it ends when `last_request` arrives."""
 
-_ARRIVALS, _SIZES, _ERRORS, _FAULTS, _PHASES = range(1, 6)
+_ARRIVALS, _SIZES, _ERRORS, _FAULTS, _PHASES, _BALANCERS = range(1, 7)
 
 
 @kernel
@@ -42,20 +46,27 @@ def draw_traces(
     rows: np.ndarray,
     parameters: np.ndarray,
     schedule: np.ndarray,
+    recording: np.ndarray,
     arrivals: np.ndarray,
     faults: np.ndarray,
 ) -> None:
     """Draw the traces of some seeds, shape (M,), uint64, into the given rows, shape (M,), int64.
 
     Written are `arrivals`, `ARRIVAL` records of shape (R, T + 1), and `faults`, `FAULT` records of
-    shape (R, N, F); `schedule` are `SCHEDULED_FAULT` records.
+    shape (R, N, F). `parameters` are settings, shape (1,) or (R,); `schedule` are
+    `SCHEDULED_FAULT` records; `recording` are `RECORDED` records, none without a recording.
     """
-    p = parameters[0]
     for m in range(seeds.shape[0]):
         row = rows[m]
-        _draw_arrival_times(seeds[m], p, arrivals[row])
+        p = parameters[min(row, parameters.shape[0] - 1)]
+        if recording.shape[0]:
+            _replay_arrival_times(seeds[m], p, recording, arrivals[row])
+        else:
+            _draw_arrival_times(seeds[m], p, arrivals[row])
         _draw_sizes(seeds[m], p, arrivals[row])
-        for n in range(faults.shape[1]):
+        if recording.shape[0] and recording[0].size >= 0.0:
+            _replay_sizes(seeds[m], p, recording, arrivals[row])
+        for n in range(p.num_servers):
             for f in range(faults.shape[2]):
                 faults[row, n, f] = _NO_FAULT[0]
             if not _schedule_faults(n, schedule, arrivals[row], faults[row, n]):
@@ -84,6 +95,32 @@ def _draw_arrival_times(seed: np.uint64, p: Any, arrivals: np.ndarray) -> None:
             gap = math.floor(gap)
         now += gap
         arrivals[t].arrival_ms = now
+
+
+@inlined
+def _recorded_start(seed: np.uint64, recording: np.ndarray, requests: int) -> int:
+    """The first of the recorded requests that an episode replays."""
+    starts = recording.shape[0] - requests + 1
+    return min(int(uniform(stream_key(seed, _ARRIVALS), 0) * starts), starts - 1)
+
+
+@kernel
+def _replay_arrival_times(
+    seed: np.uint64, p: Any, recording: np.ndarray, arrivals: np.ndarray
+) -> None:
+    """Write consecutive recorded gaps, scaled to the mean gap."""
+    start, now = _recorded_start(seed, recording, len(arrivals)), 0.0
+    for t in range(len(arrivals)):
+        now += recording[start + t].gap * p.mean_gap_ms
+        arrivals[t].arrival_ms = now
+
+
+@kernel
+def _replay_sizes(seed: np.uint64, p: Any, recording: np.ndarray, arrivals: np.ndarray) -> None:
+    """Write the recorded sizes of the same requests, scaled to the mean size."""
+    start = _recorded_start(seed, recording, len(arrivals))
+    for t in range(len(arrivals)):
+        arrivals[t].size = recording[start + t].size * p.size_mean
 
 
 @inlined
@@ -205,3 +242,10 @@ def _pick(probabilities: np.ndarray, coin: float) -> int:
 def refresh_phase(seed: np.uint64, server: int) -> float:
     """The point in the refresh period at which a server's metrics are published, in (0, 1]."""
     return uniform(stream_key(seed, _PHASES), server)
+
+
+@inlined
+def balancer_of(seed: np.uint64, request: int, balancers: int) -> int:
+    """The balancer that a request comes to: each with equal probability."""
+    coin = uniform(stream_key(seed, _BALANCERS), request)
+    return min(int(coin * balancers), balancers - 1)

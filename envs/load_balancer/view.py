@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from grpo_gym.envs.load_balancer.dynamics import fault_at
-from grpo_gym.envs.load_balancer.presets import FAULT_KINDS
+from grpo_gym.envs.load_balancer.config import FAULT_KINDS
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator as Simulator
 
 Event = tuple[int, float, bool]

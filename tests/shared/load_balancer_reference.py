@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from grpo_gym.envs.load_balancer.presets import LoadBalancerConfig
+from grpo_gym.envs.load_balancer.config import LoadBalancerConfig
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
 
 KINDS = ("degraded", "slow", "erroring", "down")

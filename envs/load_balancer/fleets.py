@@ -1,0 +1,165 @@
+"""Fleets: settings that are drawn, each from the seed of an episode or of a whole environment."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from grpo_gym.envs.load_balancer.config import (
+    PER_SERVER_FIELDS,
+    WHOLE_NUMBERS,
+    LoadBalancerConfig,
+)
+from grpo_gym.envs.load_balancer.distributions import Choice, Range, draw
+from grpo_gym.settings import ConfigError, from_mapping, suggest
+
+_FIXED = (
+    "episode_length",
+    "dynamics",
+    "num_balancers",
+    "retry",
+    "arrivals_csv",
+    "arrivals_time_column",
+    "arrivals_size_column",
+    "arrivals_time_unit",
+    "fault_schedule",
+    "staleness_ms",
+    "observation",
+    "observe_size",
+    "observe_weights",
+    "reward",
+    "infos",
+    "max_servers",
+    "distributions",
+)
+"""Settings of the task, which no episode can change."""
+
+
+def random_config(settings: Mapping[str, Any], servers: int | None, source: str) -> LoadBalancerConfig:
+    """The configuration of settings of which some are distributions.
+
+    Args:
+        settings: By field, and `num_servers` if that is drawn.
+        servers: Number of servers, if it is not drawn.
+        source: Where the settings come from, for messages.
+
+    Raises:
+        ConfigError: If a setting cannot be drawn, or a value or a bound of a distribution makes no
+            sense.
+    """
+    drawn = {name: value for name, value in settings.items() if isinstance(value, Range | Choice)}
+    if not drawn:
+        return from_mapping(LoadBalancerConfig, settings, source)
+    fixed = {name: value for name, value in settings.items() if name not in drawn}
+    _check_names(drawn, source)
+    if servers is None:
+        servers = _most_servers(drawn["num_servers"], source)
+        fixed["max_servers"] = fixed.get("max_servers") or servers
+    example = {
+        name: draw(each, name, 0, servers=_count(name, servers), whole=name in WHOLE_NUMBERS)
+        for name, each in drawn.items()
+        if name != "num_servers"
+    }
+    if "service_rates" in drawn:
+        example["service_rates"] = _tuple(example["service_rates"], servers)
+    for name in example:
+        for value in drawn[name].extremes():
+            if name == "service_rates":
+                value = _tuple(value, servers)
+            from_mapping(LoadBalancerConfig, {**fixed, **example, name: value}, source)
+    return from_mapping(LoadBalancerConfig, {**fixed, **example, "distributions": drawn}, source)
+
+
+def draw_config(config: LoadBalancerConfig, seed: int) -> LoadBalancerConfig:
+    """Draw what a configuration leaves open: a fleet.
+
+    Args:
+        config: With or without distributions.
+        seed: An unsigned integer of 64 bits.
+
+    Returns:
+        A configuration without distributions. It has room for as many servers as the one drawn
+        from.
+    """
+    drawn = config.distributions
+    servers = config.num_servers
+    if "num_servers" in drawn:
+        servers = draw(drawn["num_servers"], "num_servers", seed, servers=None, whole=True)
+    changes: dict[str, Any] = {
+        name: value[:servers]
+        for name in PER_SERVER_FIELDS
+        if isinstance(value := getattr(config, name), tuple)
+    }
+    for name, each in drawn.items():
+        if name != "num_servers":
+            count = _count(name, servers)
+            changes[name] = draw(each, name, seed, servers=count, whole=name in WHOLE_NUMBERS)
+    changes["service_rates"] = _tuple(changes["service_rates"], servers)
+    changes["fault_schedule"] = tuple(each for each in config.fault_schedule if each[0] < servers)
+    return replace(config, max_servers=config.server_slots, distributions={}, **changes)
+
+
+def busiest_for_faults(config: LoadBalancerConfig) -> list[LoadBalancerConfig]:
+    """Configurations of which one has the most faults that any fleet can have in an episode."""
+    drawn = config.distributions
+    changes: dict[str, Any] = {}
+    for name, greatest in _MORE_FAULTS.items():
+        if name in drawn:
+            values = [value for value in drawn[name].extremes() if value is not None]
+            changes[name] = (max if greatest else min)(values, default=None)
+    servers = config.num_servers
+    if "num_servers" in drawn:
+        servers = math.ceil(min(drawn["num_servers"].extremes()))
+    least = config.service_rates if "service_rates" not in changes else (changes["service_rates"],)
+    changes["service_rates"] = (min(least),) * servers
+    for name in PER_SERVER_FIELDS:
+        value = changes.get(name, getattr(config, name))
+        if isinstance(value, tuple):
+            changes[name] = (min(value),) * servers
+    processes = [config.arrival_process]
+    if "arrival_process" in drawn:
+        processes = drawn["arrival_process"].extremes()
+    schedule = tuple(each for each in config.fault_schedule if each[0] < servers)
+    changes |= {"fault_schedule": schedule, "distributions": {}}
+    return [replace(config, **changes, arrival_process=process) for process in processes]
+
+
+_MORE_FAULTS = {
+    "service_rates": False,
+    "workers": False,
+    "utilisation": False,
+    "size_mean": True,
+    "mean_time_to_failure_ms": False,
+    "mean_time_to_recovery_ms": False,
+    "diurnal_period_ms": True,
+    "burst_ratio": True,
+    "mean_calm_ms": False,
+    "mean_burst_ms": True,
+}
+"""Settings that decide how many faults an episode has: whether more of them means more."""
+
+
+def _check_names(drawn: Mapping[str, Any], source: str) -> None:
+    known = [each.name for each in fields(LoadBalancerConfig)] + ["num_servers"]  # type: ignore[arg-type]
+    for name in drawn:
+        if name not in known:
+            raise ConfigError(f"{source}: there is no setting {name!r}.{suggest(name, known)}")
+        if name in _FIXED:
+            raise ConfigError(f"{source}: {name} must be the same in all episodes: give one value")
+
+
+def _most_servers(law: Range | Choice, source: str) -> int:
+    numbers = law.extremes()
+    whole = all(isinstance(each, (int, float)) and each == int(each) >= 1 for each in numbers)
+    if not whole:
+        raise ConfigError(f"{source}: num_servers must have whole bounds from 1 on, got {numbers}")
+    return int(max(numbers))
+
+
+def _count(name: str, servers: int) -> int | None:
+    """Number of values of a setting: None for one."""
+    return servers if name in PER_SERVER_FIELDS else None
+
+
+def _tuple(value: Any, servers: int) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,) * servers
