@@ -8,18 +8,18 @@ Shapes: B environments, M random numbers.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 
 from grpo_gym.envs.randomness import episode_noise, fold_seed
-from grpo_gym.settings import ConfigError, suggest
+from grpo_gym.settings import ConfigError, check_value, suggest
 
 AnyBaseline = TypeVar("AnyBaseline", bound="Baseline")
 
 
 class Baseline:
-    """A heuristic policy.
+    """A heuristic policy; its settings are the `Annotated` class attributes.
 
     Attributes:
         name: Its name in `BASELINES`.
@@ -34,15 +34,17 @@ class Baseline:
     simulator_class: ClassVar[type]
     """The class of simulators that it reads."""
 
-    def __init__(self, env: Any, seed: int = 0) -> None:
+    def __init__(self, env: Any, seed: int = 0, **settings: Any) -> None:
         """Bind to an environment.
 
         Args:
             env: A native environment, single or vector, wrapped or not.
             seed: Seed of its random choices, >= 0.
+            **settings: Values in place of the defaults.
 
         Raises:
-            ConfigError: If `env` is not of the right kind or `seed` is negative.
+            ConfigError: If `env` is not of the right kind, `seed` is negative, or a setting is
+                unknown or out of range.
         """
         simulator = getattr(getattr(env, "unwrapped", env), "simulator", None)
         if not isinstance(simulator, self.simulator_class):
@@ -54,6 +56,12 @@ class Baseline:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ConfigError(f"seed must be an integer >= 0, got {seed!r}")
         self._salt = np.uint64(fold_seed(int(seed)))
+        hints = get_type_hints(type(self), include_extras=True) if settings else {}
+        known = {name: hint for name, hint in hints.items() if get_origin(hint) is Annotated}
+        for name, value in settings.items():
+            if name not in known:
+                raise ConfigError(f"{self.name} has no setting {name!r}.{suggest(name, known)}")
+            setattr(self, name, check_value(name, value, known[name]))
 
     @classmethod
     def is_for_tables(cls, simulator: Any) -> bool:

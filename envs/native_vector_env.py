@@ -206,11 +206,20 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         """Put the given environments (default: all) into the state of a snapshot.
 
         Raises:
-            ValueError: If the snapshot does not fit this configuration, or is of another number
-                of environments.
+            ValueError: If the snapshot does not fit this configuration, is of another number of
+                environments, or is damaged.
         """
+        members = np.arange(self.num_envs) if members is None else np.asarray(members)
         self.simulator.set_state(state, members)
-        members = np.arange(self.num_envs) if members is None else members
+        self._continue(members)
+
+    def restore(self, state: Mapping[str, np.ndarray], members: np.ndarray) -> None:
+        """`set_state` without checks, for a snapshot that never left the process."""
+        self.simulator.restore(state, members)
+        self._continue(members)
+
+    def _continue(self, members: np.ndarray) -> None:
+        """Take over what the simulator holds in the states of these environments now."""
         self._mark_seeded(members)
         self._finished = np.logical_or(*self._ends())
         for b in members:  # pictures show recent steps, and those were another episode's

@@ -130,7 +130,7 @@ def find_checkpoint(policy: str, env_id: str | None) -> Path:
 def load_model(
     path: Path, env_id: str | None = None, env_kwargs: Mapping[str, Any] | None = None
 ) -> "GRPO | OnlineGRPO":
-    """Read a model of GRPO or online GRPO; `env_kwargs` replace those it was trained with.
+    """Read a model of GRPO or online GRPO; `env_kwargs` go over those it was trained with.
 
     Raises:
         CheckpointError: If the file is damaged, not ours, or of another environment.

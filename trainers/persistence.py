@@ -19,6 +19,7 @@ from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.learning.value_baseline import ValueBaseline
 from grpo_gym.trainers.model import PolicyModel
 from grpo_gym.trainers.schedule import Schedule
+from grpo_gym.trainers.settings import merge_env_kwargs
 
 _KIND = "grpo"
 
@@ -90,8 +91,9 @@ class PersistentModel(PolicyModel):
         Args:
             path: The file.
             env: Needed only if the model was trained in an environment without an id.
-            env_kwargs: Instead of those it was trained with. They must not change the spaces; but
-                the policy `board` plays boards of any size with the same number of channels.
+            env_kwargs: Over those it was trained with, of which none stay with another `preset` or
+                environment. They must not change the spaces; but the policies `board` and `servers`
+                act on any number of cells and servers with the same features.
             policy: Needed only for a network of your own that is not registered: the callable.
             policy_kwargs: Instead of those it was trained with.
 
@@ -117,14 +119,14 @@ class PersistentModel(PolicyModel):
             model = cls(
                 _policy_source(payload, policy, path),
                 source,
-                env_kwargs=saved["kwargs"] if env_kwargs is None and same else env_kwargs,
+                env_kwargs=merge_env_kwargs(saved["kwargs"] if same else {}, env_kwargs or {}),
                 training_env_kwargs=saved["training_kwargs"] if same else None,
                 policy_kwargs=policy_kwargs,
                 config=from_mapping(GRPOConfig, payload["config"], str(path)),
             )
         except ConfigError as error:
             raise CheckpointError(f"{path} cannot be used here: {error}") from error
-        if not _plays_other_boards(model, payload):
+        if not (model.policy.any_size and _same_shapes(model.policy, payload["model"])):
             _check_spaces(saved, _describe_environment(model), path)
         model._restore(payload, path)
         return model
@@ -174,15 +176,9 @@ def _bare(env_id: str | None) -> str | None:
     return None if env_id is None else env_id.rpartition(":")[2]
 
 
-def _plays_other_boards(model: PolicyModel, payload: Mapping[str, Any]) -> bool:
-    """Whether the policy plays boards of any size, and these have its number of channels."""
-    own = model.policy.state_dict()
-    saved = payload["model"]
-    return (
-        model.policy_source == "board"
-        and own.keys() == saved.keys()
-        and all(weights.shape == own[name].shape for name, weights in saved.items())
-    )
+def _same_shapes(policy: Policy, saved: Mapping[str, torch.Tensor]) -> bool:
+    own = policy.state_dict()
+    return own.keys() == saved.keys() and all(own[name].shape == saved[name].shape for name in own)
 
 
 def _check_spaces(

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from grpo_gym.envs.arguments import check_preset
 from grpo_gym.envs.autoscaler.records import TIMEOUTS_S
+from grpo_gym.envs.csv_table import Column
 from grpo_gym.settings import (
     ConfigError,
     Count,
@@ -69,8 +70,10 @@ class AutoScalerConfig:
     random_start: Flag = False
     """Whether episodes begin at a random step of the day (of the week); else at midnight."""
     demand_csv: str | None = None
-    """A file with one column, requests/s in each step, with or without a header, instead of the
-    daily swing. An episode begins at a random row, whose number decides the time of day."""
+    """A CSV file with requests/s in each step, one a row, instead of the daily swing. An episode
+    begins at a random row, whose number decides the time of day. docs/csv_formats.md"""
+    demand_column: Column | None = None
+    """Name or number (from 1) of its column; None: the only one, or that named demand or value."""
 
     min_replicas: Count = 2
     """Fewest replicas."""
@@ -165,6 +168,10 @@ class AutoScalerConfig:
             low, high = getattr(self, name)
             if low > high:
                 raise ConfigError(f"{name} must be from low to high, got {(low, high)}")
+        if self.demand_column is not None and self.demand_csv is None:
+            raise ConfigError(
+                f"demand_column must be None without demand_csv, got {self.demand_column!r}"
+            )
         if self.timeout_s not in TIMEOUTS_S:
             raise ConfigError(f"timeout_s must be one of {TIMEOUTS_S}, got {self.timeout_s}")
         if self.min_replicas > self.max_replicas:

@@ -3,7 +3,7 @@
 Shapes: B clusters, A choices.
 """
 
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -14,7 +14,7 @@ from grpo_gym.envs.autoscaler.records import SCALING, TARGETS_PERCENT
 from grpo_gym.envs.autoscaler.service import replica_capacities
 from grpo_gym.envs.autoscaler.simulator import AutoScalerSimulator
 from grpo_gym.envs.baseline import Baseline
-from grpo_gym.settings import ConfigError, Number, check_value, suggest
+from grpo_gym.settings import Number
 
 State = tuple[np.ndarray, ...]
 
@@ -23,29 +23,14 @@ Target = Annotated[Number, Field(gt=0, le=100)]
 
 
 class Scaler(Baseline):
-    """A rule for the number of replicas; its settings are the `Annotated` class attributes."""
+    """A rule for the number of replicas."""
 
     simulator_class = AutoScalerSimulator
     deterministic = True
 
     def __init__(self, env: Any, seed: int = 0, **settings: Any) -> None:
-        """Bind to an environment.
-
-        Args:
-            env: An AutoScaler environment, single or vector, wrapped or not.
-            seed: Decides random choices.
-            **settings: Values in place of the defaults.
-
-        Raises:
-            ConfigError: If `env` is no autoscaler, or a setting is unknown or out of range.
-        """
-        super().__init__(env, seed)
-        hints = get_type_hints(type(self), include_extras=True)
-        known = {name: hint for name, hint in hints.items() if get_origin(hint) is Annotated}
-        for name, value in settings.items():
-            if name not in known:
-                raise ConfigError(f"{self.name} has no setting {name!r}.{suggest(name, known)}")
-            setattr(self, name, check_value(name, value, known[name]))
+        """Bind to an environment; see `Baseline`."""
+        super().__init__(env, seed, **settings)
         config = self.simulator.config
         self._kind = config.action
         if self._kind in ("replicas", "target"):

@@ -4,6 +4,10 @@ Shapes: B environments, T steps an episode, R = B trace rows, M numbers of an ob
 of history, A choices.
 """
 
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import numpy as np
 from typing_extensions import override
 
@@ -11,7 +15,8 @@ from grpo_gym.envs.autoscaler import observation, records, trace
 from grpo_gym.envs.autoscaler.actions import count_choices, encode, mask_kernel
 from grpo_gym.envs.autoscaler.dynamics import start_kernel, step_kernel
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
-from grpo_gym.envs.batch_simulator import BatchSimulator, Infos, Observations
+from grpo_gym.envs.autoscaler.state_rules import cluster_rules
+from grpo_gym.envs.batch_simulator import BatchSimulator, Infos, Observations, Rule
 from grpo_gym.envs.parameters import kernel_parameters
 
 
@@ -137,6 +142,16 @@ class AutoScalerSimulator(BatchSimulator):
         masks = np.empty((self.num_envs, self.num_choices), np.int8)
         mask_kernel(self.clusters, self.parameters, masks)
         return masks
+
+    @override
+    def state_rules(self, state: Mapping[str, np.ndarray]) -> Iterator[Rule]:
+        return cluster_rules(state, self.config, len(self._recorded))
+
+    @override
+    def _settings(self) -> Any:
+        # Not where the recorded demand lies, but what it is.
+        recorded = hashlib.sha256(self._recorded.tobytes()).hexdigest()
+        return {**super()._settings(), "demand_csv": recorded}
 
     def _remember(self, members: np.ndarray) -> None:
         if self.config.history == 0:

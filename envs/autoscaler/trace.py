@@ -7,9 +7,7 @@ the others as they are.
 Shapes: R traces, T steps an episode; a trace has T + 1 demands, the first before any step.
 """
 
-import csv
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ import numpy as np
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig
 from grpo_gym.envs.kernels import kernel
 from grpo_gym.envs.randomness import stream_key, uniform
+from grpo_gym.envs.recordings import read_series
 from grpo_gym.settings import ConfigError
 
 _NOISE, _BURSTS, _START = range(1, 4)
@@ -29,42 +28,18 @@ def read_demand(config: AutoScalerConfig) -> np.ndarray:
     """Read the demand recorded in `demand_csv`, requests/s, shape (rows,); empty without a file.
 
     Raises:
-        ConfigError: If the file cannot be read, a line is no demand, or it is too short.
+        ConfigError: If the file cannot be read, a cell is no demand, or it is too short.
     """
-    path = config.demand_csv
-    if path is None:
+    if config.demand_csv is None:
         return np.zeros(0)
-    try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(
-            f"demand_csv must be a readable CSV file, got {path!r}: {error}"
-        ) from None
-    has_header = bool(rows) and _number(rows[0][1][0]) is None
-    values = []
-    for number, row in rows[has_header:]:
-        value = _number(row[0]) if len(row) == 1 else None
-        if value is None or not 0.0 <= value < math.inf:
-            raise ConfigError(
-                f"demand_csv must have one number >= 0 (requests/s) a line, got {','.join(row)!r} "
-                f"in line {number} of {path!r}"
-            )
-        values.append(value)
+    demand = read_series(config.demand_csv, config.demand_column)
     needed = config.episode_steps + 1
-    if len(values) < needed:
+    if len(demand) < needed:
         raise ConfigError(
-            f"demand_csv must have at least episode_steps + 1 = {needed} rows, got {len(values)} "
-            f"in {path!r}: shorten episode_steps"
+            f"demand_csv must have at least episode_steps + 1 = {needed} rows, got {len(demand)} "
+            f"in {config.demand_csv!r}: shorten episode_steps"
         )
-    return np.array(values)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    return demand
 
 
 @kernel

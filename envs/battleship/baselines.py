@@ -60,9 +60,9 @@ class HuntTarget(Player):
     name = "hunt_target"
     parity = False
 
-    def __init__(self, env: Any, seed: int = 0) -> None:
+    def __init__(self, env: Any, seed: int = 0, **settings: Any) -> None:
         """Bind to an environment; see `Baseline`."""
-        super().__init__(env, seed)
+        super().__init__(env, seed, **settings)
         rows, columns = self.simulator.config.board_size
         cells = np.arange(rows * columns)
         self._even = (cells // columns + cells % columns) % 2 == 0
@@ -172,13 +172,13 @@ class ExactPosterior(Player):
         can_list: bool = simulator.can_list_layouts
         return can_list
 
-    def __init__(self, env: Any, seed: int = 0) -> None:
+    def __init__(self, env: Any, seed: int = 0, **settings: Any) -> None:
         """Bind to an environment.
 
         Raises:
             ConfigError: If it has too many boards to list.
         """
-        super().__init__(env, seed)
+        super().__init__(env, seed, **settings)
         self._posterior = Posterior(self.simulator)
 
     @override

@@ -3,12 +3,13 @@
 Shapes: B games, M chosen games, A cells, S ships, P placements.
 """
 
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import numpy as np
 from typing_extensions import override
 
-from grpo_gym.envs.batch_simulator import BatchSimulator, Infos
+from grpo_gym.envs.batch_simulator import BatchSimulator, Infos, Rule
 from grpo_gym.envs.battleship.density import count_kernel
 from grpo_gym.envs.battleship.dynamics import ends_kernel, shoot_kernel, start_kernel
 from grpo_gym.envs.battleship.observation import (
@@ -21,6 +22,7 @@ from grpo_gym.envs.battleship.observation import (
 from grpo_gym.envs.battleship.placements import draw_boards, find_placements, list_layouts
 from grpo_gym.envs.battleship.presets import BattleshipConfig
 from grpo_gym.envs.battleship.records import EPISODE, UNKNOWN
+from grpo_gym.envs.battleship.state_rules import game_rules
 from grpo_gym.envs.parameters import kernel_parameters
 from grpo_gym.settings import ConfigError
 
@@ -132,6 +134,10 @@ class BattleshipSimulator(BatchSimulator):
     @override
     def step_infos(self, actions: np.ndarray) -> Infos:
         return {name: self.episodes[name] for name in ("hit", "repeated", "sunk_length")}
+
+    @override
+    def state_rules(self, state: Mapping[str, np.ndarray]) -> Iterator[Rule]:
+        return game_rules(state, self.config, self.placements)
 
     @property
     def can_list_layouts(self) -> bool:

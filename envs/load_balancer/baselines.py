@@ -25,9 +25,9 @@ class Router(Baseline):
 
     simulator_class = LoadBalancerSimulator
 
-    def __init__(self, env: Any, seed: int = 0) -> None:
+    def __init__(self, env: Any, seed: int = 0, **settings: Any) -> None:
         """Bind to an environment; see `Baseline`."""
-        super().__init__(env, seed)
+        super().__init__(env, seed, **settings)
         self.rates = self.simulator.config.per_server("service_rates")
 
     @override

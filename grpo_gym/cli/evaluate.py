@@ -135,17 +135,8 @@ def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], Evaluable |
         check_environment(env_id, kwargs)
         if policy in baseline_names(env_id):
             return env_id, kwargs, None
-    checkpoint = find_checkpoint(policy, env_id)
-    model = load_model(checkpoint, env_id)
-    if kwargs:
-        model = load_model(checkpoint, env_id, _override_kwargs(model.env_kwargs, kwargs))
+    model = load_model(find_checkpoint(policy, env_id), env_id, kwargs)
     return str(model.env_source), model.env_kwargs, model
-
-
-def _override_kwargs(trained: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Override single arguments of training, or replace all if the preset is another one."""
-    same_preset = given.get("preset", trained.get("preset")) == trained.get("preset")
-    return {**trained, **given} if same_preset else given
 
 
 def _player(

@@ -94,8 +94,7 @@ def main(arguments: Sequence[str]) -> int:
 def _load(options: PlayOptions) -> GRPO:
     """The trained policy, for the environment of its training with the options' arguments."""
     checkpoint = find_checkpoint(options.policy, options.env)
-    kwargs = {**load_model(checkpoint, options.env).env_kwargs, **options.env_kwargs}
-    return cast(GRPO, load_model(checkpoint, options.env, kwargs))
+    return cast(GRPO, load_model(checkpoint, options.env, options.env_kwargs))
 
 
 def _baseline_advice(name: str, game: BattleshipEnv) -> Advice:

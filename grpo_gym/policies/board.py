@@ -28,6 +28,7 @@ class BoardPolicy(Policy):
     """
 
     normalises_by_default = False  # with statistics per cell the size of the board is fixed
+    any_size = True
 
     def __init__(
         self,

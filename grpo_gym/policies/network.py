@@ -36,6 +36,8 @@ class Policy(nn.Module):
 
     normalises_by_default = True
     """Whether observations are normalised where the option is None."""
+    any_size = False
+    """Whether the same weights act in spaces of any size, such as those of larger boards."""
     network: nn.Sequential
 
     def __init__(

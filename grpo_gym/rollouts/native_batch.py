@@ -16,7 +16,7 @@ class NativeBatch(EnvBatch):
 
     Attributes:
         env: The vector environment. Beyond Gymnasium's interface it has `step_alive`, `get_state`,
-            `set_state` and `copy_members`, as documented in `envs.native_vector_env`.
+            `restore` and `copy_members`, as documented in `envs.native_vector_env`.
     """
 
     has_time_limit = True
@@ -61,7 +61,7 @@ class NativeBatch(EnvBatch):
     def restore(self, snapshot: dict[str, np.ndarray], members: np.ndarray) -> None:
         # Copying members, unlike setting their states, shares one trace in memory.
         first, others = members[:, 0], members[:, 1:]
-        self.env.set_state(snapshot, first)
+        self.env.restore(snapshot, first)
         self.env.copy_members(np.repeat(first, others.shape[1]), others.reshape(-1))
 
     @override

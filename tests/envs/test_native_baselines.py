@@ -85,6 +85,9 @@ def test_bad_names_seeds_and_environments(case: NativeCase) -> None:
     for seed in (-1, 1.5, True):
         with pytest.raises(ConfigError, match="seed must be an integer >= 0"):
             make_baseline("random", env, seed=seed)
+    for name in baselines_of(case).BASELINES:
+        with pytest.raises(ConfigError, match=f"{name} has no setting 'no_such'"):
+            make_baseline(name, env, no_such=1)
     others = [other.single() for other in DEFAULTS.values() if other is not case]
     kind = case.env_id.removesuffix("-v0")
     for stranger in (*others, gym.make("CartPole-v1")):

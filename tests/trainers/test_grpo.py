@@ -168,8 +168,11 @@ def test_environment_arguments_are_saved_and_can_be_replaced(tmp_path: Path) -> 
     np.testing.assert_array_equal(loaded.evaluate(3).lengths, [20] * 3)
     for spelling in ("LoadBalancer-v0", "grpo_gym:LoadBalancer-v0"):
         assert GRPO.load(tmp_path / "m.grpo", spelling).env_kwargs == kwargs
-    other = GRPO.load(tmp_path / "m.grpo", env_kwargs={**kwargs, "episode_length": 30})
+    other = GRPO.load(tmp_path / "m.grpo", env_kwargs={"episode_length": 30})
+    assert other.env_kwargs == {**kwargs, "episode_length": 30}
     np.testing.assert_array_equal(other.evaluate(3).lengths, [30] * 3)
+    another: dict[str, Any] = {"preset": "heavy-tails", "num_servers": 3}
+    assert GRPO.load(tmp_path / "m.grpo", env_kwargs=another).env_kwargs == another
 
 
 def test_the_reference_is_saved_not_made_again(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.online.loop import train_kernel
 from grpo_gym.trainers.online.policy import OnlinePolicy
+from grpo_gym.trainers.settings import merge_env_kwargs
 
 ENV_ID = "LoadBalancer-v0"
 KIND = "online"
@@ -211,13 +212,14 @@ class OnlineGRPO(Evaluable):
         Args:
             path: The file.
             env: Its environment; may be left out.
-            env_kwargs: Replace those it was trained with; learning then starts a new episode.
+            env_kwargs: Over those it was trained with, of which none stay with another `preset`;
+                learning then starts a new episode.
 
         Raises:
             CheckpointError: If the file is damaged, not ours, or of another environment.
         """
         payload = checkpoint.load(path, kind=KIND)
-        kwargs = payload["env_kwargs"] if env_kwargs is None else env_kwargs
+        kwargs = merge_env_kwargs(payload["env_kwargs"], env_kwargs or {})
         try:
             config = from_mapping(OnlineConfig, payload["config"], str(path))
             model = cls(env or ENV_ID, env_kwargs=kwargs, config=config)
@@ -232,7 +234,7 @@ class OnlineGRPO(Evaluable):
         model.policy.weights[:] = weights
         model.policy.decisions = payload["decisions"]
         state = payload["world"]  # empty in old files of models without training
-        if state and env_kwargs is None:
+        if state and not env_kwargs:
             model.simulator.set_state(
                 {
                     name: np.frombuffer(state[name], array.dtype).reshape(array.shape)

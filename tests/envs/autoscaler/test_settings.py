@@ -238,6 +238,9 @@ NONSENSE: list[tuple[dict[str, Any], str]] = [
     ({"reward_weights": (1.0, 1.0, 1.0)}, "reward_weights must be a list of 4 values"),
     ({"reward_weights": (1.0, 1.0, 1.0, -1.0)}, r"reward_weights\[3\] must be >= 0"),
     ({"demand_csv": 3}, "demand_csv must be .*got 3"),
+    ({"demand_csv": "x", "demand_column": 0}, "demand_column must be >= 1 or a string, got 0"),
+    ({"demand_csv": "x", "demand_column": True}, "demand_column must be an integer, got True"),
+    ({"demand_column": "x"}, "demand_column must be None without demand_csv, got 'x'"),
 ]
 
 

@@ -191,7 +191,7 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("header", ["", "requests_per_s\n"])
+@pytest.mark.parametrize("header", ["", "requests_per_s\n", "\N{BYTE ORDER MARK}", "# comment\n"])
 def test_a_recorded_demand(tmp_path: Path, header: str) -> None:
     recorded = 500.0 + np.arange(3_000)
     path = write(tmp_path, header + "\n".join(map(str, recorded)) + "\n")
@@ -208,6 +208,18 @@ def test_a_recorded_demand(tmp_path: Path, header: str) -> None:
     np.testing.assert_allclose(env.observe()[:, 11], np.sin(angle), atol=1e-5)
 
 
+def test_the_column_of_a_recording(tmp_path: Path) -> None:
+    path = write(tmp_path, "time,value,p99\n" + "".join(f"{t},{t + 5},{t + 7}\n" for t in range(3)))
+    settings: dict[str, Any] = {"demand_csv": path, "episode_steps": 2}
+    np.testing.assert_array_equal(demands(**settings), [[5.0, 6.0, 7.0]])
+    for column in ("p99", 3):
+        np.testing.assert_array_equal(demands(**settings, demand_column=column), [[7.0, 8.0, 9.0]])
+    with pytest.raises(
+        ConfigError, match=r"demand_column must be a column of .* from 1 to 3, got 4"
+    ):
+        AutoScalerEnv(**settings, demand_column=4)
+
+
 def test_a_recording_just_long_enough_with_noise_if_asked(tmp_path: Path) -> None:
     path = write(tmp_path, "100\n" * 11)
     np.testing.assert_array_equal(demands(3, demand_csv=path, episode_steps=10), 100.0)
@@ -219,19 +231,20 @@ def test_a_recording_just_long_enough_with_noise_if_asked(tmp_path: Path) -> Non
     ("text", "message"),
     [
         ("100\n" * 10, r"at least episode_steps \+ 1 = 11 rows, got 10 in .*shorten episode_steps"),
-        ("", "at least episode_steps .* got 0"),
-        ("requests\n", "got 0"),
-        ("100\n" * 5 + "-1\n" + "100\n" * 9, r"one number >= 0 .* got '-1' in line 6"),
+        ("", "at least one row of numbers, got 0"),
+        ("requests\n", "at least one row of numbers, got 0"),
+        ("100\n" * 5 + "-1\n" + "100\n" * 9, r"a number from 0 to 1e\+30 .* got '-1' in line 6"),
         ("rate\n" + "100\n" * 5 + "nan\n" + "1\n" * 9, "got 'nan' in line 7"),
         ("nan\n" + "1\n" * 12, "got 'nan' in line 1"),
         ("100\ninf\n" + "1\n" * 9, "got 'inf' in line 2"),
         ("100\nmany\n" + "1\n" * 9, "got 'many' in line 2"),
-        ("100,5\n" + "1\n" * 11, "got '100,5' in line 1"),
+        ("100,5\n" + "1,5\n" * 11, "one column, or one named demand or value, got 2"),
+        ("100\n" * 5 + "\n" + "100\n" * 9, "line 6 is blank: remove it, or fill it in"),
     ],
 )
 def test_invalid_recordings_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
-    with pytest.raises(ConfigError, match=f"demand_csv must have .*{message}"):
+    with pytest.raises(ConfigError, match=f"demand_csv must .*{message}"):
         AutoScalerEnv(demand_csv=path, episode_steps=10)
 
 
@@ -239,6 +252,6 @@ def test_unreadable_recordings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"demand_csv must be a readable CSV file, got '.*none"):
         AutoScalerEnv(demand_csv=str(tmp_path / "none.csv"))
     binary = tmp_path / "binary.csv"
-    binary.write_bytes(b"\xff\xfe\x00\x01")
+    binary.write_bytes(bytes(range(256)))
     with pytest.raises(ConfigError, match="demand_csv must be a readable CSV file"):
         AutoScalerEnv(demand_csv=str(binary))
