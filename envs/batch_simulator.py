@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -43,9 +43,9 @@ class BatchSimulator(ABC):
         observation_shape: Shape of one observation, without parts such as a history.
     """
 
-    state_names: ClassVar[tuple[str, ...]]
+    state_names: tuple[str, ...]
     """Arrays with one row per environment that decide how it continues."""
-    trace_names: ClassVar[tuple[str, ...]] = ()
+    trace_names: tuple[str, ...] = ()
     """Arrays of what an episode draws at reset; environment b reads row `trace_row` of b."""
     config: Any
     observation_shape: tuple[int, ...]

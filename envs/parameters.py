@@ -1,5 +1,6 @@
 """Settings as a record that kernels read: `parameters[0].slow_factor`."""
 
+from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -20,13 +21,19 @@ def kernel_parameters(config: Any, **derived: Any) -> np.ndarray:
         Shape (1,).
     """
     values = {}
-    for name, hint in get_type_hints(type(config)).items():
+    for name, choices in _fields(type(config)):
         value = getattr(config, name)
-        if get_origin(hint) is Literal:
-            values[name] = get_args(hint).index(value)
-        elif hint in (bool, int, float):
-            values[name] = value
+        values[name] = choices.index(value) if choices else value
     values |= derived
     arrays = {name: np.asarray(value) for name, value in values.items()}
     fields = [(name, array.dtype, array.shape) for name, array in arrays.items()]
     return np.array([tuple(values.values())], fields)
+
+
+@lru_cache
+def _fields(config_class: type) -> list[tuple[str, tuple[Any, ...]]]:
+    """Names of the fields that a record holds, with the choices of each that has some."""
+    hints = get_type_hints(config_class)
+    choices = {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+    plain = {name: () for name, hint in hints.items() if hint in (bool, int, float)}
+    return [(name, {**choices, **plain}[name]) for name in hints if name in choices | plain]

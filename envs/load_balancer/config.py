@@ -6,12 +6,13 @@ server of rate 1. Per-server settings are one number for all servers or one numb
 
 import math
 from dataclasses import field
+from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import Field
 
-from grpo_gym.envs.load_balancer.distributions import Choice, Range
+from grpo_gym.envs.load_balancer.distributions import Distribution, parse
 from grpo_gym.settings import (
     ConfigError,
     Count,
@@ -160,9 +161,9 @@ class LoadBalancerConfig:
     infos: Literal["basic", "full"] = "full"
     """"full" adds `oracle_action`, `regret` and `estimated_rewards`, which take a look at every
     server in every step."""
-    distributions: dict[str, Range | Choice] = field(default_factory=dict)
-    """Settings that each episode draws anew at reset, and so its fleet of servers; `make_config`
-    finds them. The other fields then hold an example."""
+    distributions: dict[str, Any] = field(default_factory=dict)
+    """Settings that each episode draws anew at reset, its fleet: `num_servers` and fields, for
+    which the other fields hold an example. `make_config` collects them."""
 
     def __post_init__(self) -> None:
         servers = self.num_servers
@@ -206,7 +207,14 @@ class LoadBalancerConfig:
                     )
         for name in ("arrivals_time_column", "arrivals_size_column", "arrivals_time_unit"):
             if getattr(self, name) is not None and self.arrivals_csv is None:
-                raise ConfigError(f"{name} must come with arrivals_csv, got {getattr(self, name)!r}")
+                raise ConfigError(
+                    f"{name} must come with arrivals_csv, got {getattr(self, name)!r}"
+                )
+
+    @cached_property
+    def laws(self) -> dict[str, Distribution]:
+        """The distributions, ready to draw from."""
+        return {name: parse(name, value) for name, value in self.distributions.items()}
 
     @property
     def num_servers(self) -> int:

@@ -77,6 +77,11 @@ class Choice:
 Distribution = Range | Choice
 
 
+def is_law(value: Any) -> bool:
+    """Whether a parsed setting is a distribution."""
+    return isinstance(value, Distribution)
+
+
 def parse(name: str, value: Any) -> Any:
     """A setting's value, or the distribution that it describes.
 
@@ -104,7 +109,7 @@ def draw(
         servers: Number of values to draw, for a setting with one per server; None: one value.
         whole: Whether the values are whole numbers.
     """
-    key = stream_key(np.uint64(seed), crc32(name.encode()))
+    key = np.uint64(stream_key(np.uint64(seed), crc32(name.encode())))
     coins = (uniform(key, index) for index in count())
     drawn: Any = distribution
     while isinstance(drawn, Choice) and drawn.shared:
@@ -138,7 +143,11 @@ def _choice(name: str, text: Any, options: list[Any]) -> Choice:
 
 def _one_of(name: str, value: Mapping[str, Any]) -> Choice:
     options = value["one_of"]
-    if not isinstance(options, (list, tuple)) or not options or value.keys() - {"one_of", "weights"}:
+    if (
+        not isinstance(options, (list, tuple))
+        or not options
+        or value.keys() - {"one_of", "weights"}
+    ):
         raise ConfigError(
             f"{name} must have a list one_of, and weights if they are unequal, got {dict(value)}"
         )

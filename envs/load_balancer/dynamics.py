@@ -114,7 +114,10 @@ def refresh(memory: Memory, b: int, n: int, now: float) -> None:
     """Bring the health and the visible metrics of server n up to date."""
     row, faults = memory.episodes[b].trace_row, memory.faults
     p = memory.parameters[settings_row(memory.parameters, row)]
-    server, constants = memory.servers[b, n], memory.constants[settings_row(memory.constants, row), n]
+    server, constants = (
+        memory.servers[b, n],
+        memory.constants[settings_row(memory.constants, row), n],
+    )
     if now >= server.next_change_ms:
         refresh_health(server, faults, row, n, now, p.recovery_ramp_ms)
     if p.dynamics == DECAYING_LOAD:

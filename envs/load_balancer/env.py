@@ -19,11 +19,12 @@ def _event(simulator: LoadBalancerSimulator, b: int, server: np.int64) -> Event:
 
 
 def _observation_space(config: LoadBalancerConfig) -> gym.spaces.Box:
-    return gym.spaces.Box(0.0, 1.0, (count_features(config),), np.float32)
+    least = -1.0 if config.is_padded else 0.0
+    return gym.spaces.Box(least, 1.0, (count_features(config),), np.float32)
 
 
 def _action_space(config: LoadBalancerConfig) -> gym.spaces.Discrete:
-    return gym.spaces.Discrete(config.num_servers)
+    return gym.spaces.Discrete(config.server_slots)
 
 
 TASK = NativeTask(

@@ -10,7 +10,7 @@ from grpo_gym.envs.load_balancer.config import (
     WHOLE_NUMBERS,
     LoadBalancerConfig,
 )
-from grpo_gym.envs.load_balancer.distributions import Choice, Range, draw
+from grpo_gym.envs.load_balancer.distributions import Distribution, draw, is_law, parse
 from grpo_gym.settings import ConfigError, from_mapping, suggest
 
 _FIXED = (
@@ -35,7 +35,9 @@ _FIXED = (
 """Settings of the task, which no episode can change."""
 
 
-def random_config(settings: Mapping[str, Any], servers: int | None, source: str) -> LoadBalancerConfig:
+def random_config(
+    settings: Mapping[str, Any], servers: int | None, source: str
+) -> LoadBalancerConfig:
     """The configuration of settings of which some are distributions.
 
     Args:
@@ -47,27 +49,22 @@ def random_config(settings: Mapping[str, Any], servers: int | None, source: str)
         ConfigError: If a setting cannot be drawn, or a value or a bound of a distribution makes no
             sense.
     """
-    drawn = {name: value for name, value in settings.items() if isinstance(value, Range | Choice)}
-    if not drawn:
+    laws = {name: law for name, value in settings.items() if is_law(law := parse(name, value))}
+    if not laws:
         return from_mapping(LoadBalancerConfig, settings, source)
-    fixed = {name: value for name, value in settings.items() if name not in drawn}
-    _check_names(drawn, source)
+    _check_names(laws, source)
+    fixed = {name: value for name, value in settings.items() if name not in laws}
     if servers is None:
-        servers = _most_servers(drawn["num_servers"], source)
+        servers = _most_servers(laws["num_servers"], source)
         fixed["max_servers"] = fixed.get("max_servers") or servers
-    example = {
-        name: draw(each, name, 0, servers=_count(name, servers), whole=name in WHOLE_NUMBERS)
-        for name, each in drawn.items()
-        if name != "num_servers"
-    }
-    if "service_rates" in drawn:
-        example["service_rates"] = _tuple(example["service_rates"], servers)
-    for name in example:
-        for value in drawn[name].extremes():
-            if name == "service_rates":
-                value = _tuple(value, servers)
-            from_mapping(LoadBalancerConfig, {**fixed, **example, name: value}, source)
-    return from_mapping(LoadBalancerConfig, {**fixed, **example, "distributions": drawn}, source)
+    examples = {name: _draw(law, name, 0, servers) for name, law in laws.items()}
+    examples.pop("num_servers", None)
+    for name in examples:
+        for value in laws[name].extremes():
+            changed = {**examples, name: _per_server(name, value, servers)}
+            from_mapping(LoadBalancerConfig, {**fixed, **changed}, source)
+    raw = {name: settings[name] for name in laws}
+    return from_mapping(LoadBalancerConfig, {**fixed, **examples, "distributions": raw}, source)
 
 
 def draw_config(config: LoadBalancerConfig, seed: int) -> LoadBalancerConfig:
@@ -81,46 +78,42 @@ def draw_config(config: LoadBalancerConfig, seed: int) -> LoadBalancerConfig:
         A configuration without distributions. It has room for as many servers as the one drawn
         from.
     """
-    drawn = config.distributions
+    laws = config.laws
+    if not laws:
+        return config
     servers = config.num_servers
-    if "num_servers" in drawn:
-        servers = draw(drawn["num_servers"], "num_servers", seed, servers=None, whole=True)
+    if "num_servers" in laws:
+        servers = _draw(laws["num_servers"], "num_servers", seed, None)
     changes: dict[str, Any] = {
         name: value[:servers]
         for name in PER_SERVER_FIELDS
         if isinstance(value := getattr(config, name), tuple)
     }
-    for name, each in drawn.items():
-        if name != "num_servers":
-            count = _count(name, servers)
-            changes[name] = draw(each, name, seed, servers=count, whole=name in WHOLE_NUMBERS)
-    changes["service_rates"] = _tuple(changes["service_rates"], servers)
+    changes |= {name: _draw(law, name, seed, servers) for name, law in laws.items()}
+    changes.pop("num_servers", None)
     changes["fault_schedule"] = tuple(each for each in config.fault_schedule if each[0] < servers)
     return replace(config, max_servers=config.server_slots, distributions={}, **changes)
 
 
 def busiest_for_faults(config: LoadBalancerConfig) -> list[LoadBalancerConfig]:
     """Configurations of which one has the most faults that any fleet can have in an episode."""
-    drawn = config.distributions
-    changes: dict[str, Any] = {}
-    for name, greatest in _MORE_FAULTS.items():
-        if name in drawn:
-            values = [value for value in drawn[name].extremes() if value is not None]
-            changes[name] = (max if greatest else min)(values, default=None)
+    laws = config.laws
     servers = config.num_servers
-    if "num_servers" in drawn:
-        servers = math.ceil(min(drawn["num_servers"].extremes()))
-    least = config.service_rates if "service_rates" not in changes else (changes["service_rates"],)
-    changes["service_rates"] = (min(least),) * servers
+    if "num_servers" in laws:
+        servers = math.ceil(min(laws["num_servers"].extremes()))
+    changes: dict[str, Any] = {"distributions": {}}
+    for name, greatest in _MORE_FAULTS.items():
+        if name in laws:
+            values = [value for value in laws[name].extremes() if value is not None]
+            changes[name] = (max if greatest else min)(values, default=None)
     for name in PER_SERVER_FIELDS:
         value = changes.get(name, getattr(config, name))
-        if isinstance(value, tuple):
-            changes[name] = (min(value),) * servers
+        if isinstance(value, tuple) or name == "service_rates":
+            changes[name] = (min(value) if isinstance(value, tuple) else value,) * servers
     processes = [config.arrival_process]
-    if "arrival_process" in drawn:
-        processes = drawn["arrival_process"].extremes()
-    schedule = tuple(each for each in config.fault_schedule if each[0] < servers)
-    changes |= {"fault_schedule": schedule, "distributions": {}}
+    if "arrival_process" in laws:
+        processes = laws["arrival_process"].extremes()
+    changes["fault_schedule"] = tuple(each for each in config.fault_schedule if each[0] < servers)
     return [replace(config, **changes, arrival_process=process) for process in processes]
 
 
@@ -148,7 +141,7 @@ def _check_names(drawn: Mapping[str, Any], source: str) -> None:
             raise ConfigError(f"{source}: {name} must be the same in all episodes: give one value")
 
 
-def _most_servers(law: Range | Choice, source: str) -> int:
+def _most_servers(law: Distribution, source: str) -> int:
     numbers = law.extremes()
     whole = all(isinstance(each, (int, float)) and each == int(each) >= 1 for each in numbers)
     if not whole:
@@ -156,10 +149,14 @@ def _most_servers(law: Range | Choice, source: str) -> int:
     return int(max(numbers))
 
 
-def _count(name: str, servers: int) -> int | None:
-    """Number of values of a setting: None for one."""
-    return servers if name in PER_SERVER_FIELDS else None
+def _draw(law: Distribution, name: str, seed: int, servers: int | None) -> Any:
+    count = servers if name in PER_SERVER_FIELDS else None
+    value = draw(law, name, seed, servers=count, whole=name in WHOLE_NUMBERS)
+    return _per_server(name, value, servers)
 
 
-def _tuple(value: Any, servers: int) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,) * servers
+def _per_server(name: str, value: Any, servers: int | None) -> Any:
+    """A setting's value; the rates are always listed, because they say how many servers are."""
+    if name != "service_rates" or isinstance(value, tuple) or servers is None:
+        return value
+    return (value,) * servers

@@ -32,7 +32,7 @@ def count_features(config: LoadBalancerConfig) -> int:
     if config.observation == "aggregate":
         return _AGGREGATES + config.observe_size
     features = (_WITH_SIZE if config.observe_size else _WITHOUT_SIZE) + config.observe_weights
-    return features * config.num_servers + config.observe_size
+    return features * config.server_slots + config.observe_size
 
 
 @inlined

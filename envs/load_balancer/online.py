@@ -54,8 +54,15 @@ def write_features(observations: np.ndarray, parameters: np.ndarray, features: n
 @inlined
 def observe_features(memory: Memory, observations: np.ndarray, features: np.ndarray) -> None:
     """Write the current observation, shape (1, D), float32, and features, shape (1, N, F)."""
-    p, flat = memory.parameters[0], observations.reshape(-1)
-    observe_all(memory.episodes, memory.arrivals, memory.metrics, p, observations, flat)
+    observe_all(
+        memory.episodes,
+        memory.arrivals,
+        memory.metrics,
+        memory.constants,
+        memory.parameters,
+        observations,
+        observations.reshape(-1),
+    )
     write_features(observations, memory.parameters, features)
 
 
@@ -73,7 +80,7 @@ def estimated_reward(memory: Memory, n: int) -> float:
     nearly free.
     """
     p, episode = memory.parameters[0], memory.episodes[0]
-    seen, nominal = memory.metrics[0, n], memory.constants[n]
+    seen, nominal = memory.metrics[0, n], memory.constants[0, n]
     if p.dynamics == DECAYING_LOAD:
         response = seen.latency_ms + nominal.latency_per_request_ms
     else:

@@ -9,7 +9,7 @@ import numpy as np
 
 from grpo_gym.envs.arguments import check_count, check_preset
 from grpo_gym.envs.load_balancer.config import PER_SERVER_FIELDS, LoadBalancerConfig
-from grpo_gym.envs.load_balancer.distributions import Distribution, Range, parse
+from grpo_gym.envs.load_balancer.distributions import is_law, parse
 from grpo_gym.envs.load_balancer.fleets import draw_config, random_config
 from grpo_gym.envs.randomness import fold_seed
 from grpo_gym.settings import ConfigError, Natural, check_value
@@ -112,9 +112,13 @@ def make_config(
         ConfigError: If a name is unknown or a value makes no sense.
     """
     check_preset(preset, PRESETS)
+    laws = dict(overrides.pop("distributions", None) or {})
+    if num_servers is None and "service_rates" in laws:  # they replace an example for each server
+        num_servers = len(overrides.get("service_rates") or ()) or None
+    num_servers = laws.pop("num_servers", num_servers)
+    overrides |= laws
     settings: dict[str, Any] = {**PRESETS[preset], **overrides}
-    settings = {name: parse(name, value) for name, value in settings.items()}
-    servers = _number_of_servers(preset, parse("num_servers", num_servers), settings, overrides)
+    servers = _number_of_servers(preset, num_servers, settings, overrides)
     if isinstance(servers, int):
         settings = _for_servers(preset, servers, settings, overrides)
         if num_servers is not None and "max_servers" not in overrides:
@@ -131,21 +135,21 @@ def make_config(
 
 def _number_of_servers(
     preset: str, num_servers: Any, settings: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> int | Distribution:
-    """The number of servers, or its distribution.
+) -> Any:
+    """The number of servers, an int, or its distribution.
 
     Raises:
         ConfigError: If it is not a number of at least 1, or not that of the given rates.
     """
     rates, most = settings["service_rates"], settings.get("max_servers")
     listed = len(rates) if isinstance(rates, (tuple, list)) else None
-    if isinstance(num_servers, Distribution):
+    if is_law(parse("num_servers", num_servers)):
         return num_servers
-    if num_servers is None and isinstance(rates, Distribution) and most is not None:
-        return Range(2.0, float(max(check_count("max_servers", most), 2)), logarithmic=True)
     if num_servers is None:
+        if is_law(parse("service_rates", rates)) and most is not None:
+            return f"loguniform 2 {max(check_count('max_servers', most), 2)}"
         usual = PRESETS[preset]["service_rates"]
-        return len(usual if listed is None and isinstance(usual, tuple) else rates or ())
+        return len(usual) if listed is None and isinstance(usual, tuple) else listed or 0
     count = check_count("num_servers", num_servers)
     if "service_rates" in overrides and listed not in (None, count):
         raise ConfigError(

@@ -75,14 +75,14 @@ def render_rgb(simulator: Simulator, history: Sequence[Event], member: int = 0) 
 
     Returns:
         A fresh array, shape (height, 800, 3), uint8; the height is even and depends only on the
-        number of servers.
+        number of servers that there is room for.
     """
-    view, count = View(simulator, history, member), simulator.config.num_servers
+    view, count = View(simulator, history, member), simulator.config.server_slots
     row = 46 if count <= 6 else 36 if count <= 12 else 22
     image = Image.new("RGB", (WIDTH, HEADER + row * count + CHART), PAPER)
     draw = ImageDraw.Draw(image)
     _draw_header(draw, view)
-    for n in range(count):
+    for n in range(len(view.servers)):
         _draw_server(draw, view, n, row)
     _draw_chart(draw, view, HEADER + row * count)
     return np.array(image)

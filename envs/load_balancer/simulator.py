@@ -225,13 +225,6 @@ class LoadBalancerSimulator(BatchSimulator):
         """Which servers there are, as `action_mask`, int8, shape (B, N), if some may be absent."""
         return {"action_mask": self.present.view(np.int8)} if self.config.is_padded else {}
 
-    def absent(self, actions: np.ndarray) -> np.ndarray:
-        """Which actions, shape (B,), int64, name a server that is absent, shape (B,), bool."""
-        if not self.config.is_padded:
-            return np.zeros(self.num_envs, np.bool_)
-        missing: np.ndarray = actions >= self.setting("num_servers")
-        return missing
-
     @override
     def step_infos(self, actions: np.ndarray) -> Infos:
         if self.config.infos != "full":

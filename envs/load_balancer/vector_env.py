@@ -23,4 +23,5 @@ class LoadBalancerVectorEnv(NativeVectorEnv):
 
     @override
     def _state_infos_of_step(self) -> Infos:
-        return self.simulator.state_infos() if self.config.infos == "full" else {}
+        full = self.config.infos == "full"
+        return self.simulator.state_infos() if full else self.simulator.masks()

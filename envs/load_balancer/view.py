@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from grpo_gym.envs.load_balancer.dynamics import fault_at
-from grpo_gym.envs.load_balancer.config import FAULT_KINDS
+from grpo_gym.envs.load_balancer.config import FAULT_KINDS, LoadBalancerConfig
+from grpo_gym.envs.load_balancer.health import fault_at
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator as Simulator
 
 Event = tuple[int, float, bool]
@@ -31,21 +31,23 @@ def time_text(ms: float) -> str:
 class ServerView:
     """What a picture says about server n."""
 
-    def __init__(self, simulator: Simulator, history: Sequence[Event], member: int, n: int) -> None:
-        config, seen = simulator.config, simulator.metrics[member, n]
+    def __init__(self, view: "View", simulator: Simulator, member: int, n: int) -> None:
+        config, history, seen = view.fleet, view.history, simulator.seen[member, n]
         now_ms, observed_ms = simulator.episodes["now_ms"][member], seen["observed_at_ms"]
-        base_ms = float(simulator.constants["base_latency_ms"][n])
+        base_ms = float(config.per_server("base_latency_ms")[n])
         self.name = f"server {n}"
         self.speed = time_text(base_ms)
         if config.dynamics == "queue":
             extra = f" +{self.speed}" if base_ms > 0.0 else ""
-            self.speed = f"{config.service_rates[n]:.3g}x{extra}"
-        self.health, self.effect = _health(simulator, member, n)
+            workers = int(config.per_server("workers")[n])
+            several = f"{workers} x " if workers > 1 else ""
+            self.speed = f"{several}{config.service_rates[n]:.3g}x{extra}"
+        self.health, self.effect = _health(view.fleet, simulator, member, n)
         self.in_flight = int(simulator.servers["in_flight"][member, n])
         self.seen_in_flight = int(seen["in_flight"])
         self.latency, self.errors, self.age = "-", "-", "nothing yet"
         if observed_ms >= 0.0:
-            if seen["peak_latency_ms"] > 0.0:  # otherwise it has refused all requests
+            if seen["latency_ms"] > 0.0:  # otherwise it has refused all requests
                 self.latency = time_text(float(seen["latency_ms"]))
             self.errors = f"{seen['error_rate']:.1%}"
             self.age = f"{time_text(now_ms - observed_ms)} ago" if now_ms > observed_ms else "now"
@@ -61,10 +63,11 @@ class View:
     """What a picture says about one environment, which routed `history` in this episode."""
 
     def __init__(self, simulator: Simulator, history: Sequence[Event], member: int = 0) -> None:
-        config, episode = simulator.config, simulator.episodes[member]
-        step, errors, count = int(episode["step"]), int(episode["errors"]), config.num_servers
+        self.fleet, episode = simulator.fleet(member), simulator.episodes[member]
+        config, step, errors = self.fleet, int(episode["step"]), int(episode["errors"])
+        count = config.num_servers
         self.history = history[-2 * CHARTED :]
-        self.servers = [ServerView(simulator, self.history, member, n) for n in range(count)]
+        self.servers = [ServerView(self, simulator, member, n) for n in range(count)]
         self.progress = step / config.episode_length
         self.mean_ms = float(episode["response_total_ms"]) / step if step else math.nan
         queues = config.dynamics == "queue"
@@ -80,7 +83,7 @@ class View:
             "last request": latest[0] if latest else "-" if step else "none yet",
         }
         work_ms = queues * config.size_mean * count / sum(config.service_rates)
-        usual_ms = work_ms + simulator.constants["base_latency_ms"].max()
+        usual_ms = work_ms + float(config.per_server("base_latency_ms").max())
         shown_ms = [event[1] for event in self.history] or [usual_ms]
         # The chart's axis spans two powers of ten or more; the fastest 5 % may lie below.
         low, high = np.log10(np.maximum(np.percentile(shown_ms, [5, 100]), 0.01))
@@ -93,9 +96,11 @@ class View:
         return min(max(height, 0.0), 1.0)
 
 
-def _health(simulator: Simulator, member: int, n: int) -> tuple[str, str]:
+def _health(
+    config: LoadBalancerConfig, simulator: Simulator, member: int, n: int
+) -> tuple[str, str]:
     """A server's true health now, and its effects."""
-    config, row = simulator.config, simulator.episodes["trace_row"][member]
+    row = simulator.episodes["trace_row"][member]
     now_ms, ramp_ms = simulator.episodes["now_ms"][member], config.recovery_ramp_ms
     severity, kind, end_ms = fault_at(simulator.faults, row, n, 0, now_ms, ramp_ms)
     if severity == 0.0:

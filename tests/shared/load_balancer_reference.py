@@ -22,7 +22,6 @@ class Seen:
     in_flight: int = 0
     latency_ms: float = 0.0
     error_rate: float = 0.0
-    peak_latency_ms: float = 0.0
     consecutive_errors: int = 0
     observed_at_ms: float = -1.0
     oldest_arrival_ms: float = 0.0
@@ -126,11 +125,8 @@ class Server:
             errors = self.error_probability(now, self.active)
             if self.fault(now)[1] == "down":
                 latency, errors = self.config.down_response_ms, 1.0
-            self.seen = Seen(self.active, latency, errors, latency, 0, now, now)
+            self.seen = Seen(self.active, latency, errors, 0, now, now)
             return
-        peak = 0.0
-        for latency in self.latencies:
-            peak = max(latency, peak + self.config.metrics_weight * (latency - peak))
         trailing = 0
         while trailing < len(self.errors) and self.errors[-1 - trailing]:
             trailing += 1
@@ -138,7 +134,6 @@ class Server:
             len(self.jobs),
             self.average(self.latencies),
             self.average(self.errors),
-            peak,
             trailing,
             self.observed_at,
             self.jobs[0].arrival if self.jobs else self.seen.oldest_arrival_ms,

@@ -99,6 +99,11 @@ class OnlineGRPO(Evaluable):
                 'reward must be "latency" or "demo" for online GRPO, got "park", which does not '
                 'score single requests: add reward="latency" to env_kwargs'
             )
+        if settings.is_padded:
+            raise ConfigError(
+                "the number of servers must be the same in all episodes for online GRPO: add "
+                "num_servers or fleet_seed to env_kwargs"
+            )
         self.observation_space = TASK.observation_space(settings)
         self.action_space = TASK.action_space(settings)
         features = count_server_features(settings)

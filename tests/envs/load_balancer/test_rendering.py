@@ -43,7 +43,6 @@ def hand_made(**settings: Any) -> LoadBalancerSimulator:
     simulator.servers["in_flight"][0] = 3, 0, 17, 1
     simulator.metrics["in_flight"][0] = 3, 0, 17, 1
     simulator.metrics["latency_ms"][0] = 21.5, 0.0, 987.0, 4_320.0
-    simulator.metrics["peak_latency_ms"][0] = 21.5, 0.0, 987.0, 4_320.0
     simulator.metrics["error_rate"][0] = 0.0, 0.0, 0.125, 0.987
     simulator.metrics["observed_at_ms"][0] = 34_500.0, -1.0, 34_558.0, 30_000.0
     simulator.faults["start_ms"] = simulator.faults["end_ms"] = np.inf
@@ -152,7 +151,7 @@ def test_metrics_are_those_the_balancer_sees_and_the_queue_is_the_truth() -> Non
 
 def test_a_server_that_only_refused_has_errors_but_no_latency() -> None:
     simulator = hand_made()
-    simulator.metrics["peak_latency_ms"][0, 2] = 0.0
+    simulator.metrics["latency_ms"][0, 2] = 0.0
     server = View(simulator, HISTORY).servers[2]
     assert (server.latency, server.errors, server.age) == ("-", "12.5%", "2 ms ago")
 
@@ -304,7 +303,7 @@ def extreme(**settings: Any) -> tuple[LoadBalancerSimulator, list[Any]]:
     config, seen = simulator.config, simulator.metrics
     simulator.servers["in_flight"][:] = 9_999
     seen["in_flight"][:] = 9_998
-    seen["latency_ms"][:] = seen["peak_latency_ms"][:] = 9.9e6
+    seen["latency_ms"][:] = 9.9e6
     seen["error_rate"][:] = 1.0
     seen["observed_at_ms"][:] = 0.0
     for n in range(config.num_servers):
