@@ -3,8 +3,8 @@
 import gymnasium as gym
 import numpy as np
 
-from grpo_gym.envs.load_balancer.observation import count_features
 from grpo_gym.envs.load_balancer.config import LoadBalancerConfig
+from grpo_gym.envs.load_balancer.observation import count_features
 from grpo_gym.envs.load_balancer.presets import make_config
 from grpo_gym.envs.load_balancer.rendering import render_ansi, render_rgb
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator

@@ -10,9 +10,9 @@ import math
 import numpy as np
 
 from grpo_gym.envs.kernels import inlined
+from grpo_gym.envs.load_balancer.config import LoadBalancerConfig
 from grpo_gym.envs.load_balancer.dynamics import Memory, reward_of
 from grpo_gym.envs.load_balancer.observation import count_features, observe_all, queue_ms
-from grpo_gym.envs.load_balancer.config import LoadBalancerConfig
 from grpo_gym.envs.load_balancer.records import DECAYING_LOAD, PER_SERVER
 
 # Observations are log1p(x) / log1p(10,000). Times this they are base-2 logarithms: a unit of a

@@ -3,8 +3,8 @@
 from typing_extensions import override
 
 from grpo_gym.envs.batch_simulator import Infos
-from grpo_gym.envs.load_balancer.env import TASK, LoadBalancerEnv
 from grpo_gym.envs.load_balancer.config import LoadBalancerConfig
+from grpo_gym.envs.load_balancer.env import TASK, LoadBalancerEnv
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
 from grpo_gym.envs.native_vector_env import NativeVectorEnv
 
