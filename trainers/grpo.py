@@ -42,6 +42,10 @@ class GRPO(PersistentModel):
         model = GRPO("mlp", "LoadBalancer-v0", seed=0).learn(1_000_000, progress_bar=True)
         action, _ = model.predict(observation, deterministic=True)
         ```
+
+    Attributes:
+        is_updating: Whether the weights lie between those of two iterations. It stays so after an
+            error in an update; such a model must not be saved to resume from.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class GRPO(PersistentModel):
             weight_decay=self.config.weight_decay,
             eps=1e-5,
         )
+        self.is_updating = False
         self.iteration = 0
         self.num_steps = 0
         self.schedule = Schedule(start=0, end=0)
@@ -145,6 +150,7 @@ class GRPO(PersistentModel):
         started = time.perf_counter()
         rollout, estimate = self._collect()
         collected = time.perf_counter()
+        self.is_updating = True
         self._set_learning_rate()
         update = update_policy(
             self.policy,
@@ -162,6 +168,7 @@ class GRPO(PersistentModel):
         self.num_steps += rollout.num_steps
         # Only now is the policy the one that collects next.
         move_reference(self.reference, self.policy, self.iteration, self.config)
+        self.is_updating = False
         return IterationStats(
             iteration=self.iteration,
             num_steps=self.num_steps,
