@@ -9,7 +9,7 @@ from rich.console import Console
 from grpo_gym.cli.outputs import released_at_the_end
 from grpo_gym.cli.signals import Stopped
 from grpo_gym.cli.streams import flush_output, lasting_streams
-from grpo_gym.rollouts.groups import GroupError
+from grpo_gym.rollouts.env_batch import EnvError
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage import CheckpointError
 
@@ -42,7 +42,7 @@ def reported(main: Main) -> Main:
             return _report(f"{error.filename}: {text}" if error.filename else text, _FAILURE)
         except MemoryError as error:
             return _report(f"out of memory: {error}", _FAILURE)
-        except (CheckpointError, GroupError, FloatingPointError) as error:
+        except (CheckpointError, EnvError, FloatingPointError) as error:
             return _report(str(error), _FAILURE)
         except KeyboardInterrupt as stop:
             return _report("stopped", 128 + (stop.number if isinstance(stop, Stopped) else 2))
