@@ -23,6 +23,8 @@ Payload = TypeVar("Payload", bound=Mapping[str, Any])
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Counted = Annotated[Integer, Field(ge=0, le=2**53)]
+_SUMS = ("normaliser.count", "normaliser.sum_of_squares", "deviation")
+"""Statistics that no observation makes negative."""
 _Note = int | Annotated[float, Field(allow_inf_nan=True)]
 
 
@@ -135,6 +137,8 @@ def load_weights(module: nn.Module, saved: Mapping[str, Any], name: str, path: P
                f"{sorted(map(str, saved))}")  # fmt: skip
     for key, tensor in own.items():
         _check_tensor(saved[key], tensor, f"{name}[{key!r}]", path)
+        if key.endswith(_SUMS) and bool((saved[key] < 0).any()):
+            refuse(path, f"{name}[{key!r}] must be >= 0")
     module.load_state_dict(saved)
 
 
@@ -179,16 +183,15 @@ def _check_tensor(value: Any, expected: Any, name: str, path: Path) -> None:
     """Refuse what has another shape or dtype, or is not finite where the expected tensor is."""
     if not isinstance(expected, Tensor):  # a module's extra state
         return
-    shape, dtype = tuple(expected.shape), expected.dtype
-    if not isinstance(value, Tensor) or (tuple(value.shape), value.dtype) != (shape, dtype):
-        found = (
-            f"{value.dtype} of shape {tuple(value.shape)}"
-            if isinstance(value, Tensor)
-            else type(value).__name__
-        )
-        refuse(path, f"the weights do not fit the policy: {name} must be {dtype} of shape {shape}, "
-               f"got {found}")  # fmt: skip
+    if _kind(value) != _kind(expected):
+        refuse(path, f"the weights do not fit the policy: {name} must be {_kind(expected)}, got "
+               f"{_kind(value)}")  # fmt: skip
     # A buffer, such as a mask of attention, may have infinities of its own.
     usable = torch.isfinite(value) | (value == expected.to(value.device))
     if not bool(usable.all()):
         refuse(path, f"{name} must be finite: use an earlier checkpoint")
+
+
+def _kind(value: Any) -> str:
+    is_tensor = isinstance(value, Tensor)
+    return f"{value.dtype} of shape {tuple(value.shape)}" if is_tensor else type(value).__name__

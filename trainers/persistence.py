@@ -186,7 +186,7 @@ def _policy_source(
     chosen = name if policy is None else find_policy(policy)
     if chosen is None:
         raise CheckpointError(
-            f"{path} was trained with the policy {payload['policy_class']}: pass it as policy="
+            f"{path} was trained with the policy {payload.get('policy_class')}: pass it as policy="
         )
     if isinstance(chosen, str) and chosen not in policy_names():
         raise CheckpointError(
@@ -205,9 +205,9 @@ def _bare(env_id: str | None) -> str | None:
     return None if env_id is None else env_id.rpartition(":")[2]
 
 
-def _same_shapes(policy: Policy, saved: Mapping[str, torch.Tensor]) -> bool:
-    own = policy.state_dict()
-    return own.keys() == saved.keys() and all(own[name].shape == saved[name].shape for name in own)
+def _same_shapes(policy: Policy, saved: Mapping[str, Any]) -> bool:
+    shapes = {name: weights.shape for name, weights in policy.state_dict().items()}
+    return shapes == {name: getattr(weights, "shape", None) for name, weights in saved.items()}
 
 
 def _check_spaces(
