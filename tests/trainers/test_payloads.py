@@ -128,7 +128,7 @@ OF_GRPO: list[tuple[Change, str]] = [
         into(
             "metrics_normaliser",
             value={"ranges": {"a": [1.0, 0.0]}, "enough": 2, "frozen": True, "statistics": {}},
-        ),  # fmt: skip
+        ),
         "the range of 'a'",
     ),
 ]
