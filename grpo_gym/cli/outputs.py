@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage.claims import InUseError, claim_file, claim_folder
-
-Claimed = TypeVar("Claimed")
 
 _CLAIMS = ExitStack()
 """What the running command has claimed."""
@@ -22,16 +20,17 @@ def released_at_the_end() -> Iterator[None]:
 
 
 def claim_output(
-    path: Path,
-    option: str,
-    claim: Callable[[Path], AbstractContextManager[Claimed]] = claim_file,  # type: ignore[assignment]
-) -> Claimed:
+    path: Path, option: str, claim: Callable[[Path], AbstractContextManager[Any]] = claim_file
+) -> Any:
     """Claim what an option says to write, before any work, until the command ends.
 
     Args:
         path: The file; its folder is made.
         option: The option that names it.
-        claim: How: by default as one file; `claim_folder`; or something that claims its file.
+        claim: By default `claim_file`; `claim_folder`; or what opens the file and claims it itself.
+
+    Returns:
+        What `claim` gives.
 
     Raises:
         ConfigError: If it cannot be written; the message names the option.
