@@ -1,5 +1,6 @@
 """Checks of arguments that users pass to native environments; needs no Gymnasium."""
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -30,17 +31,20 @@ def check_preset(preset: Any, known: Collection[str]) -> None:
         raise ConfigError(f"preset must be a known name, got {preset!r}.{hint}")
 
 
-def check_count(name: str, value: Any) -> int:
+def check_count(name: str, value: Any, most: float = math.inf) -> int:
     """A count as an int.
 
     Args:
         name: The argument's name.
         value: What the user passed; whole floats such as 10.0 are accepted.
+        most: The largest that makes sense.
 
     Raises:
-        ConfigError: If it is not a whole number above 0.
+        ConfigError: If it is not a whole number from 1 to `most`.
     """
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not 1 <= value < float("inf") or value != int(value):
+    if not is_number or not 1 <= value < math.inf or value != int(value):
         raise ConfigError(f"{name} must be an integer >= 1, got {value!r}")
+    if value > most:
+        raise ConfigError(f"{name} must be at most {most:,}, got {value!r}")
     return int(value)

@@ -62,6 +62,12 @@ class BatchSimulator(ABC):
         self._all = np.arange(num_envs)
         self._no_skip = np.zeros(0, np.bool_)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of all states and traces."""
+        arrays = [getattr(self, name) for name in (*self.state_names, *self.trace_names)]
+        return sum(each.nbytes for each in {id(array): array for array in arrays}.values())
+
     @abstractmethod
     def reset(self, members: np.ndarray | None = None) -> None:
         """Draw the next episode of the given environments (default: all) and start it.

@@ -103,10 +103,9 @@ class Table:
     def error(self, column: int, rule: str, row: int, remedy: str = "") -> ConfigError:
         """The error about a cell that breaks the rule of its column."""
         name = f"column {column + 1}" if self.header is None else repr(self.header[column])
-        where = f" in {name}" if self.width > 1 else " in every row"
         return ConfigError(
-            f"{self.setting} must have {rule}{where}, got {shown(self.rows[row][column])} in line "
-            f"{self.lines[row]} of {self.path!r}{remedy}"
+            f"{self.setting} must have {rule} in {name}, got {shown(self.rows[row][column])} in "
+            f"line {self.lines[row]} of {self.path!r}{remedy}"
         )
 
 
@@ -123,7 +122,7 @@ def read_table(setting: str, path: str | os.PathLike[str]) -> Table:
     path = os.fspath(path)
     try:
         rows, lines = _split(_read_text(path))
-    except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
             f"{setting} must be a readable CSV file, got {path!r}: {reason}"

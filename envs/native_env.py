@@ -49,7 +49,7 @@ class NativeEnv(gym.Env[Observation, Action]):
             )
         self.render_mode = render_mode
         self.config = config
-        self.simulator: BatchSimulator = self.task.simulator(config, 1)
+        self.simulator: BatchSimulator = self.task.make_simulator(config, 1)
         self.observation_space = self.task.observation_space(config)
         self.action_space = self.task.action_space(config)
         self._seeded = False

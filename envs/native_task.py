@@ -3,6 +3,7 @@
 Shapes: B environments, C components of a MultiDiscrete.
 """
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,11 @@ import gymnasium as gym
 import numpy as np
 
 from grpo_gym.envs.batch_simulator import BatchSimulator
+from grpo_gym.settings import ConfigError
+from grpo_gym.settings.memory import check_memory
+
+_COPIES = 4
+"""Of observations: the bounds of their space, the last ones, and those of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +44,23 @@ class NativeTask:
     """Options of `reset` that `reset_arguments` reads."""
     reset_arguments: Callable[[Any, Mapping[str, Any], int], dict[str, Any]] = lambda *_: {}
     """(simulator, options, environments to reset) -> arguments of the simulator's `reset`."""
+
+    def make_simulator(self, config: Any, num_envs: int) -> BatchSimulator:
+        """The simulator of B environments, which is not reset yet.
+
+        Raises:
+            ConfigError: If the settings cannot be used, or it would not fit into memory.
+        """
+        remedy = "make fewer environments, or smaller ones"
+        what = f"num_envs={num_envs} environments of these settings"
+        try:
+            simulator = self.simulator(config, num_envs)
+        except MemoryError as error:
+            raise ConfigError(f"{what} must fit into memory, but {error}: {remedy}") from error
+        # The system has only promised what is not written yet.
+        observed = 4 * math.prod(simulator.observation_shape) * num_envs
+        check_memory(simulator.nbytes + _COPIES * observed, what, remedy)
+        return simulator
 
 
 def check_action(action: Any, space: gym.Space[Any], name: str) -> np.ndarray:

@@ -20,6 +20,8 @@ from grpo_gym.envs.native_task import NativeTask, check_actions
 from grpo_gym.envs.randomness import fold_seed, seed_list
 from grpo_gym.settings import ConfigError, suggest
 
+MAX_ENVS = 10_000_000
+"""Environments in one batch at most."""
 StepResult = tuple[Observations, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
 
 
@@ -65,7 +67,7 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
             gymnasium.error.UnsupportedMode: If the render mode is unknown.
         """
         self.config = self.task.make_config(*args, **{**self.default_settings, **settings})
-        self.num_envs = check_count("num_envs", num_envs)
+        self.num_envs = check_count("num_envs", num_envs, most=MAX_ENVS)
         if render_mode not in (None, "rgb_array"):
             raise gym.error.UnsupportedMode(
                 'render_mode must be None or "rgb_array" for a vector environment, got '
@@ -77,7 +79,7 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         if max_episode_steps not in (None, -1):
             self.max_episode_steps = check_count("max_episode_steps", max_episode_steps)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
-        self.simulator: BatchSimulator = self.task.simulator(self.config, self.num_envs)
+        self.simulator: BatchSimulator = self.task.make_simulator(self.config, self.num_envs)
         self.single_observation_space = self.task.observation_space(self.config)
         self.single_action_space = self.task.action_space(self.config)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)

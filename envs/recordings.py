@@ -134,7 +134,7 @@ def _read_times(table: Table, column: int, unit: TimeUnit | None) -> np.ndarray:
     if parse_number(first) is not None:
         times_ms = _from_numbers(table, column, unit)
     elif moment is None:
-        rule = "seconds, or timestamps such as 2023-11-16T18:17:03.979,"
+        rule = "numbers, or timestamps such as 2023-11-16T18:17:03.979,"
         raise table.error(column, rule, 0)
     elif unit is not None:
         remedy = ": arrivals_time_unit is only for numbers"
@@ -146,12 +146,12 @@ def _read_times(table: Table, column: int, unit: TimeUnit | None) -> np.ndarray:
         row = int(falls.argmax()) + 1
         before = shown(table.rows[row - 1][column])
         raise table.error(
-            column, f"times in order, none before {before}", row, ": sort the rows by time"
+            column, f"times in order, after {before},", row, ": sort the rows by time"
         )
     if times_ms[-1] < _SHORTEST_MS:
         raise ConfigError(
-            f"arrivals_csv must span at least a microsecond, got the time "
-            f"{shown(table.rows[0][column])} in every row of {table.path!r}"
+            f"arrivals_csv must span at least a microsecond, got {times_ms[-1]:g} ms from the "
+            f"first arrival to the last in {table.path!r}"
         )
     return times_ms
 
@@ -163,7 +163,7 @@ def _from_timestamps(table: Table, column: int, first: datetime) -> np.ndarray:
         # Zones may differ, but a time in a zone cannot be compared with one in no zone.
         if moment is None or (moment.tzinfo is None) != (first.tzinfo is None):
             zone = "without" if first.tzinfo is None else "with"
-            raise table.error(column, f"timestamps {zone} a time zone, as in its first row,", row)
+            raise table.error(column, f"timestamps {zone} a time zone, as in the first row,", row)
         times_ms[row] = (moment - first) / timedelta(milliseconds=1)
     return times_ms
 

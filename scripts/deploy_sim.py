@@ -149,7 +149,8 @@ def simulate(scenario: Scenario, seed: int, good: Behaviour, options: Options) -
             return Guard(
                 policy,
                 fallback,
-                GuardConfig(seed=seed, save_every=SAVE_EVERY),
+                # No result may depend on how busy the machine is.
+                GuardConfig(seed=seed, save_every=SAVE_EVERY, policy_deadline_ms=None),
                 constraints=(*CONSTRAINTS, *scenario.constraints),
                 alternatives=ALTERNATIVES,
                 clock=lambda: cluster.now_s,
@@ -159,7 +160,7 @@ def simulate(scenario: Scenario, seed: int, good: Behaviour, options: Options) -
         guard = start_guard()
         for step in range(options.steps):
             if step == round(options.restart_hour * STEPS_PER_HOUR):
-                guard.save()
+                guard.close()
                 guard = start_guard()
             if wants_promotion(guard, step, options):
                 try:

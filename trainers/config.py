@@ -31,9 +31,9 @@ from grpo_gym.settings import (
 class CollectConfig:
     """How groups of trajectories are collected."""
 
-    num_groups: Count = 8
+    num_groups: Annotated[Integer, Field(ge=1, le=1_000_000)] = 8
     """Groups per iteration, G."""
-    group_size: Annotated[Integer, Field(ge=2)] = 16
+    group_size: Annotated[Integer, Field(ge=2, le=1_000_000)] = 16
     """Members per group, K."""
     grouping: Literal["shared", "branch", "unrelated"] = "shared"
     """"shared": the members of a group start from one state and share one trace. "branch": the

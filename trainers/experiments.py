@@ -144,11 +144,14 @@ def measure(
 
     Returns:
         Everything in the file, by key.
+
+    Raises:
+        InUseError: If another process is measuring into the file.
     """
-    results = Results(path, Console(stderr=True, highlight=False).print)
-    if processes is None:
-        for key, measurement in measurements.items():
-            results.measure(key, measurement)
-    else:
-        results.measure_all(measurements, processes)
+    with Results(path, Console(stderr=True, highlight=False).print) as results:
+        if processes is None:
+            for key, measurement in measurements.items():
+                results.measure(key, measurement)
+        else:
+            results.measure_all(measurements, processes)
     return results.values

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from grpo_gym.policies.registry import PolicySource
-from grpo_gym.rollouts.batches import EnvSource
+from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.rollouts.rollout import GroupedRollout, concatenate
 from grpo_gym.settings import ConfigError, Count, check_value
@@ -26,6 +26,7 @@ from grpo_gym.trainers.learning.estimate import AdvantageEstimate, estimate_adva
 from grpo_gym.trainers.learning.reference import make_reference, move_reference
 from grpo_gym.trainers.learning.update import update_policy
 from grpo_gym.trainers.learning.value_baseline import ValueBaseline
+from grpo_gym.trainers.memory import NetworkMemory, check_rollout, check_widths
 from grpo_gym.trainers.persistence import PersistentModel
 from grpo_gym.trainers.presets import make_config
 from grpo_gym.trainers.reporting import ProgressReporter
@@ -42,6 +43,10 @@ class GRPO(PersistentModel):
         model = GRPO("mlp", "LoadBalancer-v0", seed=0).learn(1_000_000, progress_bar=True)
         action, _ = model.predict(observation, deterministic=True)
         ```
+
+    Attributes:
+        is_updating: Whether the weights lie between those of two iterations. It stays so after an
+            error in an update; such a model must not be saved to resume from.
     """
 
     def __init__(
@@ -80,23 +85,26 @@ class GRPO(PersistentModel):
         settings = (
             make_config(preset, **overrides) if config is None else replace(config, **overrides)
         )
-        super().__init__(
-            policy,
-            env,
-            env_kwargs=env_kwargs,
-            training_env_kwargs=training_env_kwargs,
-            policy_kwargs=policy_kwargs,
-            config=settings,
-        )
+        check_widths(settings)
+        with NetworkMemory(f"policy {policy!r}"):
+            super().__init__(
+                policy,
+                env,
+                env_kwargs=env_kwargs,
+                training_env_kwargs=training_env_kwargs,
+                policy_kwargs=policy_kwargs,
+                config=settings,
+            )
+            self.reference = make_reference(self.policy, self.config)
+            self.value_baseline = self._make_value_baseline()
         self._collector: Collector | None = None
-        self.reference = make_reference(self.policy, self.config)
-        self.value_baseline = self._make_value_baseline()
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(),
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
             eps=1e-5,
         )
+        self.is_updating = False
         self.iteration = 0
         self.num_steps = 0
         self.schedule = Schedule(start=0, end=0)
@@ -145,6 +153,7 @@ class GRPO(PersistentModel):
         started = time.perf_counter()
         rollout, estimate = self._collect()
         collected = time.perf_counter()
+        self.is_updating = True
         self._set_learning_rate()
         update = update_policy(
             self.policy,
@@ -162,6 +171,7 @@ class GRPO(PersistentModel):
         self.num_steps += rollout.num_steps
         # Only now is the policy the one that collects next.
         move_reference(self.reference, self.policy, self.iteration, self.config)
+        self.is_updating = False
         return IterationStats(
             iteration=self.iteration,
             num_steps=self.num_steps,
@@ -187,10 +197,13 @@ class GRPO(PersistentModel):
         """Make the environments to collect from; training does so when it begins.
 
         Raises:
+            ConfigError: If an iteration would not fit into memory.
             SnapshotError: If groups are to branch in environments that cannot be copied.
         """
         if self._collector is None:
             kwargs = {**self.env_kwargs, **self.training_env_kwargs}
+            with contextlib.closing(make_batch(self.env_source, kwargs, 1)) as one:
+                check_rollout(one, self.policy, self.config)
             self._collector = Collector(self.env_source, kwargs, self.config)
         return self._collector
 

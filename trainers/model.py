@@ -23,8 +23,9 @@ from grpo_gym.policies.registry import (
     merge_policy_kwargs,
 )
 from grpo_gym.rollouts.batches import EnvSource, make_batch
+from grpo_gym.rollouts.policy_inputs import features_of, masks_of
 from grpo_gym.rollouts.randomness import Stream, derive_seed, draw_noise
-from grpo_gym.rollouts.spaces import flatten_one, is_batch, stack_frames
+from grpo_gym.rollouts.spaces import stack_frames
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage import checkpoint
 from grpo_gym.trainers.config import GRPOConfig
@@ -109,19 +110,22 @@ class PolicyModel(Evaluable):
             action_mask: Legal actions, shape (A,).
 
         Raises:
-            ConfigError: If the actions are not Discrete, the policy needs a history, or the
-                observation does not fit the space or is a batch.
+            ConfigError: If the actions are not Discrete, the policy needs a history, the
+                observation is a batch, not in the space or not finite, or the mask allows nothing.
+            FloatingPointError: If the policy's outputs are not finite.
         """
         if not isinstance(self.action_space, gym.spaces.Discrete):
             raise ConfigError(f"actions must be Discrete, got {self.action_space}")
         if self.config.frame_history > 1:
             raise ConfigError("frame_history must be 1: the policy sees more than one observation")
-        if is_batch(self.observation_space, observation):
+        features, many = features_of(self.observation_space, observation)
+        if many:
             raise ConfigError("observation must be a single one, got a batch")
-        features = torch.from_numpy(flatten_one(self.observation_space, observation))
-        legal = None if action_mask is None else torch.tensor(action_mask, dtype=torch.bool)[None]
+        legal = None
+        if action_mask is not None:
+            legal = torch.from_numpy(masks_of(self.action_space, action_mask, 1))
         with torch.inference_mode():
-            distribution = self.policy.distribution(self.policy(features), legal)
+            distribution = self.policy.finite_distribution(torch.from_numpy(features), legal)
             chances = cast(Categorical, distribution).log_probs.flatten().exp()
         return chances.numpy()
 

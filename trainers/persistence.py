@@ -18,6 +18,14 @@ from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.learning.value_baseline import ValueBaseline
 from grpo_gym.trainers.model import PolicyModel
+from grpo_gym.trainers.payloads import (
+    GRPOPayload,
+    check_payload,
+    check_registered,
+    load_optimizer,
+    load_weights,
+    refuse,
+)
 from grpo_gym.trainers.schedule import Schedule
 from grpo_gym.trainers.settings import merge_env_kwargs
 
@@ -100,9 +108,12 @@ class PersistentModel(PolicyModel):
         Raises:
             CheckpointError: If the file is damaged, not ours, or of another environment or policy.
         """
-        payload = checkpoint.load(path, kind=_KIND)
+        payload = check_payload(checkpoint.load(path, kind=_KIND), GRPOPayload, path)
         saved = payload["environment"]
-        source = saved["id"] if env is None else env
+        source = env
+        if env is None and saved["id"] is not None:
+            check_registered(saved["id"], path)
+            source = saved["id"]
         if source is None:
             raise CheckpointError(
                 f"{path} was trained in an environment without an id: pass it as env="
@@ -126,26 +137,44 @@ class PersistentModel(PolicyModel):
             )
         except ConfigError as error:
             raise CheckpointError(f"{path} cannot be used here: {error}") from error
+        except Exception as error:  # environments may raise anything, the more so with odd kwargs
+            if not isinstance(source, str):
+                raise
+            raise CheckpointError(
+                f"{path} cannot be used here: {source} cannot be made: {error!r}"
+            ) from error
         if not (model.policy.any_size and _same_shapes(model.policy, payload["model"])):
             _check_spaces(saved, _describe_environment(model), path)
         model._restore(payload, path)
         return model
 
-    def _restore(self, payload: Mapping[str, Any], path: str | PathLike[str]) -> None:
-        try:
-            self.policy.load_state_dict(payload["model"])
-        except RuntimeError as error:
-            raise CheckpointError(f"{path}: the weights do not fit the policy: {error}") from error
-        if self.reference is not None:
-            self.reference.load_state_dict(payload["reference"])
-        self.optimizer.load_state_dict(payload["optimizer"])
-        if self.value_baseline is not None:
-            self.value_baseline.restore(payload["value_baseline"])
+    def _restore(self, payload: GRPOPayload, path: str | PathLike[str]) -> None:
+        load_weights(self.policy, payload["model"], "model", path)
+        reference, baseline = payload["reference"], payload["value_baseline"]
+        for name, own, saved in (
+            ("reference", self.reference, reference),
+            ("value_baseline", self.value_baseline, baseline),
+        ):
+            if (own is None) != (saved is None):
+                wanted = "absent" if own is None else "there"
+                refuse(path, f"{name} must be {wanted}, as its config says")
+        if self.reference is not None and reference is not None:
+            load_weights(self.reference, reference, "reference", path)
+        load_optimizer(self.optimizer, payload["optimizer"], "optimizer", path)
+        if self.value_baseline is not None and baseline is not None:
+            name = "value_baseline"
+            load_weights(self.value_baseline, baseline["weights"], name, path)
+            load_optimizer(self.value_baseline.optimizer, baseline["optimizer"], name, path)
         self.iteration = payload["iteration"]
         self.num_steps = payload["num_steps"]
         self.notes = payload["notes"]
         metrics = payload.get("metrics_normaliser")  # older files have none
-        self.metrics_normaliser = None if metrics is None else MetricsNormaliser.from_state(metrics)
+        try:
+            self.metrics_normaliser = (
+                None if metrics is None else MetricsNormaliser.from_state(metrics)
+            )
+        except ConfigError as error:
+            refuse(path, f"metrics_normaliser: {error}", error)
         self.schedule = Schedule(*payload["schedule"])
 
 
@@ -157,7 +186,7 @@ def _policy_source(
     chosen = name if policy is None else find_policy(policy)
     if chosen is None:
         raise CheckpointError(
-            f"{path} was trained with the policy {payload['policy_class']}: pass it as policy="
+            f"{path} was trained with the policy {payload.get('policy_class')}: pass it as policy="
         )
     if isinstance(chosen, str) and chosen not in policy_names():
         raise CheckpointError(
@@ -165,7 +194,7 @@ def _policy_source(
             "module that calls register_policy first (on the command line by --env MODULE:ID), or "
             "pass the network as policy="
         )
-    trained = payload["policy_class"] if name is None else repr(name)
+    trained = payload.get("policy_class") if name is None else repr(name)
     if isinstance(chosen, str) and chosen != name and (name is not None or is_built_in(chosen)):
         raise CheckpointError(f"{path} was trained with the policy {trained}, not {chosen!r}")
     return chosen
@@ -176,9 +205,9 @@ def _bare(env_id: str | None) -> str | None:
     return None if env_id is None else env_id.rpartition(":")[2]
 
 
-def _same_shapes(policy: Policy, saved: Mapping[str, torch.Tensor]) -> bool:
-    own = policy.state_dict()
-    return own.keys() == saved.keys() and all(own[name].shape == saved[name].shape for name in own)
+def _same_shapes(policy: Policy, saved: Mapping[str, Any]) -> bool:
+    shapes = {name: weights.shape for name, weights in policy.state_dict().items()}
+    return shapes == {name: getattr(weights, "shape", None) for name, weights in saved.items()}
 
 
 def _check_spaces(

@@ -18,8 +18,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from grpo_gym.cli.failures import check_writable, reported
+from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import CommandLine
+from grpo_gym.cli.outputs import claim_output
 from grpo_gym.settings import Count, checked_dataclass
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.grpo import GRPO
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     options: BenchmarkOptions = _LINE.read(arguments)["benchmark"]
     if options.json is not None:
-        check_writable(options.json, "--json")
+        claim_output(options.json, "--json")
     torch.set_num_threads(1)
     works = _works(options.num_envs)
     for work in works.values():

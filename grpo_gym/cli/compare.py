@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from grpo_gym.cli.failures import check_writable, reported
+from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import CommandLine
+from grpo_gym.cli.outputs import claim_output
 from grpo_gym.cli.resumable import TaskOptions, run_resumable
 from grpo_gym.settings import (
     ConfigError,
@@ -88,20 +89,26 @@ def main(arguments: Sequence[str]) -> int:
 def _compare(configs: dict[str, Any], command: str, console: Console) -> None:
     options: CompareOptions = configs["comparison"]
     require(("matplotlib",), "compare")
-    if not options.no_train:
-        _train(options, configs["budget"], command, console)
-    from grpo_gym.trainers.comparison.report import write_report  # of the extra `compare`
+    from grpo_gym.trainers.comparison.report import FILE_NAME, write_report  # of the extra
 
     files = options.files
     folder = options.report or files[0].with_suffix("")
+    contenders = [] if options.no_train else _contenders(options)
+    claim_output(folder / FILE_NAME, "--report")
+    if contenders:
+        _train(contenders, options, configs["budget"], command, console)
     console.print(f"report: {write_report(files, folder, options.threshold)}")
 
 
-def _train(options: CompareOptions, budget: Budget, command: str, console: Console) -> None:
-    """Train what is missing, after checking that all of it can be trained."""
-    contenders = _contenders(options)
+def _train(
+    contenders: Sequence[Contender],
+    options: CompareOptions,
+    budget: Budget,
+    command: str,
+    console: Console,
+) -> None:
+    """Train what is missing."""
     (path,) = options.files
-    check_writable(path, "--out")
     plan = Plan(
         **to_mapping(budget),
         env=options.env,
@@ -110,7 +117,13 @@ def _train(options: CompareOptions, budget: Budget, command: str, console: Conso
     )
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     comparison = Comparison(plan, contenders, seeds)
-    results = comparison.open_results(path, lambda line: console.print(_outcome(results, line)))
+    results: Results = claim_output(
+        path,
+        "--out",
+        lambda path: comparison.open_results(
+            path, lambda line: console.print(_outcome(results, line))
+        ),
+    )
     if changed := changed_versions(results):
         console.print(f"packages changed since {path} was begun: {', '.join(changed)}")
     console.print(

@@ -10,8 +10,9 @@ from typing import Any, cast
 from rich.console import Console
 from rich.progress import Progress
 
-from grpo_gym.cli.failures import check_writable, reported
+from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import CommandLine
+from grpo_gym.cli.outputs import claim_output
 from grpo_gym.cli.plotting import check_plot, draw_episode
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.cli.tables import statistics_table
@@ -122,7 +123,7 @@ def _parse(arguments: Sequence[str]) -> EvaluateOptions:
             "folder"
         )
     if options.json is not None:
-        check_writable(options.json, "--json")
+        claim_output(options.json, "--json")
     if options.plot is not None:
         check_plot(options.plot)
     return options

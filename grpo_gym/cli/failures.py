@@ -1,17 +1,15 @@
 """One clear line for errors that a user can fix; tracebacks are for bugs."""
 
 import functools
-import io
-import os
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from gymnasium.error import Error as GymnasiumError
 from rich.console import Console
 
+from grpo_gym.cli.outputs import released_at_the_end
 from grpo_gym.cli.signals import Stopped
-from grpo_gym.rollouts.groups import GroupError
+from grpo_gym.cli.streams import flush_output, lasting_streams
+from grpo_gym.rollouts.env_batch import EnvError
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage import CheckpointError
 
@@ -29,11 +27,14 @@ def reported(main: Main) -> Main:
 
     @functools.wraps(main)
     def guarded(arguments: Sequence[str]) -> int:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # never fail because of a narrow encoding
-                stream.reconfigure(errors="replace")
+        with lasting_streams(), released_at_the_end():
+            return outcome(arguments)
+
+    def outcome(arguments: Sequence[str]) -> int:
         try:
-            return main(arguments)
+            status = main(arguments)
+            flush_output()
+            return status
         except (ConfigError, GymnasiumError) as error:
             return _report(str(error), _USAGE)
         except OSError as error:
@@ -41,27 +42,12 @@ def reported(main: Main) -> Main:
             return _report(f"{error.filename}: {text}" if error.filename else text, _FAILURE)
         except MemoryError as error:
             return _report(f"out of memory: {error}", _FAILURE)
-        except (CheckpointError, GroupError, FloatingPointError) as error:
+        except (CheckpointError, EnvError, FloatingPointError) as error:
             return _report(str(error), _FAILURE)
         except KeyboardInterrupt as stop:
             return _report("stopped", 128 + (stop.number if isinstance(stop, Stopped) else 2))
 
     return guarded
-
-
-def check_writable(path: Path, option: str) -> None:
-    """Refuse an output file that cannot be written, before any work; its folder is created.
-
-    Raises:
-        ConfigError: If it cannot be written; the message names the option.
-    """
-    rule = f"{option} must be a file that can be written, got {path}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{rule}: {error.strerror}") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(rule)
 
 
 def _report(message: str, status: int) -> int:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import CommandLine
+from grpo_gym.cli.outputs import claim_output
 from grpo_gym.envs.battleship.baselines import make_baseline
 from grpo_gym.envs.battleship.env import BattleshipEnv
 from grpo_gym.envs.battleship.posterior import Posterior
@@ -71,6 +72,8 @@ _LINE = CommandLine(
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     options: PlayOptions = _LINE.read(arguments)["play"]
+    if options.record is not None:
+        claim_output(options.record, "--record")
     console = Console(highlight=False)
     model = None if options.policy in baseline_names(options.env) else _load(options)
     env: gym.Env[Any, Any] = gym.make(
@@ -189,7 +192,6 @@ def _record(env: gym.Env[Any, Any], advise: Advice, seed: int, path: Path) -> No
         done = won or cut
     frames.append(env.render())
     env.close()
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gif":
         images = [Image.fromarray(frame) for frame in frames]
         durations = [250] * (len(images) - 1) + [3000]

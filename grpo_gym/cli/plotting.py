@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from grpo_gym.cli.failures import check_writable
+from grpo_gym.cli.outputs import claim_output
 from grpo_gym.evaluation.episodes import ActionFunction, play
 from grpo_gym.registration import DESCRIPTORS, descriptor_of
 from grpo_gym.rollouts.native_batch import NativeBatch
@@ -30,7 +30,7 @@ def check_plot(path: Path) -> None:
             f"--plot must come with matplotlib, got {path} without it: "
             'pip install "grpo-gym[compare]"'
         )
-    check_writable(path, "--plot")
+    claim_output(path, "--plot")
 
 
 def draw_episode(

@@ -8,7 +8,10 @@ the best policy of the evaluations.
 from datetime import datetime
 from pathlib import Path
 
+from grpo_gym.cli.outputs import claim_output
 from grpo_gym.settings import ConfigError, from_mapping, load_yaml, save_yaml
+from grpo_gym.storage.claims import LOCK_NAME, claim_folder
+from grpo_gym.storage.files import is_leftover
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.settings import TrainSettings, new_model
 
@@ -33,20 +36,24 @@ class Run:
     def create(cls, settings: TrainSettings, folder: Path | None) -> "Run":
         """Make this folder, or a new one under `runs/`, never overwriting another run.
 
+        The run has the folder for itself until the command ends. What a killed process left before
+        it had written the settings counts as nothing.
+
         Raises:
             ConfigError: If the given folder is not empty, or cannot be written.
+            InUseError: If another run has it.
         """
         try:
             if folder is None:
                 folder = _new_folder(settings)
             folder.mkdir(parents=True, exist_ok=True)
-            occupied = any(folder.iterdir())
         except OSError as error:
             raise ConfigError(
                 f"cannot make the run's folder {error.filename or folder}: {error.strerror}: "
                 "choose another one with --run-dir"
             ) from error
-        if occupied:
+        claim_output(folder, "--run-dir", claim_folder)
+        if not all(path.name == LOCK_NAME or is_leftover(path) for path in folder.iterdir()):
             raise ConfigError(
                 f"--run-dir must be new or empty, got {folder}: resume that run with --resume "
                 f"{folder}, or choose another folder"
@@ -64,9 +71,19 @@ class Run:
         path = folder / "config.yaml"
         if not path.is_file():
             raise ConfigError(
-                f"--resume must be followed by a run's folder, got {folder}: it has no {path.name}"
+                f"--resume must be followed by a run's folder, got {folder}: it has no "
+                f"{path.name}, so there is nothing to resume; start a run there with --run-dir"
             )
         return cls(folder, from_mapping(TrainSettings, load_yaml(path), str(path)))
+
+    def claim(self) -> None:
+        """Have the folder of an existing run for oneself until the command ends.
+
+        Raises:
+            ConfigError: If nothing can be written there.
+            InUseError: If another process is training the run.
+        """
+        claim_output(self.folder, "--resume", claim_folder)
 
     def model(self) -> GRPO:
         """The model where the run left off, or a new one.

@@ -1,10 +1,14 @@
-"""Ctrl-C and SIGTERM: when a command stops, and with which exit status."""
+"""Ctrl-C, SIGTERM and SIGHUP: when a command stops, and with which exit status."""
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""The terminal is gone; Windows has no such signal."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -20,7 +24,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Turns Ctrl-C and SIGTERM into `Stopped`: at once, or only noted within `deferred`.
+    """Turns Ctrl-C, SIGTERM and SIGHUP into `Stopped`: at once, or only noted within `deferred`.
 
     Attributes:
         number: The first signal that came, or None.
@@ -32,8 +36,13 @@ class StopSignals:
 
     @contextmanager
     def installed(self) -> Iterator["StopSignals"]:
-        """Handle the signals, and restore the previous handlers afterwards."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        """Handle the signals, and restore the previous handlers afterwards.
+
+        After `nohup`, SIGHUP stays ignored.
+        """
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if _HANGUP is not None and signal.getsignal(_HANGUP) is not signal.SIG_IGN:
+            numbers.append(_HANGUP)
         previous = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield self
@@ -72,6 +81,9 @@ class StopSignals:
             self.number = number
             if self._deferred:
                 # Not print, which the signal may have interrupted.
-                os.write(2, b"\nstopping after this iteration; once more to stop at once\n")
+                with contextlib.suppress(OSError):
+                    os.write(2, b"\nstopping after this iteration; once more to stop at once\n")
                 return
+        elif number == _HANGUP:
+            return  # shells and terminals send it several times, and nobody is impatient
         raise Stopped(number)

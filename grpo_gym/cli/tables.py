@@ -87,6 +87,9 @@ def statistics_table(result: Mapping[str, Any]) -> Table:
         places = _decimals([summary["sem"] or summary["mean"]], 2)
         places = 4 if result["exact"] else min(places, _decimals([summary["mean"]], 5))
         numbers = [summary[key] for key in ("mean", "sem", "median", "iqm")]
+        episodes = result["reported"].get(name, result["episodes"])
+        if episodes < result["episodes"]:
+            name = f"{name} ({episodes:,} of {result['episodes']:,} episodes)"
         table.add_row(name, *(_fixed(number, places) for number in [*numbers, *summary["ci95"]]))
     return table
 

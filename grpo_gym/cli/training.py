@@ -1,7 +1,9 @@
 """Training with GRPO in a run's folder: evaluations, checkpoints, and stopping after a signal."""
 
+import contextlib
 import math
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +18,7 @@ from grpo_gym.evaluation.episodes import Evaluation
 from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.settings import ConfigError
+from grpo_gym.storage import CheckpointError
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.iteration import Callback, IterationStats
 from grpo_gym.trainers.named_policies import check_environment
@@ -42,15 +45,18 @@ def train_grpo(
     """
     run, model = _open(settings, options)
     console.print(f"run: {run.folder}", markup=False)
+    command = f"{invocation('train')} --resume {shlex.quote(str(run.folder))}"
     try:
         _train(run, model, signals, console)
         console.print(f"weights sha256: {model.weights_sha256()}")
         if episodes := run.settings.final_episodes:
             compare_with_baselines(run.policy_to_show, episodes, console)
     except Stopped as stop:
-        command = f"{invocation('train')} --resume {shlex.quote(str(run.folder))}"
         console.print(f"stopped; resume with: {command}", markup=False)
         return 128 + stop.number
+    except Exception:  # an environment may raise anything
+        console.print(f"failed; resume with: {command}", markup=False)
+        raise
     return 0
 
 
@@ -64,7 +70,11 @@ def _open(settings: TrainSettings, options: RunOptions) -> tuple[Run, GRPO]:
                 f"repeat this one with --config {run.folder}/config.yaml"
             )
         check_environment(run.settings.env, run.settings.env_kwargs)
-        return run, run.model()
+        model = run.model()
+        if _is_finished(run, model):
+            return run, model  # only to be shown, perhaps from a folder that cannot be written
+        run.claim()
+        return run, run.model()  # once more: until now, another process may have trained it
     check_environment(settings.env, settings.env_kwargs)
     model = new_model(settings)
     model.prepare()
@@ -78,9 +88,7 @@ def _train(run: Run, model: GRPO, signals: StopSignals, console: Console) -> Non
     Raises:
         Stopped: After a signal, once the iteration has ended and is saved.
     """
-    started = model.schedule.end > 0
-    trained = started and model.num_steps >= model.schedule.end
-    if trained and not _evaluation_is_due(run.settings, model):
+    if _is_finished(run, model):
         return
     with (
         signals.deferred(),
@@ -90,12 +98,13 @@ def _train(run: Run, model: GRPO, signals: StopSignals, console: Console) -> Non
         bookkeeper = Bookkeeper(run, tensorboard, signals)
         bookkeeper.catch_up(model)
         callbacks: list[Callback] = [tensorboard, progress, bookkeeper]
-        if signals.number is None and not trained:
+        if signals.number is None and not _is_trained(model):
             progress.start(model, model.schedule.end or run.settings.total_steps)
-            if started:
-                model.resume(callback=callbacks)
-            else:
-                model.learn(run.settings.total_steps, callback=callbacks)
+            with bookkeeper.saving_what_is_whole(model):
+                if model.schedule.end:
+                    model.resume(callback=callbacks)
+                else:
+                    model.learn(run.settings.total_steps, callback=callbacks)
     if signals.number is not None:
         raise Stopped(signals.number)
 
@@ -111,15 +120,35 @@ class Bookkeeper:
         self.run = run
         self.tensorboard = tensorboard
         self.signals = signals
+        self._recorded = self._saved = 0
 
     def __call__(self, model: GRPO, stats: IterationStats) -> bool:
         """Evaluate and save when it is due; False after a signal."""
+        self._recorded = model.iteration
         self._evaluate_if_due(model)
         stopping = self.signals.number is not None
         finished = model.num_steps >= model.schedule.end
         if stopping or finished or model.iteration % self.run.settings.checkpoint_every == 0:
             self._save(model, self.run.latest)
         return not stopping
+
+    @contextlib.contextmanager
+    def saving_what_is_whole(self, model: GRPO) -> Iterator[None]:
+        """When training fails or is stopped at once, save the last iteration that is complete.
+
+        Nothing is saved if an update was under way, or if events of the iteration are missing.
+        """
+        try:
+            yield
+        # An environment may raise anything.
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            if not model.is_updating and self._saved < model.iteration == self._recorded:
+                # The error that ended training is the one to report.
+                with contextlib.suppress(OSError, CheckpointError):
+                    self._save(model, self.run.latest)
+            if isinstance(error, SystemExit):  # perhaps with status 0, as if all were done
+                raise RuntimeError(f"the environment called sys.exit({error.code})") from error
+            raise
 
     def catch_up(self, model: GRPO) -> None:
         """Make the evaluation that a signal interrupted before the run was resumed."""
@@ -153,6 +182,17 @@ class Bookkeeper:
         # In this order: a run that is killed in between records events again, and never lacks any.
         self.tensorboard.flush()
         model.save(path)
+        if path == self.run.latest:
+            self._saved = model.iteration
+
+
+def _is_finished(run: Run, model: GRPO) -> bool:
+    """Whether neither training nor an evaluation is left to do."""
+    return _is_trained(model) and not _evaluation_is_due(run.settings, model)
+
+
+def _is_trained(model: GRPO) -> bool:
+    return 0 < model.schedule.end <= model.num_steps
 
 
 def _evaluation_is_due(settings: TrainSettings, model: GRPO) -> bool:

@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from grpo_gym.cli.failures import check_writable, reported
+from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import CommandLine
+from grpo_gym.cli.outputs import claim_output
 from grpo_gym.cli.resumable import TaskOptions, run_resumable
 from grpo_gym.settings import Count, checked_dataclass, to_mapping, to_yaml
 from grpo_gym.storage.files import write_atomic
@@ -69,14 +70,14 @@ def _tune(configs: dict[str, Any], command: str, console: Console) -> None:
     options: TuneOptions = configs["search"]
     budget: TrialBudget = configs["budget"]
     check_algorithm(options.algorithm)
-    check_writable(options.study_path, "--study")
-    check_writable(options.out_path, "--out")
     require(("optuna",), "tune")
     from grpo_gym.trainers.comparison.search import Search  # of the extra `tune`
 
     check_environment(options.env, options.env_kwargs)
     contender = find_contender(options.algorithm, options.env, options.env_kwargs, options.settings)
     contender.new_training(seed=0)
+    claim_output(options.study_path, "--study")
+    claim_output(options.out_path, "--out")
     search = Search(options.study_path, contender, budget)
     console.print(
         f"{options.study_path}: {options.trials} trials of {budget.total_steps:,} steps, "

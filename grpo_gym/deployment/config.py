@@ -49,6 +49,12 @@ class GuardConfig:
     window: Count = 100
     """Last actions of the policy, executed or not, whose violations are counted. The limit is a
     number of actions, so a policy whose first actions are bad need not fill the window."""
+    policy_deadline_ms: Annotated[Number, Field(gt=0, le=86_400_000)] | None = 1_000.0
+    """Longest wait for the policy's action, in real time; then the fallback acts. The policy runs
+    in a thread of its own, and is not asked again before it has returned. None: it runs in the
+    thread that calls `act`, and may block it for ever."""
+    missed_deadline_limit: Count = 3
+    """Consecutive actions of the policy that come too late, or not at all, which roll it back."""
     history_size: Count = 1000
     """Number of decisions, and of transitions, to keep."""
     outcome_test: Flag = True

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -29,10 +30,11 @@ from grpo_gym.deployment.state_file import State, StateFile
 from grpo_gym.settings import ConfigError, Integer, check_value
 
 
-class Guard:
+class Guard(AbstractContextManager["Guard"]):
     """A policy and the fallback that it is to replace, behind one `act`.
 
-    All methods are thread-safe: a lock serialises them. Each guard owns its state file.
+    All methods are thread-safe: a lock serialises them. A guard has its state file for itself,
+    until `close`, the end of a `with` statement, or the end of its process.
 
     Attributes:
         config: Its settings.
@@ -64,27 +66,35 @@ class Guard:
 
         Raises:
             ConfigError: If an argument cannot be used.
-            GuardStateError: If a saved state cannot be read or has another config.
+            GuardStateError: If a saved state cannot be read, has another config, or is that of
+                another guard that still runs.
             GuardError: If the state cannot be saved.
         """
         self.config = GuardConfig() if config is None else config
-        self._shield = Shield(policy, fallback, constraints, alternatives)
+        self._shield = Shield(
+            policy, fallback, constraints, alternatives, self.config.policy_deadline_ms
+        )
         self._clock = clock
         self._lock = threading.RLock()
         self._rollout = Rollout(self.config)
         self._experiment = Experiment(self.config)
         self._history: deque[Decision] = deque(maxlen=self.config.history_size)
         self._decisions = 0
-        self._file = StateFile(state_path, self.config, self._state)
-        self._file.load(self._restore)
-        if state_path is not None:
-            self.save()
+        self._file = StateFile(state_path, self.config)
+        try:
+            self._file.load(self._restore)
+            if state_path is not None:
+                self.save()
+        except BaseException:
+            self._file.close()
+            raise
 
     def act(self, observation: Any) -> Decision:
         """Decide on the next action.
 
         Args:
-            observation: Passed unchanged to policy, fallback and constraints.
+            observation: Passed unchanged to fallback, constraints and alternatives; the policy
+                gets a deep copy, which it may change. One that cannot be copied is a violation.
 
         Returns:
             The decision; execute its `action`.
@@ -101,7 +111,7 @@ class Guard:
                 self._decisions += 1
             finally:
                 # Also when the fallback failed, as a rollback may have happened.
-                self._file.save_if_due()
+                self._file.save_if_due(self._state)
             return decision
 
     def report(self, outcome: float, decision: Decision | None = None) -> None:
@@ -124,7 +134,7 @@ class Guard:
                     raise GuardError("report needs a decision: call act first")
                 decision = self._history[-1]
             self._experiment.report(value, decision)
-            self._file.save_if_due()
+            self._file.save_if_due(self._state)
 
     # Commands of an operator
 
@@ -137,7 +147,7 @@ class Guard:
         with self._lock:
             self._pass_time()
             self._change(*self._rollout.next_step(), "operator", reason)
-            self._file.save_if_due()
+            self._file.save_if_due(self._state)
 
     def set_mode(self, mode: Mode, reason: str = "set_mode") -> None:
         """Change the mode unconditionally, and forget past violations.
@@ -150,9 +160,9 @@ class Guard:
             if mode == self.mode:
                 return
             self._pass_time()
-            self._rollout.violated.clear()
+            self._rollout.forget_violations()
             self._change(mode, None, "operator", reason)
-            self._file.save_if_due()
+            self._file.save_if_due(self._state)
 
     def set_percentage(self, percentage: float, reason: str = "set_percentage") -> None:
         """Change the policy's share of the blocks in gradual, in %.
@@ -172,7 +182,7 @@ class Guard:
                 )
             self._pass_time()
             self._change("gradual", checked, "operator", reason)
-            self._file.save_if_due()
+            self._file.save_if_due(self._state)
 
     def save(self) -> None:
         """Save the state now.
@@ -185,9 +195,25 @@ class Guard:
             if path is None:
                 raise GuardError("save needs a state_path: give one to the guard")
             self._file.save_soon()
-            self._file.save_if_due()
+            self._file.save_if_due(self._state)
             if self._file.error is not None:
                 raise GuardError(f"cannot save the state to {path}: {self._file.error}")
+
+    def close(self) -> None:
+        """Save the state, and let another guard have its file; this one can no longer save.
+
+        Raises:
+            GuardError: If the state cannot be saved.
+        """
+        with self._lock:
+            try:
+                if self._file.is_owned:
+                    self.save()
+            finally:
+                self._file.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     # State
 
@@ -221,6 +247,7 @@ class Guard:
                 mode=self.mode,
                 percentage=self.percentage,
                 decisions=self._decisions,
+                missed_deadlines=self._rollout.missed,
                 violations_in_window=sum(self._rollout.violated),
                 clean_hours=self._rollout.clean_s / 3600.0,
                 waiting_for=self._waiting_for(),
@@ -236,9 +263,9 @@ class Guard:
     def _decide(self, observation: Any, now_s: float) -> Decision:
         context = Context(now_s, tuple(self._history), self._decisions == len(self._history))
         situation = self._shield.assess(observation, context)
-        self._rollout.observe(bool(situation.violations))
-        if self.mode != "shadow" and self._rollout.has_too_many_violations:
-            self._change("shadow", None, "guard", self._rollout.violation_reason())
+        self._rollout.observe(bool(situation.violations), situation.policy.missed_deadline)
+        if self.mode != "shadow" and (reason := self._rollout.rollback_reason()) is not None:
+            self._change("shadow", None, "guard", reason)
         block = self._experiment.open_block(self._rollout.share)
         source, action, violations = self._shield.select(situation, block.arm)
         block.steps += 1

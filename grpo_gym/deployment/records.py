@@ -100,6 +100,8 @@ class GuardStatus:
     """Current percentage; 0 in shadow, 100 in full."""
     decisions: int
     """Decisions since the guard first started."""
+    missed_deadlines: int
+    """Decisions for which the policy had no action in time, since the guard first started."""
     violations_in_window: int
     """Violating actions of the policy among the last `window`."""
     clean_hours: float
@@ -122,7 +124,7 @@ class GuardStatus:
     """Why the last save failed; nothing is promoted until one succeeds."""
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """An exception's type and text, shortened for a record."""
     return f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
 

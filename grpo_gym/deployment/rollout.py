@@ -16,6 +16,7 @@ class Rollout:
         mode: Current mode.
         percentage: Current percentage; 0 in shadow, 100 in full.
         violated: Whether each of the policy's last actions violated a constraint, newest last.
+        missed: Actions of the policy that did not come in time, since the guard first started.
         clean_s: Seconds counted as clean since the last transition or violation.
         transitions: The last transitions, newest last.
     """
@@ -26,6 +27,8 @@ class Rollout:
         self.mode: Mode = config.mode
         self.percentage = self._initial_percentage(config.mode)
         self.violated: deque[bool] = deque(maxlen=config.window)
+        self.missed = 0
+        self._missed_in_a_row = 0
         self.clean_s = 0.0
         self.transitions: deque[Transition] = deque(maxlen=config.history_size)
         self._last_time_s: float | None = None
@@ -42,12 +45,16 @@ class Rollout:
         """Whether the window exceeds its limit."""
         return sum(self.violated) > self._config.most_violations
 
-    def violation_reason(self) -> str:
-        """Reason of a rollback for violations."""
-        return (
-            f"{sum(self.violated)} violations in the last {len(self.violated)} actions, at most "
-            f"{self._config.most_violations:g} allowed"
-        )
+    def rollback_reason(self) -> str | None:
+        """Why the policy's last actions roll it back; None if they do not."""
+        if self._missed_in_a_row >= self._config.missed_deadline_limit:
+            return f"no action in time, {self._missed_in_a_row} times in a row"
+        if self.has_too_many_violations:
+            return (
+                f"{sum(self.violated)} violations in the last {len(self.violated)} actions, at "
+                f"most {self._config.most_violations:g} allowed"
+            )
+        return None
 
     def pass_time(self, now_s: float) -> None:
         """Add the time since the last call to the clean time, up to the largest gap."""
@@ -56,11 +63,18 @@ class Rollout:
             self.clean_s += min(passed_s, 60.0 * self._config.largest_gap_minutes)
         self._last_time_s = now_s
 
-    def observe(self, violated: bool) -> None:
+    def observe(self, violated: bool, missed_deadline: bool) -> None:
         """Add one action of the policy to the window."""
         self.violated.append(violated)
         if violated:
             self.clean_s = 0.0
+        self.missed += missed_deadline
+        self._missed_in_a_row = self._missed_in_a_row + 1 if missed_deadline else 0
+
+    def forget_violations(self) -> None:
+        """Begin with an empty window."""
+        self.violated.clear()
+        self._missed_in_a_row = 0
 
     def waiting_for(self, measured: int, save_error: str | None) -> str:
         """What the next automatic promotion waits for; "nothing" when it is due.
@@ -120,6 +134,8 @@ class Rollout:
             "mode": self.mode,
             "percentage": self.percentage,
             "violated": list(self.violated),
+            "missed": self.missed,
+            "missed_in_a_row": self._missed_in_a_row,
             "clean_s": self.clean_s,
             "transitions": list(self.transitions),
             "last_time_s": self._last_time_s,
@@ -132,6 +148,8 @@ class Rollout:
         self.mode = check_value("mode", state["mode"], Mode)
         self.percentage = state["percentage"]
         self.violated.extend(state["violated"])
+        self.missed = state.get("missed", 0)  # older files have none
+        self._missed_in_a_row = state.get("missed_in_a_row", 0)
         self.clean_s = state["clean_s"]
         self.transitions.extend(Transition(**each) for each in state["transitions"])
         self._last_time_s = state["last_time_s"]

@@ -1,12 +1,14 @@
 """Select what to execute: the policy's action if allowed, an alternative, or the fallback's."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from grpo_gym.deployment.constraints import Constraint, check_constraints, violations_of
+from grpo_gym.deployment.deadline import DeadlineCall, DeadlineError
 from grpo_gym.deployment.records import Arm, Context, GuardError, Source, Violation, describe
 from grpo_gym.settings import ConfigError
 
@@ -19,6 +21,7 @@ class Proposal:
 
     action: Any
     error: str | None = None
+    missed_deadline: bool = False
 
 
 class Controller:
@@ -28,8 +31,12 @@ class Controller:
     recurrent state is passed back to it.
     """
 
-    def __init__(self, behaviour: Any, name: str) -> None:
-        """Wrap a callable or a model; raise ConfigError if it is neither."""
+    def __init__(self, behaviour: Any, name: str, deadline_ms: float | None = None) -> None:
+        """Wrap a callable or a model, and wait for it no longer than a deadline.
+
+        Raises:
+            ConfigError: If it is neither.
+        """
         self._is_model = callable(getattr(behaviour, "predict", None))
         if not self._is_model and not callable(behaviour):
             raise ConfigError(
@@ -38,21 +45,39 @@ class Controller:
             )
         self._behaviour = behaviour
         self._state: Any = None
+        self._ask: Callable[[Any], Any] = self._finite_action
+        if deadline_ms is not None:
+            self._ask = DeadlineCall(self._finite_action, deadline_ms)
 
     def propose(self, observation: Any) -> Proposal:
         """The action for an observation, or the error where there is none that is finite."""
         try:
-            if self._is_model:
-                action, self._state = self._behaviour.predict(
-                    observation, state=self._state, deterministic=True
-                )
-            else:
-                action = self._behaviour(observation)
-            _check_finite(action)
-        # A policy may fail in any way; the guard exists to survive that.
-        except Exception as error:
+            return Proposal(self._ask(observation))
+        except DeadlineError as error:
+            return Proposal(None, str(error), missed_deadline=True)
+        except KeyboardInterrupt:
+            raise
+        # A policy may fail in any way, sys.exit() included; the guard exists to survive that.
+        except BaseException as error:
             return Proposal(None, describe(error))
-        return Proposal(action)
+
+    def propose_on_a_copy(self, observation: Any) -> Proposal:
+        """The same, without a chance to change what others see."""
+        try:
+            own = deepcopy(observation)
+        except Exception as error:  # of the user's types
+            return Proposal(None, f"the observation cannot be copied: {describe(error)}")
+        return self.propose(own)
+
+    def _finite_action(self, observation: Any) -> Any:
+        if self._is_model:
+            action, self._state = self._behaviour.predict(
+                observation, state=self._state, deterministic=True
+            )
+        else:
+            action = self._behaviour(observation)
+        _check_finite(action)
+        return action
 
 
 @dataclass(frozen=True)
@@ -76,9 +101,10 @@ class Shield:
         fallback: Any,
         constraints: Iterable[Constraint],
         alternatives: Alternatives,
+        policy_deadline_ms: float | None,
     ) -> None:
         """Keep the arguments of `Guard`; raise ConfigError if one cannot be used."""
-        self._policy = Controller(policy, "policy")
+        self._policy = Controller(policy, "policy", policy_deadline_ms)
         self._fallback = Controller(fallback, "fallback")
         self._constraints = tuple(constraints)
         check_constraints(self._constraints)
@@ -86,7 +112,7 @@ class Shield:
 
     def assess(self, observation: Any, context: Context) -> Situation:
         """Ask both controllers in every mode: one with a memory must see all observations."""
-        policy = self._policy.propose(observation)
+        policy = self._policy.propose_on_a_copy(observation)
         fallback = self._fallback.propose(observation)
         if policy.error is None:
             violations = violations_of(self._constraints, observation, policy.action, context)

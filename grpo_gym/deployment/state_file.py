@@ -10,11 +10,12 @@ from typing import Any, NoReturn
 from grpo_gym.deployment.config import GuardConfig
 from grpo_gym.deployment.records import GuardError, describe
 from grpo_gym.settings import to_mapping
+from grpo_gym.storage.claims import Claim, InUseError, claim_file
 from grpo_gym.storage.files import write_atomic
 
 FORMAT_VERSION = 1
 _KIND = "grpo-gym guard"
-_FREE_SETTINGS = {"mode", "save_every"}
+_FREE_SETTINGS = {"mode", "save_every", "policy_deadline_ms", "missed_deadline_limit"}
 """Settings that may differ from the saved ones."""
 
 State = dict[str, Any]
@@ -25,24 +26,23 @@ class GuardStateError(GuardError):
 
 
 class StateFile:
-    """The file of a guard's state, and when it is due to be saved.
+    """The file of a guard's state, which no other may have, and when it is due to be saved.
 
     Attributes:
         path: The file; None: nothing is saved.
         error: Why the last save failed; None if it succeeded.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str] | None,
-        config: GuardConfig,
-        make_state: Callable[[], State],
-    ) -> None:
-        """Choose the file, which need not exist; a state in it must have this config."""
+    def __init__(self, path: str | os.PathLike[str] | None, config: GuardConfig) -> None:
+        """Claim the file, which need not exist; a state in it must have this config.
+
+        Raises:
+            GuardStateError: If another guard has it, or it cannot be written.
+        """
         self.path = path
+        self._claim = None if path is None else _claim(path)
         self.error: str | None = None
         self._config = to_mapping(config)
-        self._make_state = make_state
         self._every = config.save_every
         self._unsaved = 0
 
@@ -64,17 +64,30 @@ class StateFile:
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             _refuse(self.path, f"its content is not a guard's ({describe(error)})", error)
 
+    @property
+    def is_owned(self) -> bool:
+        """Whether there is a file, and this guard has it: not once closed, and not in a fork."""
+        return self._claim is not None and self._claim.is_held
+
+    def close(self) -> None:
+        """Let another guard have the file."""
+        if self._claim is not None:
+            self._claim.release()
+
     def save_soon(self) -> None:
         """Make the next `save_if_due` save."""
         self._unsaved = self._every
 
-    def save_if_due(self) -> None:
+    def save_if_due(self, make_state: Callable[[], State]) -> None:
         """Save after every `save_every` calls; a failure is kept in `error` and does not raise."""
         self._unsaved += 1
         if self.path is None or self._unsaved < self._every:
             return
+        if not self.is_owned:
+            self.error = "the guard was closed, or is a copy in a fork of its process"
+            return
         try:
-            write_state(self.path, {**self._make_state(), "config": self._config})
+            write_state(self.path, {**make_state(), "config": self._config})
         except OSError as error:
             self.error = describe(error)
         else:
@@ -119,6 +132,16 @@ def read_state(path: str | os.PathLike[str]) -> State | None:
     if not isinstance(state, dict) or document.get("sha256") != hashlib.sha256(text).hexdigest():
         _refuse(path, "it is damaged: its SHA-256 does not match")
     return state
+
+
+def _claim(path: str | os.PathLike[str]) -> Claim:
+    try:
+        return claim_file(path)
+    except InUseError as error:
+        raise GuardStateError(f"{error}, close its guard, or choose another state_path") from None
+    except OSError as error:
+        reason = f"{error.strerror or error}: check the path and its permissions"
+        raise GuardStateError(f"cannot save the state to {os.fspath(path)}: {reason}") from error
 
 
 def _refuse(

@@ -20,8 +20,8 @@ import numpy as np
 from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch
+from grpo_gym.rollouts.policy_inputs import features_of, masks_of
 from grpo_gym.rollouts.randomness import Stream, derive_seed
-from grpo_gym.rollouts.spaces import flatten_batch, flatten_one, is_batch
 from grpo_gym.settings import ConfigError
 
 MAX_ENVS = 128
@@ -76,6 +76,8 @@ class Evaluation:
     def summary(self, exact: bool = False) -> dict[str, Any]:
         """Statistics as plain values: `return`, `length`, and `metrics` by name.
 
+        Metrics are those of the episodes that reported them: `reported` counts these.
+
         Args:
             exact: Whether these are all possible episodes, so that the means have no error.
         """
@@ -90,6 +92,9 @@ class Evaluation:
             "return": plain(self.returns),
             "length": plain(self.lengths),
             "metrics": {name: plain(values) for name, values in self.metrics.items()},
+            "reported": {
+                name: int(np.isfinite(values).sum()) for name, values in self.metrics.items()
+            },
         }
 
 
@@ -100,11 +105,13 @@ class Evaluable:
         env_source: The environment: an id, a made one, or a function that makes one.
         env_kwargs: The environment's arguments.
         observation_space: Of one environment.
+        action_space: Of one environment.
     """
 
     env_source: EnvSource
     env_kwargs: dict[str, Any]
     observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
 
     def __init__(self, seed: int) -> None:
         """Derive the randomness of all samples from a seed."""
@@ -134,13 +141,15 @@ class Evaluable:
             An action, or a batch of actions, and the state for the next call.
 
         Raises:
-            ConfigError: If the observation does not fit the space.
+            ConfigError: If the observation is not in the space or not finite, or a mask allows
+                nothing.
+            FloatingPointError: If the policy's outputs are not finite.
         """
-        many = is_batch(self.observation_space, observation)
-        flatten = flatten_batch if many else flatten_one
-        features = np.ascontiguousarray(flatten(self.observation_space, observation))
+        features, many = features_of(self.observation_space, observation)
         starts = None if episode_start is None else np.atleast_1d(episode_start).astype(np.bool_)
-        masks = None if action_masks is None else np.atleast_2d(np.asarray(action_masks, np.bool_))
+        masks = None
+        if action_masks is not None:
+            masks = masks_of(self.action_space, action_masks, len(features))
         generator = None if deterministic else self._rng(Stream.PREDICTION, next(self._calls))
         actions, state = self._act(features, masks, state, starts, generator)
         return (actions if many else actions[0]), state
@@ -220,6 +229,7 @@ def evaluate(
 
     Raises:
         ConfigError: If a number is out of range, or an episode does not end.
+        EnvError: If an environment fails, or returns what it must not.
     """
     for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0), ("warmup", warmup, 0)):
         if value < least:
@@ -235,12 +245,12 @@ def evaluate(
             returns[indices[alive]] += step.rewards[alive]
             lengths[indices[alive]] += 1
             for name, values in step.infos.items():
-                counted = alive & np.isfinite(values) & (t >= warmup)
+                counted = alive & ~np.isnan(values) & (t >= warmup)
                 sums[name][indices[counted]] += values[counted]
                 counts[name][indices[counted]] += 1
         if on_progress is not None:
             on_progress(min(first + size, episodes))
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         metrics = {name: sums[name] / counts[name] for name in sorted(sums)}
     return Evaluation(seed, returns, lengths, metrics)
 

@@ -35,14 +35,15 @@ def summarise(values: np.ndarray) -> Summary:
     values = np.sort(values[np.isfinite(values)])
     if len(values) == 0:
         return Summary(math.nan, math.nan, math.nan, math.nan, (math.nan, math.nan))
-    sem = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
-    return Summary(
-        mean=float(values.mean()),
-        sem=sem,
-        median=float(np.median(values)),
-        iqm=float(interquartile_mean(values)),
-        ci95=bootstrap_interval(values),
-    )
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite then, and shown as missing
+        sem = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+        return Summary(
+            mean=float(values.mean()),
+            sem=sem,
+            median=float(np.median(values)),
+            iqm=float(interquartile_mean(values)),
+            ci95=bootstrap_interval(values),
+        )
 
 
 def mean(values: np.ndarray) -> np.ndarray:

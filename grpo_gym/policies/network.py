@@ -88,6 +88,20 @@ class Policy(nn.Module):
         """The action distribution for `forward`'s outputs and legal actions (..., A)."""
         return self.head.distribution(outputs, masks)
 
+    def finite_distribution(self, observations: Tensor, masks: Tensor | None) -> Distribution:
+        """The action distribution at observations (..., D), float32, with legal actions (..., A).
+
+        Raises:
+            FloatingPointError: If the outputs are not finite.
+        """
+        outputs = self(observations)
+        if not bool(torch.isfinite(outputs).all()):
+            raise FloatingPointError(
+                "the policy's outputs must be finite, got nan or inf: its weights are damaged, or "
+                "an observation is too large for it"
+            )
+        return self.distribution(outputs, masks)
+
     def act(
         self, observations: np.ndarray, masks: np.ndarray | None, noise: np.ndarray | None
     ) -> np.ndarray:
@@ -97,10 +111,13 @@ class Policy(nn.Module):
             observations: Flattened, shape (B, D), float32.
             masks: Legal actions, shape (B, A), bool, or None.
             noise: Shape (B, C), float32, as the head's `noise_kind` says; None: the mode.
+
+        Raises:
+            FloatingPointError: If the outputs are not finite.
         """
         with torch.inference_mode():
             legal = None if masks is None else torch.from_numpy(masks)
-            distribution = self.distribution(self(torch.from_numpy(observations)), legal)
+            distribution = self.finite_distribution(torch.from_numpy(observations), legal)
             if noise is None:
                 return self.head.to_environment(distribution.mode())
             return self.head.to_environment(distribution.sample(torch.from_numpy(noise)))

@@ -68,12 +68,20 @@ def collect(
 
     Raises:
         GroupError: If members of a group do not start from the same state.
+        EnvError: If an environment fails, or returns what it must not.
+        FloatingPointError: If the policy's outputs are not finite.
     """
     player = Player(policy, env, noise, max_steps, frame_history)
     player.reset(seeds)
     trajectories, episodes = (
         _play_episodes(player) if branching is None else _play_branches(player, branching)
     )
+    # Whatever is not finite in an output is so in the probability of the action, and that is small.
+    if not bool(torch.isfinite(trajectories.log_probs).all()):
+        raise FloatingPointError(
+            "the policy's outputs must be finite, got nan or inf: lower learning_rate, or look for "
+            "very large observations"
+        )
     return GroupedRollout(**vars(trajectories), episodes=episodes, infos=player.infos.means())
 
 

@@ -13,10 +13,14 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from grpo_gym.rollouts.returned import have_choice
+from grpo_gym.rollouts.spaces import is_finite
 from grpo_gym.settings import ConfigError
 
 ENDLESS = 50_000
 """Steps after which an episode without a time limit is considered endless."""
+LARGEST_REWARD = 1e100
+"""So that no sum of rewards overflows, nor any sum of squared returns."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,37 @@ class BatchStep:
     action_masks: np.ndarray | None
 
 
+@dataclass(frozen=True)
+class BatchSnapshot:
+    """The saved states of M environments.
+
+    Attributes:
+        states: In the form of the kind of batch.
+        seeds: Of their episodes, shape (M,), object.
+        steps: Taken since their resets, shape (M,), int64.
+    """
+
+    states: Any
+    seeds: np.ndarray
+    steps: np.ndarray
+
+
+class EnvError(RuntimeError):
+    """An environment failed, or returned what it must not.
+
+    The message names the environment, the call, the seed of the episode and the step.
+    """
+
+
+class EnvNumberError(EnvError, FloatingPointError):
+    """An environment returned an observation or a reward that is not finite, or nearly so."""
+
+
 class EnvBatch(ABC):
     """B environments, each reset from its own seed and stepped until its episode ends.
+
+    What they return is checked here and nowhere else: observations and rewards are finite, and
+    masks leave a choice.
 
     Attributes:
         name: What messages call the environment.
@@ -53,33 +86,65 @@ class EnvBatch(ABC):
         has_time_limit: Whether every episode is known to end.
     """
 
-    name: str
-    num_envs: int
-    single_observation_space: gym.Space[Any]
-    single_action_space: gym.Space[Any]
-    has_time_limit: bool
+    def __init__(
+        self,
+        env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any],
+        num_envs: int,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        has_time_limit: bool,
+    ) -> None:
+        """Describe the batch; `env` gives its name."""
+        self.name = env_name(env)
+        self.num_envs = num_envs
+        self.single_observation_space = observation_space
+        self.single_action_space = action_space
+        self.has_time_limit = has_time_limit
+        self._seeds = np.full(num_envs, None, np.object_)
+        self._steps = np.zeros(num_envs, np.int64)
 
-    @abstractmethod
     def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Start an episode in every environment, each from its own seed.
 
         Returns:
             Observations, shape (B, D), float32, and action masks, shape (B, A), bool, or None.
-        """
 
-    @abstractmethod
+        Raises:
+            EnvError: If an environment fails, or returns what it must not.
+        """
+        self._seeds[:] = list(seeds)
+        self._steps[:] = 0
+        observations, masks = self._reset(seeds)
+        self._check_observations("reset", observations)
+        self._check_masks("reset", masks)
+        return observations, masks
+
     def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
         """Step the environments that are alive, shape (B,), bool; the others stay as they are.
 
         `actions` have first axis B, also for environments that are not stepped.
+
+        Raises:
+            EnvError: If an environment fails, or returns what it must not.
+            FloatingPointError: If an action is not finite.
         """
+        self._steps += alive
+        if actions.dtype.kind == "f" and not is_finite(actions[alive]):
+            raise FloatingPointError(
+                f"the actions for {self} must be finite, got nan or inf: the weights or outputs of "
+                "the policy are not; lower learning_rate"
+            )
+        step = self._step(actions, alive)
+        self._check_observations("step", step.observations)
+        self._check_rewards(step.rewards, alive)
+        self._check_masks("step", step.action_masks)
+        return step
 
-    @abstractmethod
-    def snapshot(self, members: np.ndarray) -> Any:
+    def snapshot(self, members: np.ndarray) -> BatchSnapshot:
         """Save the states of the environments with these indices, shape (M,), int64."""
+        return BatchSnapshot(self._snapshot(members), self._seeds[members], self._steps[members])
 
-    @abstractmethod
-    def restore(self, snapshot: Any, members: np.ndarray) -> None:
+    def restore(self, snapshot: BatchSnapshot, members: np.ndarray) -> None:
         """Put environments into saved states, from which they continue exactly as the originals.
 
         The state includes all future randomness and the steps left until a time limit.
@@ -89,10 +154,34 @@ class EnvBatch(ABC):
             members: Row i lists the environments that take the i-th saved state; shape (M, K),
                 int64, all distinct.
         """
+        self._restore(snapshot.states, members)
+        self._seeds[members] = snapshot.seeds[:, None]
+        self._steps[members] = snapshot.steps[:, None]
 
     @abstractmethod
     def close(self) -> None:
         """Release the environments' resources."""
+
+    @abstractmethod
+    def _reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """As `reset`, unchecked."""
+
+    @abstractmethod
+    def _step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
+        """As `step`, unchecked."""
+
+    @abstractmethod
+    def _snapshot(self, members: np.ndarray) -> Any:
+        """The states of the environments with these indices."""
+
+    @abstractmethod
+    def _restore(self, states: Any, members: np.ndarray) -> None:
+        """Put environments into states that `_snapshot` returned."""
+
+    def error(self, call: str, b: int, problem: str, kind: type[EnvError] = EnvError) -> EnvError:
+        """What to raise about a call, `reset` or `step`, of environment b."""
+        seed, step = self._seeds[b], self._steps[b]
+        return kind(f"{self}.{call}(), seed {seed}, step {step}: {problem}")
 
     def check_ending(self, steps: int) -> None:
         """Refuse to continue episodes of `ENDLESS` steps that no time limit will end.
@@ -108,6 +197,32 @@ class EnvBatch(ABC):
 
     def __str__(self) -> str:
         return self.name
+
+    def _check_observations(self, call: str, observations: np.ndarray) -> None:
+        if is_finite(observations):
+            return
+        wrong = ~np.isfinite(observations)
+        b = int(wrong.any(axis=1).argmax())
+        value = observations[b, wrong[b].argmax()]
+        raise self.error(call, b, f"observations must be finite, got {value}", EnvNumberError)
+
+    def _check_rewards(self, rewards: np.ndarray, alive: np.ndarray) -> None:
+        if np.vdot(rewards, rewards) <= LARGEST_REWARD**2:
+            return
+        wrong = alive & ~(np.abs(rewards) <= LARGEST_REWARD)
+        if wrong.any():
+            b = int(wrong.argmax())
+            rule = f"rewards must be finite, and at most {LARGEST_REWARD:g} in size"
+            raise self.error("step", b, f"{rule}, got {rewards[b]}", EnvNumberError)
+
+    def _check_masks(self, call: str, masks: np.ndarray | None) -> None:
+        if masks is None:
+            return
+        legal = have_choice(self.single_action_space, masks)
+        if not legal.all():
+            raise self.error(
+                call, int(legal.argmin()), "action_mask must allow an action, got none"
+            )
 
 
 def env_name(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> str:

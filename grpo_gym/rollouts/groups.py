@@ -7,13 +7,13 @@ D features of a flattened observation, A choices.
 import numpy as np
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
-from grpo_gym.rollouts.env_batch import EnvBatch
+from grpo_gym.rollouts.env_batch import EnvBatch, EnvError
 from grpo_gym.rollouts.loop_batch import LoopBatch
 from grpo_gym.rollouts.snapshots import layers
 from grpo_gym.settings import ConfigError
 
 
-class GroupError(RuntimeError):
+class GroupError(EnvError):
     """Members of a group did not start from the same state, so their returns are incomparable."""
 
 
@@ -61,12 +61,12 @@ class EnvGroups:
         observations, masks = self.batch.reset(members.tolist())
         if shared:
             grouped = observations.reshape(self.num_groups, self.group_size, -1)
-            same = (grouped == grouped[:, :1]) | (np.isnan(grouped) & np.isnan(grouped[:, :1]))
+            same = grouped == grouped[:, :1]
             if not same.all():
                 raise GroupError(
-                    f"members of group {int(same.all(axis=(1, 2)).argmin())} were reset with one "
-                    "seed and started differently: the environment must draw all its randomness "
-                    "from its seed (self.np_random)"
+                    f"{self.batch}.reset(), seed {seeds[same.all(axis=(1, 2)).argmin()]}: members "
+                    "of a group were reset with one seed and started differently: the environment "
+                    "must draw all its randomness from its seed (self.np_random)"
                 )
         return observations, masks
 

@@ -1,18 +1,24 @@
 """Batches of separate Gymnasium environments, stepped one after the other."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import TimeLimit
 from typing_extensions import override
 
-from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch, env_name
+from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch, EnvError
+from grpo_gym.rollouts.returned import one_by_one, read_flags, read_masks, read_rewards, short
 from grpo_gym.rollouts.snapshots import EnvSnapshot, layers, restore_snapshot, take_snapshot
-from grpo_gym.rollouts.spaces import flat_size
+from grpo_gym.rollouts.spaces import flat_size, flatten_each
 
 _NUMBER = (bool, int, float, np.bool_, np.integer, np.floating)
+_RETURNED = {
+    "reset": "(observation, info)",
+    "step": "(observation, reward, terminated, truncated, info)",
+}
 
 
 class LoopBatch(EnvBatch):
@@ -24,36 +30,43 @@ class LoopBatch(EnvBatch):
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
         self.envs = list(envs)
-        self.name = env_name(envs[0])
-        self.num_envs = len(self.envs)
-        self.single_observation_space = envs[0].observation_space
-        self.single_action_space = envs[0].action_space
-        self.has_time_limit = any(isinstance(layer, TimeLimit) for layer in layers(envs[0]))
-        self._num_features = flat_size(self.single_observation_space)
-        self._observations = np.zeros((self.num_envs, self._num_features), np.float32)
+        spaces = envs[0].observation_space, envs[0].action_space
+        limited = any(isinstance(layer, TimeLimit) for layer in layers(envs[0]))
+        super().__init__(envs[0], len(self.envs), *spaces, has_time_limit=limited)
+        num_features = flat_size(self.single_observation_space)
+        self._observations = np.zeros((self.num_envs, num_features), np.float32)
 
     @override
-    def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        results = [env.reset(seed=int(seed)) for env, seed in zip(self.envs, seeds, strict=True)]
-        self._observations = self._flatten([observation for observation, _ in results])
-        return self._observations.copy(), _stack_masks([info for _, info in results])
+    def _reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        everyone = list(range(self.num_envs))
+        results = [
+            self._call(b, "reset", 2, seed=int(seed))
+            for b, seed in zip(everyone, seeds, strict=True)
+        ]
+        observed, infos = zip(*results, strict=True)
+        self._keep_observations("reset", everyone, observed)
+        return self._observations.copy(), self._read_masks("reset", infos)
 
     @override
-    def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
+    def _step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
         rewards = np.zeros(self.num_envs)
         terminated = np.zeros(self.num_envs, np.bool_)
         truncated = np.zeros(self.num_envs, np.bool_)
         infos: list[Mapping[str, Any]] = [{}] * self.num_envs
         members = np.flatnonzero(alive).tolist()
-        observed = []
-        for b in members:
-            observation, reward, terminated[b], truncated[b], infos[b] = self.envs[b].step(
-                actions[b]
-            )
-            rewards[b] = reward
-            observed.append(observation)
-        self._observations[members] = self._flatten(observed)
-        masks = _stack_masks(infos)
+        results = [self._call(b, "step", 5, actions[b]) for b in members]
+        if results:
+            observed, paid, ended, cut, reports = zip(*results, strict=True)
+            self._keep_observations("step", members, observed)
+            rewards[members] = self._read("step", members, read_rewards, paid)
+            for name, flags, read in (
+                ("terminated", terminated, ended),
+                ("truncated", truncated, cut),
+            ):
+                flags[members] = self._read("step", members, partial(read_flags, name=name), read)
+            for b, report in zip(members, reports, strict=True):
+                infos[b] = report
+        masks = self._read_masks("step", infos)
         if masks is not None:
             masks[~alive | terminated | truncated] = True
         return BatchStep(
@@ -66,13 +79,13 @@ class LoopBatch(EnvBatch):
         )
 
     @override
-    def snapshot(self, members: np.ndarray) -> tuple[list[EnvSnapshot], np.ndarray]:
+    def _snapshot(self, members: np.ndarray) -> tuple[list[EnvSnapshot], np.ndarray]:
         saved = [take_snapshot(self.envs[b]) for b in members.tolist()]
         return saved, self._observations[members]
 
     @override
-    def restore(self, snapshot: tuple[list[EnvSnapshot], np.ndarray], members: np.ndarray) -> None:
-        for saved, observation, copies in zip(*snapshot, members.tolist(), strict=True):
+    def _restore(self, states: tuple[list[EnvSnapshot], np.ndarray], members: np.ndarray) -> None:
+        for saved, observation, copies in zip(*states, members.tolist(), strict=True):
             for b in copies:
                 self.envs[b] = restore_snapshot(saved, self.envs[b])
             self._observations[copies] = observation
@@ -82,33 +95,78 @@ class LoopBatch(EnvBatch):
         for env in self.envs:
             env.close()
 
-    def _flatten(self, observations: list[Any]) -> np.ndarray:
-        space = self.single_observation_space
-        if not isinstance(space, gym.spaces.Box):
-            observations = [gym.spaces.flatten(space, one) for one in observations]
-        return np.asarray(observations, np.float32).reshape(len(observations), self._num_features)
+    def _call(
+        self, b: int, call: Literal["reset", "step"], count: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """What environment b returns: `count` values, the last of which is its infos.
 
+        Raises:
+            EnvError: If it raises, or returns anything else.
+        """
+        try:
+            result = getattr(self.envs[b], call)(*args, **kwargs)
+        except MemoryError:
+            raise
+        except Exception as error:  # a user's environment may raise anything
+            raise self.error(call, b, f"raised {error!r}") from error
+        if not isinstance(result, tuple) or len(result) != count:
+            got = f"{len(result)} values" if isinstance(result, tuple) else short(result)
+            raise self.error(call, b, f"must return {_RETURNED[call]}, got {got}")
+        info = result[-1]
+        if type(info) is not dict and not isinstance(info, Mapping):
+            raise self.error(call, b, f"info must be a dictionary, got {short(info)}")
+        return result
 
-def _stack_masks(infos: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
-    """Action masks, shape (B, A), all true for environments that report none."""
-    masks = [_flat_mask(info.get("action_mask")) for info in infos]
-    reported = next((mask for mask in masks if mask is not None), None)
-    if reported is None:
-        return None
-    return np.stack([np.ones_like(reported) if mask is None else mask for mask in masks])
+    def _read(
+        self,
+        call: str,
+        members: Sequence[int],
+        read: Callable[[Any], np.ndarray],
+        values: Sequence[Any],
+    ) -> np.ndarray:
+        """What `read` makes of these environments' values.
 
+        Raises:
+            EnvError: If one is wrong.
+        """
 
-def _flat_mask(mask: Any) -> np.ndarray | None:
-    """A mask as one row; Gymnasium's masks of a MultiDiscrete are tuples of parts."""
-    if isinstance(mask, tuple):
-        return np.concatenate([np.asarray(part, np.bool_) for part in mask])
-    return None if mask is None else np.asarray(mask, np.bool_)
+        def error(i: int, fault: str) -> EnvError:
+            return self.error(call, members[i], fault)
+
+        return one_by_one(read, values, error)
+
+    def _keep_observations(
+        self, call: str, members: Sequence[int], observed: Sequence[Any]
+    ) -> None:
+        read = partial(flatten_each, self.single_observation_space)
+        self._observations[members] = self._read(call, members, read, observed)
+
+    def _read_masks(self, call: str, infos: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+        """Action masks, shape (B, A), all true for environments that report none."""
+        given = {
+            b: mask for b, info in enumerate(infos) if (mask := info.get("action_mask")) is not None
+        }
+        if not given:
+            return None
+        read = partial(read_masks, self.single_action_space)
+        rows = self._read(call, list(given), read, list(given.values()))
+        masks = np.ones((self.num_envs, rows.shape[1]), np.bool_)
+        masks[list(given)] = rows
+        return masks
 
 
 def _stack_numbers(infos: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    names = {name for info in infos for name, value in info.items() if isinstance(value, _NUMBER)}
+    names = {
+        name
+        for info in infos
+        for name, value in info.items()
+        if isinstance(value, _NUMBER) and isinstance(name, str)
+    }
     return {name: np.array([_number(info.get(name)) for info in infos]) for name in sorted(names)}
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, _NUMBER) else np.nan
+    try:
+        return float(value) if isinstance(value, _NUMBER) else np.nan
+    except OverflowError:  # an integer too large for a float
+        return np.inf

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from typing_extensions import override
 
-from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch, env_name
+from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch
 from grpo_gym.rollouts.spaces import flatten_batch
 
 
@@ -19,22 +19,18 @@ class NativeBatch(EnvBatch):
             `restore` and `copy_members`, as documented in `envs.native_vector_env`.
     """
 
-    has_time_limit = True
-
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         """Wrap a native vector environment that was made with autoreset disabled."""
         self.env: Any = env
-        self.name = env_name(env)
-        self.num_envs = env.num_envs
-        self.single_observation_space = env.single_observation_space
-        self.single_action_space = env.single_action_space
+        spaces = env.single_observation_space, env.single_action_space
+        super().__init__(env, env.num_envs, *spaces, has_time_limit=True)
 
     @override
-    def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        return self._reset(seed=[int(seed) for seed in seeds])
+    def _reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        return self._reset_env(seed=[int(seed) for seed in seeds])
 
     @override
-    def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
+    def _step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
         observations, rewards, terminated, truncated, infos = self.env.step_alive(actions, alive)
         masks = _action_masks(infos)
         if masks is not None:
@@ -53,22 +49,22 @@ class NativeBatch(EnvBatch):
         )
 
     @override
-    def snapshot(self, members: np.ndarray) -> dict[str, np.ndarray]:
+    def _snapshot(self, members: np.ndarray) -> dict[str, np.ndarray]:
         state: dict[str, np.ndarray] = self.env.get_state(members)
         return state
 
     @override
-    def restore(self, snapshot: dict[str, np.ndarray], members: np.ndarray) -> None:
+    def _restore(self, states: dict[str, np.ndarray], members: np.ndarray) -> None:
         # Copying members, unlike setting their states, shares one trace in memory.
         first, others = members[:, 0], members[:, 1:]
-        self.env.restore(snapshot, first)
+        self.env.restore(states, first)
         self.env.copy_members(np.repeat(first, others.shape[1]), others.reshape(-1))
 
     @override
     def close(self) -> None:
         self.env.close()
 
-    def _reset(self, **arguments: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    def _reset_env(self, **arguments: Any) -> tuple[np.ndarray, np.ndarray | None]:
         observations, infos = self.env.reset(**arguments)
         return flatten_batch(self.single_observation_space, observations), _action_masks(infos)
 
@@ -88,10 +84,10 @@ class EnumeratedBatch(NativeBatch):
         self.num_initial_states: int = self.env.count_initial_states()
 
     @override
-    def reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
+    def _reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         # The last round may have environments to spare, which repeat the last state.
         indices = np.minimum(np.asarray(seeds), self.num_initial_states - 1)
-        return self._reset(seed=0, options={"layout": indices})
+        return self._reset_env(seed=0, options={"layout": indices})
 
 
 def _action_masks(infos: Mapping[str, Any]) -> np.ndarray | None:

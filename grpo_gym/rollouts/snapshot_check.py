@@ -92,7 +92,8 @@ def _replay(batch: EnvBatch, original: list[tuple[np.ndarray, dict[str, Any]]]) 
         try:
             step = batch.step(actions, np.ones(2, np.bool_))
         except Exception as error:
-            raise _refusal(batch, f"a copy raised {error!r} where the original went on") from error
+            reason = error.__cause__ or error  # what the environment itself raised
+            raise _refusal(batch, f"a copy raised {reason!r} where the original went on") from error
         for b in range(2):
             for name, value in _outcome(step, b).items():
                 if not _same(value, expected[name]):

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +28,8 @@ _HEADER_LIMIT = 128
 _SCALAR_TYPES = (bool, int, float, str, bytes, type(None))
 # torch reads integers of up to 255 bytes, but writes longer ones too.
 _LARGEST_INT_BITS = 255 * 8 - 1
+_DEEPEST = 100
+"""Nested containers; what prints or compares a payload is recursive."""
 
 
 def save(path: str | os.PathLike[str], payload: dict[str, Any], *, kind: str) -> None:
@@ -51,6 +54,8 @@ def save(path: str | os.PathLike[str], payload: dict[str, Any], *, kind: str) ->
             "kind": kind,
             "payload": _portable(payload, "payload"),
         }
+        if _is_odd(content):
+            raise RecursionError
         torch.save(content, buffer)
     except RecursionError as error:
         raise CheckpointError(f"cannot save {path}: payload is nested too deeply") from error
@@ -119,16 +124,56 @@ def _read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
     """Kind and payload."""
     body = _read_verified_body(path)
     try:
+        _refuse_compression(body)
         content = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
     except Exception as error:  # torch may raise anything for a forged file
         # torch's own message would advise the user to disable the safe mode.
         reason = f"torch cannot read its content safely ({type(error).__name__})"
         _refuse(path, f"{reason}: do not use it", error)
     match content:
-        case {"kind": str(kind), "payload": dict(payload)}:
+        case {"kind": str(kind), "payload": dict(payload)} if not _is_odd(payload):
             return kind, payload
         case _:
             _refuse(path, "its content is not what grpo-gym writes: do not use it")
+
+
+def _refuse_compression(body: bytes) -> None:
+    """Refuse an archive that grows when it is read: `torch.save` compresses nothing.
+
+    Raises:
+        ValueError: If it would, or is no archive.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile as error:
+        raise ValueError("not an archive") from error
+    if size > len(body):
+        raise ValueError("compressed")
+
+
+def _is_odd(payload: Any) -> bool:
+    """Whether a payload holds what `save` never writes.
+
+    That is a container in two places or in itself, whose printed form may be endless; nesting
+    beyond `_DEEPEST`; or a tensor whose data are not all in the file.
+    """
+    seen = set()
+    pending = [(payload, 1)]
+    while pending:
+        value, depth = pending.pop()
+        if isinstance(value, Tensor):
+            dense = value.layout is torch.strided and not value.is_meta
+            size = value.numel() * value.element_size()
+            if not dense or value.untyped_storage().nbytes() < size:
+                return True
+        elif isinstance(value, (dict, list, tuple)) and value:
+            if id(value) in seen or depth > _DEEPEST:
+                return True
+            seen.add(id(value))
+            items = value.values() if isinstance(value, dict) else value
+            pending += [(item, depth + 1) for item in items]
+    return False
 
 
 def _read_verified_body(path: str | os.PathLike[str]) -> bytes:

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ if sys.platform != "win32":
 def write_atomic(path: str | os.PathLike[str], *chunks: bytes | memoryview) -> None:
     """Replace a file atomically: a reader finds either the old content or the new.
 
-    Creates parent folders and removes temporary files of this target that a killed writer left.
+    Creates parent folders and removes temporary files of this target that a killed writer left. Of
+    a symbolic link, the file it leads to is replaced.
 
     Args:
         path: The file.
@@ -24,13 +26,8 @@ def write_atomic(path: str | os.PathLike[str], *chunks: bytes | memoryview) -> N
     Raises:
         OSError: If it cannot be written; the old file is then unchanged.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is a folder or a device, not a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(f"{path.parent} is not a folder") from error
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)
+    make_folder_of(path)
     _remove_stale_temporaries(path)
     temporary, file = _open_temporary(path)
     try:
@@ -52,6 +49,25 @@ def write_atomic(path: str | os.PathLike[str], *chunks: bytes | memoryview) -> N
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def make_folder_of(path: Path) -> None:
+    """Make the folder of a file.
+
+    Raises:
+        OSError: If that is impossible, or the file is a folder or a device.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is a folder or a device, not a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(f"{path.parent} is not a folder") from error
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is a temporary one that a killed writer may have left."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name) is not None
 
 
 def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:

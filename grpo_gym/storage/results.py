@@ -1,28 +1,54 @@
 """Results of long experiments, saved measurement by measurement."""
 
 import json
-import multiprocessing
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from grpo_gym.storage.claims import claim_file
 from grpo_gym.storage.files import write_atomic
-from grpo_gym.storage.processes import stop_at_once
+from grpo_gym.storage.processes import stop_at_once, worker_pool
 
 
-class Results:
+class Results(AbstractContextManager["Results"]):
     """A JSON file of finished measurements, so that an interrupted experiment can resume.
+
+    The file is claimed until `close`, the end of a `with` statement, or the end of the process:
+    of two experiments at once, one would undo what the other has kept.
 
     Attributes:
         values: Measurements by key.
     """
 
     def __init__(self, path: Path, report: Callable[[str], None]) -> None:
-        """Read the file, which need not exist; `report` gets a line for each measurement."""
+        """Claim and read the file, which need not exist.
+
+        Args:
+            path: The file.
+            report: Gets a line for each measurement.
+
+        Raises:
+            InUseError: If another process has claimed it.
+            OSError: If it cannot be written.
+            ValueError: If it is not JSON.
+        """
         self.path = path
         self.report = report
-        self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self._claim = claim_file(path)
+        try:
+            self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let others have the file."""
+        self._claim.release()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def measure(self, key: str, measurement: Callable[[], Any]) -> Any:
         """The measurement of a key, made now if it is missing."""
@@ -41,8 +67,7 @@ class Results:
             processes: Number of measurements at a time.
         """
         missing = {key: each for key, each in measurements.items() if key not in self.values}
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(processes, context, max_tasks_per_child=1)
+        pool = worker_pool(processes, fresh=True)
         errors = []
         try:
             keys = {pool.submit(each): key for key, each in missing.items()}

@@ -33,6 +33,13 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
+def lived(path: Path, steps: int) -> None:
+    """Leave the state of a guard that has made some decisions."""
+    world = bench(state_path=path)
+    world.steps(steps)
+    world.guard.close()
+
+
 def eventful(world: Bench, restart_every: int | None) -> list[Decision]:
     """A life with step-ups, violations, rollbacks of both kinds, resumptions, broken outcomes."""
     chance = random.Random(5)
@@ -88,6 +95,7 @@ def test_even_where_nothing_safe_was_left_to_do(tmp_path: Path) -> None:
     for _ in range(11):
         with pytest.raises(GuardError, match="the fallback failed"):
             guard.act(None)
+    guard.close()
     assert Guard(broken, broken, GuardConfig(mode="full"), state_path=path).mode == "shadow"
 
 
@@ -111,14 +119,14 @@ def test_transitions_are_saved_at_once_and_the_rest_as_often_as_set(tmp_path: Pa
 
 def test_the_mode_of_the_config_is_only_where_a_new_guard_starts(tmp_path: Path) -> None:
     path = tmp_path / "guard.json"
-    bench(state_path=path).steps(3)
+    lived(path, 3)
     world = bench(state_path=path, mode="full", save_every=5)
     assert (world.guard.mode, world.guard.status().decisions) == ("shadow", 3)
 
 
 def test_a_state_of_other_settings_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "guard.json"
-    bench(state_path=path)
+    lived(path, 0)
     with pytest.raises(GuardStateError, match=r"made with tolerance=0.0, the guard has 0.1\. Put"):
         bench(state_path=path, tolerance=0.1)
 
@@ -170,7 +178,7 @@ def damage(path: Path, kind: str) -> None:
 )
 def test_a_damaged_state_is_refused_and_left_alone(tmp_path: Path, kind: str, message: str) -> None:
     path = tmp_path / "guard.json"
-    bench(state_path=path).steps(4)
+    lived(path, 4)
     damage(path, kind)
     content = path.read_bytes()
     with pytest.raises(GuardStateError, match=message) as raised:
@@ -186,7 +194,7 @@ def test_a_state_that_is_whole_but_not_understood_is_refused(
     tmp_path: Path, part: str, value: Any
 ) -> None:
     path = tmp_path / "guard.json"
-    bench(state_path=path).steps(4)
+    lived(path, 4)
     state = state_file.read_state(path)
     assert state is not None
     state_file.write_state(path, {**state, part: value})

@@ -491,7 +491,7 @@ class RestoresOnce(LoopBatch):
 
     def restore(self, snapshot: Any, members: np.ndarray) -> None:
         super().restore(snapshot, members)
-        snapshot[0][0].env.unwrapped.position += 1.0
+        snapshot.states[0][0].env.unwrapped.position += 1.0
 
 
 class RestoresTheFirstOnly(LoopBatch):

@@ -36,9 +36,13 @@ class Bench:
     constraints: tuple[Any, ...] = field(default_factory=lambda: (Forbidden(-1),))
 
     def __post_init__(self) -> None:
-        self.restart()
+        self.start()
 
     def restart(self) -> None:
+        self.guard.close()
+        self.start()
+
+    def start(self) -> None:
         self.guard = Guard(
             self.policy,
             lambda observation: FALLBACK,

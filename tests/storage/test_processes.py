@@ -1,12 +1,118 @@
 """A pool that is ended before its work is done."""
 
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from grpo_gym.storage.processes import stop_at_once
+from grpo_gym.storage.processes import stop_at_once, worker_pool
+
+PARENT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import workers
+if __name__ == "__main__":
+    workers.begin(fresh=sys.argv[2] == "fresh")
+"""
+WORKERS = """
+import os, sys, time
+from grpo_gym.storage.processes import worker_pool
+
+def work(number):
+    print(os.getpid(), flush=True)
+    if number == 0:
+        return
+    if number == 1:
+        time.sleep(600)
+    while True:  # computes, and holds the interpreter for a second at a time
+        sum(range(30_000_000))
+
+def begin(fresh):
+    pool = worker_pool(3, fresh=fresh)
+    for number in range(3):
+        pool.submit(work, number)
+    time.sleep(600)
+"""
+
+
+def parent_of_workers(folder: Path, kind: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """A process with workers: one idle, one asleep, one computing; and their ids."""
+    (folder / "parent.py").write_text(PARENT)
+    (folder / "workers.py").write_text(WORKERS)
+    command = [sys.executable, str(folder / "parent.py"), str(folder), kind]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    return process, [int(process.stdout.readline()) for _ in range(3)]
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("kind", ["fresh", "lasting"])
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, kind: str) -> None:
+    process, workers = parent_of_workers(tmp_path, kind)
+    process.kill()
+    process.wait()
+    assert wait_until(lambda: not any(map(is_running, workers)), 10.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_workers_leave_the_signals_of_a_terminal_to_the_parent(tmp_path: Path) -> None:
+    process, workers = parent_of_workers(tmp_path, "lasting")
+    for worker in workers:
+        os.kill(worker, signal.SIGINT)
+        os.kill(worker, signal.SIGHUP)
+    time.sleep(0.3)
+    assert all(map(is_running, workers))
+    process.kill()
+    process.wait()
+    assert wait_until(lambda: not any(map(is_running, workers)), 10.0)
+
+
+def test_without_the_kernels_help_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no prctl, a thread waits for the parent."""
+    context = multiprocessing.get_context("spawn")
+    child, end = context.Pipe()
+    parent = context.Process(target=_parent_without_prctl, args=(end,))
+    parent.start()
+    worker = child.recv()
+    parent.kill()
+    parent.join()
+    assert wait_until(lambda: not is_running(worker), 10.0)
+
+
+def _parent_without_prctl(end: "multiprocessing.connection.Connection") -> None:
+    pool = worker_pool(1)
+    end.send(pool.submit(_disarmed).result())
+    time.sleep(600.0)
+
+
+def _disarmed() -> int:
+    """Take the kernel's promise back."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, 0)
+    return os.getpid()
 
 
 @pytest.mark.parametrize("tasks_a_process", [None, 1])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from grpo_gym.storage.claims import InUseError
 from grpo_gym.storage.results import Results
 
 
@@ -24,11 +25,26 @@ def test_what_is_there_is_not_measured_again(tmp_path: Path) -> None:
     lines: list[str] = []
     path = tmp_path / "new" / "results.json"
     path.parent.mkdir()
-    first = Results(path, lines.append)
-    assert first.measure("a", partial(square, 3))["square"] == 9
-    again = Results(path, lines.append)
-    assert again.measure("a", partial(fail, 3)) == first.values["a"]
+    with Results(path, lines.append) as first:
+        assert first.measure("a", partial(square, 3))["square"] == 9
+    with Results(path, lines.append) as again:
+        assert again.measure("a", partial(fail, 3)) == first.values["a"]
     assert lines == ["a: done", "a: done"]
+
+
+def test_a_file_has_one_experiment_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    with Results(path, lambda line: None) as first:
+        first.measure("a", partial(square, 3))
+        with pytest.raises(InUseError, match=r"results.json is in use by this process"):
+            Results(path, lambda line: None)
+    with Results(path, lambda line: None) as second:
+        second.measure("b", partial(square, 4))
+    assert json.loads(path.read_text()).keys() == {"a", "b"}
+    path.write_text("{")
+    with pytest.raises(ValueError):
+        Results(path, lambda line: None)
+    assert list(tmp_path.iterdir()) == [path], "released although it is no results file"
 
 
 def test_side_by_side_each_in_a_process_of_its_own(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Trainings of a comparison, and the file that keeps their results."""
 
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -35,11 +34,13 @@ class Comparison:
     """Seeds of the trainings of each contender."""
 
     def open_results(self, path: Path, report: Callable[[str], None]) -> Results:
-        """Open the result file, new or to be continued; `report` gets a line for each measurement.
+        """Claim the result file, new or to be continued; `report` gets a line for each measurement.
 
         Raises:
             ConfigError: If the file holds something else, or was measured with another plan or
                 other settings.
+            InUseError: If another process has claimed it.
+            OSError: If it cannot be written.
         """
         try:
             results = Results(path, report)
@@ -47,8 +48,16 @@ class Comparison:
             raise ConfigError(
                 f"{path} must hold results, got {error}: choose another --out"
             ) from error
+        try:
+            self._refuse_other_results(path, results)
+        except BaseException:
+            results.close()
+            raise
+        return results
+
+    def _refuse_other_results(self, path: Path, results: Results) -> None:
         if not results.values:
-            return results
+            return
         stored = results.values.get("task") if isinstance(results.values, dict) else None
         if not isinstance(stored, Mapping):
             raise ConfigError(f"{path} must hold results of compare: choose another --out")
@@ -56,10 +65,14 @@ class Comparison:
         refuse_difference(path, "--out", "task", {name: stored.get(name) for name in asked}, asked)
         for key, (contender, _) in self._trainings().items():
             if key in results.values:
-                measured = results.values[key]["settings"]
-                place = f"{key}: settings"
+                measured = results.values[key]
+                if not isinstance(measured, Mapping) or "settings" not in measured:
+                    raise ConfigError(
+                        f"{path}: {key} must have settings, got {measured!r:.60}: choose another "
+                        "--out"
+                    )
+                measured, place = measured["settings"], f"{key}: settings"
                 refuse_difference(path, "--out", place, measured, contender.describe())
-        return results
 
     def measure(self, results: Results, processes: int, command: str) -> None:
         """Measure what is missing: baselines in this process, each training in one of its own.
@@ -73,7 +86,7 @@ class Comparison:
         for name in table_names(plan.env, plan.env_kwargs):
             results.measure(f"baseline/{name}", partial(play_baseline, name, plan))
         trainings = {
-            key: partial(_train_uninterrupted, contender, seed, plan)
+            key: partial(_train, contender, seed, plan)
             for key, (contender, seed) in self._trainings().items()
         }
         results.measure_all(trainings, processes)
@@ -168,7 +181,5 @@ def refuse_difference(path: Path, option: str, place: str, stored: Any, now: Any
         )
 
 
-def _train_uninterrupted(contender: Contender, seed: int, plan: Plan) -> dict[str, Any]:
-    # Ctrl-C reaches every process of a terminal; the one that keeps results stops the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _train(contender: Contender, seed: int, plan: Plan) -> dict[str, Any]:
     return to_mapping(train_and_evaluate(contender, seed, plan))

@@ -22,6 +22,8 @@ from grpo_gym.trainers.comparison.wording import (
 )
 from grpo_gym.trainers.named_policies import privileged_names
 
+FILE_NAME = "report.md"
+"""The page in the report's folder."""
 _COLUMNS = (
     "",
     "runs",
@@ -78,7 +80,7 @@ def write_report(files: Sequence[Path], folder: Path, threshold: float | None = 
         figure = folder / f"{results.path.stem}.png"
         write_atomic(figure, plots.draw_task(results, chosen.level))
         parts.append(_task_section(results, chosen, figure.name))
-    report = folder / "report.md"
+    report = folder / FILE_NAME
     write_atomic(report, "\n".join(parts).encode())
     return report
 

@@ -5,23 +5,23 @@ best trial is at least as good as they are on the episodes of the search.
 """
 
 import math
-import multiprocessing
-import signal
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import BrokenExecutor, Future, as_completed
+from contextlib import contextmanager
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-import sqlalchemy.exc
+from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from grpo_gym.settings import ConfigError, from_mapping, to_mapping
-from grpo_gym.storage.processes import stop_at_once
+from grpo_gym.storage.files import write_atomic
+from grpo_gym.storage.processes import stop_at_once, worker_pool
 from grpo_gym.trainers.comparison.contenders import Contender, Settings
 from grpo_gym.trainers.comparison.measurements import refuse_difference, train_and_evaluate
 from grpo_gym.trainers.comparison.records import Budget, CurvePoint, Plan, TrialBudget
@@ -37,6 +37,7 @@ _SAMPLER_SEED = 0
 _STUDY = "settings"
 _STARTUP_TRIALS = 5
 """Random trials before the sampler, and complete ones before the pruner, uses what was found."""
+_STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
 _MAX_OVERRUN = 1.25
 """Trials are pruned if whole iterations make them longer than this share of their steps."""
 
@@ -53,33 +54,43 @@ class Search:
     def __init__(self, path: Path, contender: Contender, budget: TrialBudget) -> None:
         """Open a study, new or to be continued; interrupted trials are queued again.
 
+        Only one process at a time may have a study.
+
         Raises:
             ConfigError: If the file is no study, or one with another algorithm, start or budget.
+            OSError: If nothing can be stored.
         """
         self.contender = contender
         self.budget = budget
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        if not path.exists():
+            write_atomic(path, self._new_study())
         try:
-            self.study = _load(path, budget)
-        except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-            reason = getattr(error, "orig", error)
+            self.study = _load(_storage(path), budget)
+        except (*_STORAGE_ERRORS, RuntimeError) as error:
             raise ConfigError(
-                f"{path} must be a writable study of optuna, got {reason}: choose another --study"
+                f"{path} must be a writable study of optuna, got {_reason(error)}: choose another "
+                "--study"
             ) from error
-        self._refuse_another_search(path)
-        if not self.study.trials:
-            self.study.enqueue_trial(first_parameters(contender), {"shipped": True})
-        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
-            fixed = trial.system_attrs.get("fixed_params", {})
-            self.study.enqueue_trial({**fixed, **trial.params}, trial.user_attrs)
-            self.study.tell(trial.number, state=TrialState.FAIL)
+        for name, value in self._asked().items():
+            refuse_difference(path, "--study", name, self.study.user_attrs.get(name), value)
+        with self._storing():
+            for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
+                fixed = trial.system_attrs.get("fixed_params", {})
+                self.study.enqueue_trial({**fixed, **trial.params}, trial.user_attrs)
+                self.study.tell(trial.number, state=TrialState.FAIL)
 
     def run(self, trials: int, processes: int, report: Callable[[str], None]) -> None:
-        """Run trials until the study has a given number; each is stored as soon as it ends."""
-        context = multiprocessing.get_context("spawn")
-        # Ctrl-C reaches every process of a terminal; this one stops the others.
-        ignore_interrupts = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        pool = ProcessPoolExecutor(processes, context, initializer=ignore_interrupts)
+        """Run trials until the study has a given number; each is stored as soon as it ends.
+
+        Raises:
+            OSError: If nothing can be stored; what is stored is kept.
+        """
+        with self._storing():
+            self._run(trials, processes, report)
+
+    def _run(self, trials: int, processes: int, report: Callable[[str], None]) -> None:
+        pool = worker_pool(processes)
         running: dict[Future[float], int] = {}
         try:
             while True:
@@ -149,17 +160,31 @@ class Search:
         best = f"{self.study.best_value:.5g}"
         return f"Best of {self._count()} trials: {best}; the first: {first:.5g}"
 
-    def _refuse_another_search(self, path: Path) -> None:
-        asked = {
+    def _new_study(self) -> bytes:
+        """The content of a new study's file: whole at once, or never there."""
+        storage = _storage(None)
+        study = _load(storage, self.budget)
+        for name, value in self._asked().items():
+            study.set_user_attr(name, value)
+        study.enqueue_trial(first_parameters(self.contender), {"shipped": True})
+        content: bytes = storage.engine.raw_connection().driver_connection.serialize()
+        return content
+
+    def _asked(self) -> dict[str, Any]:
+        """What decides a search, as the study keeps it."""
+        return {
             "algorithm": self.contender.algorithm,
             "env": self.contender.settings.env,
             "budget": to_mapping(self.budget),
             "settings": self.contender.describe(),
         }
-        for name, value in asked.items():
-            if name not in self.study.user_attrs:
-                self.study.set_user_attr(name, value)
-            refuse_difference(path, "--study", name, self.study.user_attrs[name], value)
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            yield
+        except _STORAGE_ERRORS as error:
+            raise OSError(f"{self._path} cannot be written: {_reason(error)}") from error
 
     def _settings(self, parameters: Mapping[str, Any]) -> Settings:
         values = values_of(parameters)
@@ -181,7 +206,7 @@ class Search:
             return f"trial {number}: {future.result():.5g}, best {self.study.best_value:.5g}"
         pruned = isinstance(error, optuna.TrialPruned)
         is_start = "shipped" in self.study.get_trials(deepcopy=False)[number].user_attrs
-        if not pruned and (is_start or isinstance(error, BrokenExecutor)):
+        if not pruned and (is_start or isinstance(error, (BrokenExecutor, *_STORAGE_ERRORS))):
             raise error
         self.study.tell(number, state=TrialState.PRUNED)
         return f"trial {number}: pruned, {error if pruned else repr(error)}"
@@ -209,12 +234,17 @@ def with_values(settings: Settings, values: Mapping[str, Any], total_steps: int)
     return from_mapping(SB3Settings, changed, "search")
 
 
-def _load(path: Path, budget: TrialBudget) -> optuna.Study:
-    """The study of a file, created if necessary."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60.0}}
+def _storage(path: Path | None) -> optuna.storages.RDBStorage:
+    """The storage of a file; None: in memory."""
+    place = ":memory:" if path is None else str(path)
+    return optuna.storages.RDBStorage(
+        f"sqlite:///{place}", engine_kwargs={"connect_args": {"timeout": 60.0}}
     )
+
+
+def _load(storage: optuna.storages.RDBStorage, budget: TrialBudget) -> optuna.Study:
+    """The study of a storage, created if necessary."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(
@@ -228,3 +258,9 @@ def _load(path: Path, budget: TrialBudget) -> optuna.Study:
         seed = _SAMPLER_SEED + len(study.get_trials(deepcopy=False))
         study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
     return study
+
+
+def _reason(error: BaseException) -> object:
+    """Why SQLite failed, without the statement."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return getattr(cause, "orig", None) or cause or error

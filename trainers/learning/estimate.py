@@ -58,11 +58,7 @@ def estimate_advantages(
             and then needed, where states are compared (`AdvantageConfig.compares_states`).
         values: Predictions of a learned baseline, shape (T, G, K), float64, which are subtracted
             from the returns; None: nothing is.
-
-    Raises:
-        FloatingPointError: If a reward or an observation is not finite.
     """
-    _refuse_not_finite(rollout)
     returns = compute_returns(rollout.rewards, rollout.alive, config.returns, discount)
     bins = None
     if config.compares_states and features is not None:
@@ -91,11 +87,3 @@ def estimate_advantages(
         advantages = advantages + config.anchor_weight * anchored
     advantages = advantages.to(torch.float32)
     return AdvantageEstimate(returns, advantages, informative_groups(advantages), discount)
-
-
-def _refuse_not_finite(rollout: GroupedRollout) -> None:
-    for name, numbers in (("rewards", rollout.rewards), ("observations", rollout.observations)):
-        if not bool(torch.isfinite(numbers[rollout.alive]).all()):
-            raise FloatingPointError(
-                f"{name} must be finite, got nan or inf: look at the environment"
-            )

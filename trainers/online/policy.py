@@ -100,10 +100,12 @@ class OnlinePolicy:
             features: x, shape (A, F).
 
         Raises:
-            ValueError: If a feature is not finite.
+            ValueError: If there are not A finite rows of F features.
+            FloatingPointError: If the weights are not finite.
         """
-        self.arrays.features[:] = _finite(features)
+        self._observe(features)
         kernels.softmax_policy(self.arrays)
+        self._check_chances()
         return self.arrays.pi.copy()
 
     def choose(self, features: np.ndarray) -> Choice:
@@ -113,11 +115,13 @@ class OnlinePolicy:
             features: x, shape (A, F).
 
         Raises:
-            ValueError: If a feature is not finite, which would spoil all weights.
+            ValueError: If there are not A finite rows of F features.
+            FloatingPointError: If the weights are not finite.
         """
         arrays = self.arrays
-        arrays.features[:] = _finite(features)
+        self._observe(features)
         kernels.choose(arrays, self.rule, self.key, self.decisions)
+        self._check_chances()
         self.decisions += 1
         return Choice(arrays.features.copy(), arrays.group.copy(), arrays.mixed.copy())
 
@@ -145,8 +149,17 @@ class OnlinePolicy:
         kernels.softmax_policy(arrays)
         kernels.learn(arrays, self.rule)
 
+    def _observe(self, features: np.ndarray) -> None:
+        shape = self.arrays.features.shape
+        if np.shape(features) != shape:
+            raise ValueError(f"features must have shape {shape}, got {np.shape(features)}")
+        if not np.isfinite(features).all():
+            raise ValueError(f"features must be finite, got {features}")
+        self.arrays.features[:] = features
 
-def _finite(features: np.ndarray) -> np.ndarray:
-    if not np.isfinite(features).all():
-        raise ValueError(f"features must be finite, got {features}")
-    return features
+    def _check_chances(self) -> None:
+        # One logit that is not finite leaves no chance that is.
+        if not math.isfinite(self.arrays.pi[0]):
+            raise FloatingPointError(
+                "the weights must be finite, and their products with the features: load them again"
+            )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from typing_extensions import override
 
+from grpo_gym.envs.batch_simulator import FINGERPRINT
 from grpo_gym.envs.load_balancer.env import TASK
 from grpo_gym.envs.load_balancer.online import count_server_features, write_features
 from grpo_gym.envs.load_balancer.presets import make_config
@@ -26,6 +27,7 @@ from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.online.loop import train_kernel
 from grpo_gym.trainers.online.policy import OnlinePolicy
+from grpo_gym.trainers.payloads import OnlinePayload, check_payload, refuse
 from grpo_gym.trainers.settings import merge_env_kwargs
 
 ENV_ID = "LoadBalancer-v0"
@@ -193,13 +195,15 @@ class OnlineGRPO(Evaluable):
         Raises:
             CheckpointError: If the file cannot be written.
         """
-        state = self.simulator.get_state()
+        begun = self.simulator.episodes["episode"][0] >= 0
+        state = self.simulator.get_state() if begun else {}
         payload = {
             "config": to_mapping(self.config),
             "env_kwargs": self.env_kwargs,
             "weights": self.policy.weights.tolist(),
             "decisions": self.policy.decisions,
-            "world": {name: array.tobytes() for name, array in state.items()},
+            # Without the fingerprint, which changes with every new setting of the environment.
+            "world": {n: array.tobytes() for n, array in state.items() if n != FINGERPRINT},
         }
         checkpoint.save(path, payload, kind=KIND)
         return self.weights_sha256()
@@ -223,7 +227,7 @@ class OnlineGRPO(Evaluable):
         Raises:
             CheckpointError: If the file is damaged, not ours, or of another environment.
         """
-        payload = checkpoint.load(path, kind=KIND)
+        payload = check_payload(checkpoint.load(path, kind=KIND), OnlinePayload, path)
         kwargs = merge_env_kwargs(payload["env_kwargs"], env_kwargs or {})
         try:
             config = from_mapping(OnlineConfig, payload["config"], str(path))
@@ -238,19 +242,33 @@ class OnlineGRPO(Evaluable):
             )
         model.policy.weights[:] = weights
         model.policy.decisions = payload["decisions"]
-        state = payload["world"]  # empty in old files of models without training
-        if state and not env_kwargs:
-            model.simulator.set_state(
-                {
-                    name: np.frombuffer(state[name], array.dtype).reshape(array.shape)
-                    for name, array in model.simulator.get_state().items()
-                }
-            )
+        world = payload["world"]  # empty if training has not begun
+        if world and not env_kwargs:
+            try:
+                model._restore_world(world)
+            except (KeyError, ValueError) as error:
+                refuse(path, f"payload.world is not of its environment: {error}", error)
         return model
 
     def weights_sha256(self) -> str:
         """A hash of the weights, equal exactly when they are."""
         return checkpoint.weights_sha256({"weights": torch.from_numpy(self.policy.weights)})
+
+    def _restore_world(self, world: Mapping[str, bytes]) -> None:
+        """Continue the episode of a checkpoint.
+
+        Raises:
+            KeyError: If an array is missing.
+            ValueError: If one does not fit.
+        """
+        own = self.simulator.get_state()
+        state = {
+            name: np.frombuffer(world[name], array.dtype).reshape(array.shape)
+            for name, array in own.items()
+            if name != FINGERPRINT
+        }
+        if state["episodes"]["episode"][0] >= 0:  # older files have what never began
+            self.simulator.set_state({**state, FINGERPRINT: own[FINGERPRINT]})
 
     def _requests_left(self) -> int:
         """Requests left in the episode; starts the next one if there are none."""
