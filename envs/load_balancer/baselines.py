@@ -28,7 +28,9 @@ class Router(Baseline):
     def __init__(self, env: Any, seed: int = 0, **settings: Any) -> None:
         """Bind to an environment; see `Baseline`."""
         super().__init__(env, seed, **settings)
-        self.rates = self.simulator.config.per_server("service_rates")
+        self.rates = np.resize(
+            self.simulator.config.per_server("service_rates"), self.simulator.config.server_slots
+        )
 
     @override
     def choose(self, state: State) -> tuple[np.ndarray, State]:
@@ -158,7 +160,7 @@ class PeakEwma(Router):
     def costs(self) -> np.ndarray:
         seen = self.simulator.metrics
         unknown = np.where(seen["in_flight"] > 0, np.inf, 0.0)
-        known = seen["peak_latency_ms"] * (seen["in_flight"] + 1)
+        known = seen["latency_ms"] * (seen["in_flight"] + 1)
         costs = np.where(seen["observed_at_ms"] < 0.0, unknown, known)
         return np.minimum(costs, 1e300)
 

@@ -8,8 +8,8 @@ import pytest
 
 import grpo_gym  # noqa: F401, registers the environments
 from grpo_gym.envs.load_balancer import rendering, trace
-from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
 from grpo_gym.envs.load_balancer.config import FAULT_KINDS
+from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
 from grpo_gym.envs.load_balancer.presets import PRESETS, make_config
 from grpo_gym.envs.load_balancer.rendering import (
     CHART,
