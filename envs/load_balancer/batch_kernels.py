@@ -91,6 +91,7 @@ def start_kernel(memory: Memory, members: np.ndarray, seeds: np.ndarray) -> None
         b = members[m]
         episode = memory.episodes[b]
         p = memory.parameters[settings_row(memory.parameters, episode.trace_row)]
+        k = settings_row(memory.constants, episode.trace_row)
         episode.step = 0
         episode.now_ms = memory.arrivals[episode.trace_row, 0].arrival_ms
         episode.response_total_ms = 0.0
@@ -110,7 +111,7 @@ def start_kernel(memory: Memory, members: np.ndarray, seeds: np.ndarray) -> None
             if p.staleness_ms > 0.0:
                 servers[b, n].next_refresh_ms = refresh_phase(seeds[m], n) * p.staleness_ms
                 copy_metrics(servers[b, n], memory.metrics[b, n])
-            refresh(memory, b, n, episode.now_ms)
+            refresh(memory, b, n, episode.now_ms, p, k)
 
 
 @kernel

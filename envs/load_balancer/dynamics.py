@@ -8,7 +8,8 @@ an error at that moment, and the server drops the request. A balancer learns of 
 request departs. With `decaying_load` there are no queues (the tiny-grpo demonstration).
 
 Functions take whole arrays and indices (b: environment, row: its trace, n: server), because
-slicing inside a kernel costs more than the arithmetic. `p` is the record of the settings.
+slicing inside a kernel costs more than the arithmetic. `p` is the record of the settings, and k the
+row of the servers' settings.
 """
 
 from typing import Any, NamedTuple
@@ -64,12 +65,10 @@ def settings_row(records: np.ndarray, row: int) -> int:
 
 
 @inlined
-def route(memory: Memory, b: int, n: int, size: float, now: float) -> Answer:
+def route(memory: Memory, b: int, n: int, size: float, now: float, p: Any, k: int) -> Answer:
     """Compute what a request of environment b that arrives now would meet at server n."""
-    row = memory.episodes[b].trace_row
-    p, faults = memory.parameters[settings_row(memory.parameters, row)], memory.faults
-    server = memory.servers[b, n]
-    constants = memory.constants[settings_row(memory.constants, row), n]
+    row, faults = memory.episodes[b].trace_row, memory.faults
+    server, constants = memory.servers[b, n], memory.constants[k, n]
     severity, kind, end = 0.0, 0, 0.0
     if server.degraded:
         severity, kind, end = fault_at(faults, row, n, server.fault, now, p.recovery_ramp_ms)
@@ -110,14 +109,10 @@ def reward_of(response_ms: float, errors: float, queueing_ms: float, p: Any) -> 
 
 
 @inlined
-def refresh(memory: Memory, b: int, n: int, now: float) -> None:
+def refresh(memory: Memory, b: int, n: int, now: float, p: Any, k: int) -> None:
     """Bring the health and the visible metrics of server n up to date."""
     row, faults = memory.episodes[b].trace_row, memory.faults
-    p = memory.parameters[settings_row(memory.parameters, row)]
-    server, constants = (
-        memory.servers[b, n],
-        memory.constants[settings_row(memory.constants, row), n],
-    )
+    server, constants = memory.servers[b, n], memory.constants[k, n]
     if now >= server.next_change_ms:
         refresh_health(server, faults, row, n, now, p.recovery_ramp_ms)
     if p.dynamics == DECAYING_LOAD:
@@ -136,12 +131,14 @@ def step_one(memory: Memory, b: int, action: int) -> None:
     """Route the waiting request of environment b to server `action`, and go to the next arrival."""
     episode, out = memory.episodes[b], memory.outcomes[b]
     row, now, slot = episode.trace_row, episode.now_ms, episode.step
-    p, request = memory.parameters[settings_row(memory.parameters, row)], memory.arrivals[row, slot]
+    p = memory.parameters[settings_row(memory.parameters, row)]
+    k = settings_row(memory.constants, row)
+    request = memory.arrivals[row, slot]
     out.degraded = memory.servers[b, action].degraded
     out.retries = 0
     out.done = slot + 2 == memory.arrivals.shape[1]
     in_flight = memory.servers[b, action].in_flight + 1
-    answer = route(memory, b, action, request.size, now)
+    answer = route(memory, b, action, request.size, now, p, k)
     error = request.error_coin <= answer.errors
     out.response_time_ms = answer.response_ms
     out.wait_ms = answer.start_ms - now
@@ -157,12 +154,12 @@ def step_one(memory: Memory, b: int, action: int) -> None:
             coin = request.error_coin / answer.errors  # uniform again, given the failure
             _plan_retry(memory, b, slot, action, now + answer.response_ms, request.size, coin)
     out.reward = reward_of(answer.response_ms, errors, queue_ms(in_flight), p)
-    _send(memory, b, action, slot, now, request.size, error, answer)
+    _send(memory, b, action, slot, now, request.size, error, answer, p, k)
     episode.step = slot + 1
     episode.now_ms = memory.arrivals[row, slot + 1].arrival_ms
     if p.retry:
         now = _serve_retries(memory, b, now, np.inf if out.done else episode.now_ms)
-    area = _pass_time(memory, b, now, episode.now_ms)
+    area = _pass_time(memory, b, now, episode.now_ms, p, k)
     if p.num_balancers > 1:
         episode.balancer = trace.balancer_of(episode.seed, slot + 1, p.num_balancers)
     if p.reward == PARK:
@@ -181,11 +178,11 @@ def _send(
     size: float,
     error: bool,
     answer: Answer,
+    p: Any,
+    k: int,
 ) -> None:
     """Let server n have the request in a slot, now, with this answer."""
     episode, server, request = memory.episodes[b], memory.servers[b, n], memory.requests[b, slot]
-    row = episode.trace_row
-    p = memory.parameters[settings_row(memory.parameters, row)]
     view = memory.views[b, episode.balancer * p.max_servers + n]
     episode.timeouts += answer.timed_out
     episode.rejections += answer.rejected
@@ -206,35 +203,33 @@ def _send(
     else:
         if view.in_flight == 0:
             view.oldest_arrival_ms = now
-        workers = memory.constants[settings_row(memory.constants, row), n].workers
-        enqueue(server, memory.requests, b, slot, workers)
+        enqueue(server, memory.requests, b, slot, memory.constants[k, n].workers)
         if p.num_balancers > 1:
             view.in_flight += 1
             view.work += size
 
 
 @inlined
-def _pass_time(memory: Memory, b: int, now: float, until: float) -> float:
+def _pass_time(memory: Memory, b: int, now: float, until: float, p: Any, k: int) -> float:
     """Move every server of environment b from `now` to `until`.
 
     Returns:
         The time integral of all requests in flight, in request ms: until the last one has left
         if the episode ends here and the reward is "park".
     """
-    row, area = memory.episodes[b].trace_row, 0.0
-    p = memory.parameters[settings_row(memory.parameters, row)]
+    area, shared, decaying = 0.0, p.num_balancers > 1, p.dynamics == DECAYING_LOAD
     for n in range(p.num_servers):
-        server = memory.servers[b, n]
-        constants = memory.constants[settings_row(memory.constants, row), n]
-        if p.dynamics == DECAYING_LOAD:
+        server, constants = memory.servers[b, n], memory.constants[k, n]
+        if decaying:
             server.in_flight = int(server.in_flight * constants.load_decay)
         else:
+            workers = constants.workers
             area += advance(
-                server, memory.views, memory.requests, b, n, now, until, constants.workers, p
+                server, memory.views, memory.requests, b, n, now, until, workers, shared, p
             )
             if memory.outcomes[b].done and p.reward == PARK:
                 area += area_left(server, memory.requests, b, until)
-        refresh(memory, b, n, until)
+        refresh(memory, b, n, until, p, k)
     return area
 
 
@@ -270,6 +265,7 @@ def _serve_retries(memory: Memory, b: int, now: float, until: float) -> float:
     """
     episode, requests, out = memory.episodes[b], memory.requests, memory.outcomes[b]
     p = memory.parameters[settings_row(memory.parameters, episode.trace_row)]
+    k = settings_row(memory.constants, episode.trace_row)
     own_balancer = episode.balancer
     while episode.next_retry != NO_REQUEST and requests[b, episode.next_retry].arrival_ms <= until:
         slot = episode.next_retry
@@ -281,14 +277,14 @@ def _serve_retries(memory: Memory, b: int, now: float, until: float) -> float:
             planned.size,
             planned.server,
         )
-        _pass_time(memory, b, now, time_ms)
+        _pass_time(memory, b, now, time_ms, p, k)
         now = time_ms
         episode.balancer = planned.balancer
-        n = _retry_server(memory, b, failed)
+        n = _retry_server(memory, b, failed, p, k)
         in_flight = memory.servers[b, n].in_flight + 1
-        answer = route(memory, b, n, size, now)
+        answer = route(memory, b, n, size, now, p, k)
         error = coin <= answer.errors
-        _send(memory, b, n, slot, now, size, error, answer)
+        _send(memory, b, n, slot, now, size, error, answer, p, k)
         episode.retries += 1
         out.retries += 1
         out.response_time_ms += answer.response_ms
@@ -299,19 +295,17 @@ def _serve_retries(memory: Memory, b: int, now: float, until: float) -> float:
 
 
 @inlined
-def _retry_server(memory: Memory, b: int, failed: int) -> int:
+def _retry_server(memory: Memory, b: int, failed: int, p: Any, k: int) -> int:
     """The server for a retry: the least (requests in flight + 1) / weight its balancer sees.
 
     The one that failed is left out if there is another.
     """
     episode = memory.episodes[b]
-    p = memory.parameters[settings_row(memory.parameters, episode.trace_row)]
-    row = settings_row(memory.constants, episode.trace_row)
     best, least = failed, np.inf
     for n in range(p.num_servers):
         if n != failed:
             view = memory.views[b, episode.balancer * p.max_servers + n]
-            cost = (view.in_flight + 1) / memory.constants[row, n].weight
+            cost = (view.in_flight + 1) / memory.constants[k, n].weight
             if cost < least:
                 best, least = n, cost
     return best
@@ -325,8 +319,9 @@ def estimate(memory: Memory, b: int, n: int) -> tuple[float, float]:
     """
     episode = memory.episodes[b]
     p = memory.parameters[settings_row(memory.parameters, episode.trace_row)]
+    k = settings_row(memory.constants, episode.trace_row)
     size = memory.arrivals[episode.trace_row, episode.step].size
-    answer = route(memory, b, n, size, episode.now_ms)
+    answer = route(memory, b, n, size, episode.now_ms, p, k)
     queueing_ms = queue_ms(memory.servers[b, n].in_flight + 1)
     return reward_of(answer.response_ms, answer.errors, queueing_ms, p), answer.response_ms
 

@@ -116,10 +116,12 @@ def _per_server(
     now = episode.now_ms
     to_feature = 1.0 / p.feature_time_ms
     known = _WITH_SIZE if p.observe_size else _WITHOUT_SIZE
-    features = known + 1 if p.observe_weights else known
+    with_size, with_weights = p.observe_size, p.observe_weights
+    features = known + 1 if with_weights else known
     size_to_feature = 10.0 / p.size_mean
+    first = episode.balancer * p.max_servers
     for n in range(p.num_servers):
-        seen = metrics[b, episode.balancer * p.max_servers + n]
+        seen = metrics[b, first + n]
         i = features * n
         out[b, i] = seen.in_flight
         out[b, i + 1] = seen.latency_ms * to_feature
@@ -129,10 +131,10 @@ def _per_server(
         waiting = (now - seen.oldest_arrival_ms) * to_feature
         out[b, i + 4] = waiting if seen.in_flight > 0 else 0.0
         out[b, i + 5] = seen.service_ms * to_feature
-        if p.observe_size:
+        if with_size:
             out[b, i + 6] = seen.work * size_to_feature
             out[b, i + 7] = seen.pace * 10.0
-        if p.observe_weights:
+        if with_weights:
             out[b, i + known] = constants[min(episode.trace_row, constants.shape[0] - 1), n].share
     for i in range(features * p.num_servers, features * p.max_servers):
         out[b, i] = _ABSENT

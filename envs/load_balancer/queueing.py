@@ -82,25 +82,26 @@ def advance(
     now: float,
     until: float,
     workers: int,
+    shared: bool,
     p: Any,
 ) -> float:
     """Remove the requests that a server has answered by `until`; their balancers observe it.
 
-    `views` are the servers as each balancer sees them; with one balancer, `server` itself.
+    `views` are the servers as each balancer sees them; they are read if balancers share the servers.
 
     Returns:
         The time integral of the server's requests from `now` to `until`, in request ms.
     """
     area = 0.0
-    shared = p.num_balancers > 1
+    weight = p.metrics_weight
     while server.in_flight > 0 and server.next_departure_ms <= until:
         request = requests[b, server.head]
         area += request.departure_ms - now
-        view = views[b, request.balancer * p.max_servers + n]
-        observe_latency(view, request.response_ms, p.metrics_weight)
+        view = views[b, request.balancer * p.max_servers + n] if shared else server
+        observe_latency(view, request.response_ms, weight)
         if not request.timed_out:
-            observe_service(view, request, p.metrics_weight, shared or workers > 1)
-        observe_error(view, np.float64(request.error), request.departure_ms, p.metrics_weight)
+            observe_service(view, request, weight, shared or workers > 1)
+        observe_error(view, np.float64(request.error), request.departure_ms, weight)
         server.in_flight -= 1
         server.work -= request.size
         if server.in_flight > 0:
