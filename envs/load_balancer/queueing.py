@@ -87,7 +87,7 @@ def advance(
 ) -> float:
     """Remove the requests that a server has answered by `until`; their balancers observe it.
 
-    `views` are the servers as each balancer sees them; they are read if balancers share the servers.
+    `views` are the servers as each balancer sees them, for balancers that share the servers.
 
     Returns:
         The time integral of the server's requests from `now` to `until`, in request ms.
