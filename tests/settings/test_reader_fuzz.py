@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Gt, Lt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,7 +32,7 @@ from grpo_gym.trainers.settings import TrainSettings
 from guard_bench import bench
 
 IN_FOLDER = settings(
-    max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 edits = st.lists(
     st.tuples(
@@ -154,8 +154,12 @@ plain = st.recursive(
 
 def _bounded(base: Any, rules: tuple[Any, ...]) -> st.SearchStrategy[Any]:
     bounds: list[Any] = [bound for rule in rules for bound in getattr(rule, "metadata", ())]
-    lows = [b.ge if isinstance(b, Ge) else b.gt for b in bounds if isinstance(b, Ge | Gt)]
-    highs = [b.le if isinstance(b, Le) else b.lt for b in bounds if isinstance(b, Le | Lt)]
+    lows: list[Any] = [
+        b.ge if isinstance(b, Ge) else b.gt for b in bounds if isinstance(b, Ge | Gt)
+    ]
+    highs: list[Any] = [
+        b.le if isinstance(b, Le) else b.lt for b in bounds if isinstance(b, Le | Lt)
+    ]
     low, high = max(lows, default=None), min(highs, default=None)
     strict = {type(b) for b in bounds}
     if base is int:
@@ -244,7 +248,7 @@ junk = st.one_of(
 )
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_state_of_a_guard_is_refused_or_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
