@@ -154,12 +154,8 @@ plain = st.recursive(
 
 def _bounded(base: Any, rules: tuple[Any, ...]) -> st.SearchStrategy[Any]:
     bounds: list[Any] = [bound for rule in rules for bound in getattr(rule, "metadata", ())]
-    lows: list[Any] = [
-        b.ge if isinstance(b, Ge) else b.gt for b in bounds if isinstance(b, Ge | Gt)
-    ]
-    highs: list[Any] = [
-        b.le if isinstance(b, Le) else b.lt for b in bounds if isinstance(b, Le | Lt)
-    ]
+    lows = [getattr(b, name) for b in bounds for name in ("ge", "gt") if hasattr(b, name)]
+    highs = [getattr(b, name) for b in bounds for name in ("le", "lt") if hasattr(b, name)]
     low, high = max(lows, default=None), min(highs, default=None)
     strict = {type(b) for b in bounds}
     if base is int:
