@@ -28,6 +28,8 @@ Column = Annotated[Annotated[int, Field(ge=1)] | str, NoFlag]
 LARGEST = 1e30
 """Largest number in a cell; float32 holds it, and its square fits into a float64."""
 
+_LARGEST_FILE = 1_000_000_000
+"""Bytes of a file that is compressed: a small one may hide any number."""
 _GZIP = b"\x1f\x8b"
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DELIMITERS = "\t;,"
@@ -171,7 +173,10 @@ def _read_text(path: str) -> str:
         raise ValueError("it is not a file")
     data = file.read_bytes()
     if data.startswith(_GZIP):  # by its content: many programs drop or keep ".gz" wrongly
-        data = gzip.decompress(data)
+        with gzip.open(io.BytesIO(data)) as content:
+            data = content.read(_LARGEST_FILE + 1)
+        if len(data) > _LARGEST_FILE:
+            raise ValueError(f"it has more than {_LARGEST_FILE:,} bytes when uncompressed")
     encoding = "UTF-16" if data.startswith(_UTF_16) else "UTF-8"
     try:
         text = data.decode("utf-8-sig" if encoding == "UTF-8" else encoding)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from grpo_gym.policies.registry import PolicySource
 from grpo_gym.rollouts.batches import EnvSource, make_batch
@@ -24,13 +25,14 @@ from grpo_gym.trainers.iteration import Callback, IterationStats, rollout_metric
 from grpo_gym.trainers.learning.batch import training_batch
 from grpo_gym.trainers.learning.estimate import AdvantageEstimate, estimate_advantages
 from grpo_gym.trainers.learning.reference import make_reference, move_reference
-from grpo_gym.trainers.learning.update import update_policy
+from grpo_gym.trainers.learning.update import UpdateStats, update_policy
 from grpo_gym.trainers.learning.value_baseline import ValueBaseline
 from grpo_gym.trainers.memory import NetworkMemory, check_rollout, check_widths
 from grpo_gym.trainers.persistence import PersistentModel
 from grpo_gym.trainers.presets import make_config
 from grpo_gym.trainers.reporting import ProgressReporter
 from grpo_gym.trainers.schedule import Schedule
+from grpo_gym.trainers.standstill import Standstill, have_changed, nothing_will_change, weights_of
 
 _log = logging.getLogger(__name__)
 
@@ -65,9 +67,9 @@ class GRPO(PersistentModel):
 
         Args:
             policy: "mlp"; "linear", without hidden layers; "board", a convolutional network with
-                one logit per cell of a board; "gru" or "temporal", which read a history; a name
-                that `register_policy` registered; or a network of your own: a callable as
-                described there.
+                one logit per cell of a board; "servers", which scores any number of servers; "gru"
+                or "temporal", which read a history; a name that `register_policy` registered; or a
+                network of your own: a callable as described there.
             env: A registered id, a made environment, or a function that makes one.
             env_kwargs: Passed to the environment; only with an id.
             training_env_kwargs: Arguments that replace or extend them in training only, such as
@@ -108,6 +110,7 @@ class GRPO(PersistentModel):
         self.iteration = 0
         self.num_steps = 0
         self.schedule = Schedule(start=0, end=0)
+        self.standstill = Standstill()
         self.notes = {}
 
     def learn(
@@ -118,6 +121,9 @@ class GRPO(PersistentModel):
         callback: Callback | Iterable[Callback] = (),
     ) -> "GRPO":
         """Train for `total_steps` more environment steps, rounded up to whole iterations.
+
+        Training ends sooner, with a warning, once nothing will change the weights any more: see
+        `trainers.standstill`.
 
         Args:
             total_steps: Steps to take in this call; schedules span them.
@@ -131,6 +137,7 @@ class GRPO(PersistentModel):
         """
         steps = check_value("total_steps", total_steps, Count)
         self.schedule = Schedule(start=self.num_steps, end=self.num_steps + steps)
+        self.standstill = Standstill()
         return self.resume(progress_bar=progress_bar, callback=callback)
 
     def resume(
@@ -143,10 +150,17 @@ class GRPO(PersistentModel):
             if progress_bar:
                 callbacks.append(stack.enter_context(ProgressReporter()))
             going_on = True
-            while going_on and self.num_steps < self.schedule.end:
+            while going_on and not self.has_ended:
                 stats = self.train_iteration()
                 going_on = all([report(self, stats) is not False for report in callbacks])
+            if self.standstill.is_final:
+                _log.warning("training ended at step %d: no more would change", self.num_steps)
         return self
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `learn` has come to its end: all steps are taken, or nothing will change."""
+        return self.num_steps >= self.schedule.end or self.standstill.is_final
 
     def train_iteration(self) -> IterationStats:
         """Collect, estimate advantages, update, observe, report."""
@@ -155,6 +169,7 @@ class GRPO(PersistentModel):
         collected = time.perf_counter()
         self.is_updating = True
         self._set_learning_rate()
+        before = weights_of(self.policy.parameters())
         update = update_policy(
             self.policy,
             self.optimizer,
@@ -163,6 +178,7 @@ class GRPO(PersistentModel):
             self.config,
             self._generator(Stream.MINIBATCHES),
         )
+        self._notice_standstill(before, rollout, update)
         explained_variance = self._fit_value_baseline(rollout, estimate)
         # Only now: the update has to normalise observations as the collecting policy did.
         if self.policy.normaliser is not None:
@@ -180,6 +196,7 @@ class GRPO(PersistentModel):
             update=update,
             uniform_groups=estimate.uniform_groups,
             explained_variance=explained_variance,
+            unchanged_iterations=self.standstill.unchanged,
             discount=estimate.discount,
             collect_seconds=collected - started,
             update_seconds=time.perf_counter() - collected,
@@ -226,6 +243,18 @@ class GRPO(PersistentModel):
                 config.refill_rounds,
             )
         return rollout, estimate
+
+    def _notice_standstill(
+        self, before: list[Tensor], rollout: GroupedRollout, update: UpdateStats | None
+    ) -> None:
+        """Count iterations that led nowhere, and warn when they are several."""
+        changed = have_changed(before, self.policy.parameters())
+        made = update if self.config.update == "adamw" else None
+        rate = self.config.learning_rate
+        hopeless = not changed and nothing_will_change(self.policy.head, rollout, made, rate)
+        self.standstill = self.standstill.after(changed, hopeless)
+        if warning := self.standstill.warning(float(rollout.episodes.returns.mean())):
+            _log.warning("iteration %d: %s", self.iteration + 1, warning)
 
     def _estimate(self, rollout: GroupedRollout) -> AdvantageEstimate:
         features = values = None

@@ -27,6 +27,8 @@ class IterationStats:
         discount: Discount factor in use.
         collect_seconds: Time spent collecting and estimating advantages.
         update_seconds: Time spent updating.
+        unchanged_iterations: How many iterations in a row, up to this one, left the weights as they
+            were.
     """
 
     iteration: int
@@ -39,6 +41,7 @@ class IterationStats:
     discount: float
     collect_seconds: float
     update_seconds: float
+    unchanged_iterations: int = 0
 
 
 class Learner(Protocol):

@@ -83,6 +83,7 @@ class GRPOPayload(TypedDict):
     notes: dict[str, _Note]
     metrics_normaliser: NotRequired[MetricsPayload | None]
     schedule: tuple[_Counted, _Counted]
+    standstill: NotRequired[tuple[_Counted, _Counted]]
 
 
 class OnlinePayload(TypedDict):

@@ -28,6 +28,7 @@ from grpo_gym.trainers.payloads import (
 )
 from grpo_gym.trainers.schedule import Schedule
 from grpo_gym.trainers.settings import merge_env_kwargs
+from grpo_gym.trainers.standstill import Standstill
 
 _KIND = "grpo"
 
@@ -42,6 +43,7 @@ class PersistentModel(PolicyModel):
         iteration: Iterations made.
         num_steps: Environment steps taken in training.
         schedule: The environment steps that the call of `learn` spans.
+        standstill: The latest iterations in a row that led nowhere.
         notes: Numbers about this policy that are saved with it, such as its evaluated return.
     """
 
@@ -51,6 +53,7 @@ class PersistentModel(PolicyModel):
     iteration: int
     num_steps: int
     schedule: Schedule
+    standstill: Standstill
     notes: dict[str, float]
 
     def save(self, path: str | PathLike[str]) -> str:
@@ -80,6 +83,7 @@ class PersistentModel(PolicyModel):
             "notes": self.notes,
             "metrics_normaliser": None if metrics is None else metrics.state(),
             "schedule": [self.schedule.start, self.schedule.end],
+            "standstill": [self.standstill.unchanged, self.standstill.hopeless],
         }
         checkpoint.save(path, payload, kind=_KIND)
         return self.weights_sha256()
@@ -176,6 +180,7 @@ class PersistentModel(PolicyModel):
         except ConfigError as error:
             refuse(path, f"metrics_normaliser: {error}", error)
         self.schedule = Schedule(*payload["schedule"])
+        self.standstill = Standstill(*payload.get("standstill", ()))  # older files have none
 
 
 def _policy_source(

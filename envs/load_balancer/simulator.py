@@ -111,6 +111,11 @@ class LoadBalancerSimulator(BatchSimulator):
         return self._of_environments(self.constants["weight"])
 
     @property
+    def rates(self) -> np.ndarray:
+        """The servers' true service rates, 0 for those that are absent, float64, shape (B, N)."""
+        return self._of_environments(self.constants["rate"])
+
+    @property
     def present(self) -> np.ndarray:
         """Which servers each environment has, bool, shape (B, N)."""
         return self.weights > 0.0

@@ -15,14 +15,19 @@ from grpo_gym.storage import CheckpointError
 
 Main = Callable[[Sequence[str]], int]
 
-_USAGE, _FAILURE = 2, 1
-"""Exit status for wrong arguments, and for errors during the work."""
+_USAGE, _FAILURE, _STANDSTILL = 2, 1, 3
+"""Exit status for wrong arguments, errors during the work, and training that got nowhere."""
+
+
+class StandstillError(Exception):
+    """Training ended, perhaps before its last step, in iterations that changed no weight."""
 
 
 def reported(main: Main) -> Main:
     """Turn errors of arguments and of the machine into one line on standard error.
 
-    Exit status: 2 for arguments, 1 for files, memory and numbers, 128 + n after signal n.
+    Exit status: 2 for arguments, 1 for files, memory and numbers, 3 for training that ended where
+    nothing would change any more, 128 + n after signal n.
     """
 
     @functools.wraps(main)
@@ -44,6 +49,8 @@ def reported(main: Main) -> Main:
             return _report(f"out of memory: {error}", _FAILURE)
         except (CheckpointError, EnvError, FloatingPointError) as error:
             return _report(str(error), _FAILURE)
+        except StandstillError as end:
+            return _report(str(end), _STANDSTILL)
         except KeyboardInterrupt as stop:
             return _report("stopped", 128 + (stop.number if isinstance(stop, Stopped) else 2))
 
@@ -53,6 +60,6 @@ def reported(main: Main) -> Main:
 def _report(message: str, status: int) -> int:
     line = " ".join(message.split())
     console = Console(stderr=True)
-    prefix = "" if status > 128 else "error: "
+    prefix = "" if status > 128 or status == _STANDSTILL else "error: "
     console.print(f"{prefix}{line}", style="red", markup=False, highlight=False, soft_wrap=True)
     return status

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from grpo_gym.cli.failures import StandstillError
 from grpo_gym.cli.options import invocation
 from grpo_gym.cli.pictures import episode_frames
 from grpo_gym.cli.run import Run
@@ -42,6 +43,8 @@ def train_grpo(
 
     Raises:
         ConfigError: If the settings or the folder cannot be used; before any work.
+        StandstillError: If the last iterations changed no weight, and others would not; everything
+            is saved and shown by then.
     """
     run, model = _open(settings, options)
     console.print(f"run: {run.folder}", markup=False)
@@ -57,6 +60,12 @@ def train_grpo(
     except Exception:  # an environment may raise anything
         console.print(f"failed; resume with: {command}", markup=False)
         raise
+    if model.standstill.is_noticed:
+        steps, end = model.num_steps, model.schedule.end
+        raise StandstillError(
+            f"training ended after {steps:,} of {end:,} steps: {model.standstill}. "
+            f"The policy to keep is {run.policy_to_show}"
+        )
     return 0
 
 
@@ -127,8 +136,7 @@ class Bookkeeper:
         self._recorded = model.iteration
         self._evaluate_if_due(model)
         stopping = self.signals.number is not None
-        finished = model.num_steps >= model.schedule.end
-        if stopping or finished or model.iteration % self.run.settings.checkpoint_every == 0:
+        if stopping or model.has_ended or model.iteration % self.run.settings.checkpoint_every == 0:
             self._save(model, self.run.latest)
         return not stopping
 
@@ -192,7 +200,7 @@ def _is_finished(run: Run, model: GRPO) -> bool:
 
 
 def _is_trained(model: GRPO) -> bool:
-    return 0 < model.schedule.end <= model.num_steps
+    return model.schedule.end > 0 and model.has_ended
 
 
 def _evaluation_is_due(settings: TrainSettings, model: GRPO) -> bool:
@@ -202,6 +210,8 @@ def _evaluation_is_due(settings: TrainSettings, model: GRPO) -> bool:
 
 def _stretches(settings: TrainSettings, model: GRPO) -> int:
     """Completed stretches of training; each ends with an evaluation."""
+    if model.standstill.is_final:  # none is to come
+        return settings.evaluations
     return model.num_steps * settings.evaluations // settings.total_steps
 
 

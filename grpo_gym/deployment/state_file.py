@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 
 from grpo_gym.deployment.config import GuardConfig
 from grpo_gym.deployment.records import GuardError, describe
-from grpo_gym.settings import to_mapping
+from grpo_gym.deployment.state_schema import GuardState
+from grpo_gym.settings import check_value, to_mapping
 from grpo_gym.storage.claims import Claim, InUseError, claim_file
 from grpo_gym.storage.files import write_atomic
 
@@ -60,7 +61,7 @@ class StateFile:
                 before, now = saved.get(name), self._config.get(name)
                 if before != now:
                     _refuse(self.path, f"it was made with {name}={before}, the guard has {now}")
-            restore(state)
+            restore(check_value("state", state, GuardState))
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             _refuse(self.path, f"its content is not a guard's ({describe(error)})", error)
 

@@ -40,6 +40,15 @@ class ActionHead(nn.Module):
         """Actions (B, C) in the form the environment takes, first axis B."""
         raise NotImplementedError
 
+    def chances_of_others(self, actions: Tensor, log_probs: Tensor) -> Tensor:
+        """How likely the environment had got another action, shape (...), each in [0, 1].
+
+        Args:
+            actions: Sampled, shape (..., C).
+            log_probs: Of these actions, shape (...).
+        """
+        raise NotImplementedError
+
     def complete(self, outputs: Tensor) -> Tensor:
         """Append the head's own parameters, if any, to the network's outputs."""
         return outputs
@@ -83,6 +92,10 @@ class CategoricalHead(ActionHead):
         if masks is not None:
             allowed = masks[..., self.index] & self.legal
         return Categorical(outputs[..., self.index], allowed)
+
+    @override
+    def chances_of_others(self, actions: Tensor, log_probs: Tensor) -> Tensor:
+        return -torch.expm1(log_probs)
 
     @override
     def to_environment(self, actions: Tensor) -> np.ndarray:
@@ -140,10 +153,21 @@ class GaussianHead(ActionHead):
         return Gaussian(mean, log_std)
 
     @override
+    def chances_of_others(self, actions: Tensor, log_probs: Tensor) -> Tensor:
+        """0 where all components were clipped, and would be again; else 1: no two are equal."""
+        scaled = self._scaled(actions)
+        inside = (scaled > self.low) & (scaled < self.high)
+        return torch.from_numpy(inside.any(axis=-1).astype(np.float32))
+
+    @override
     def to_environment(self, actions: Tensor) -> np.ndarray:
-        scaled = actions.cpu().numpy() * self.half_width + self.center
-        clipped = np.clip(scaled, self.low, self.high).astype(self.dtype)
+        clipped = np.clip(self._scaled(actions), self.low, self.high).astype(self.dtype)
         return clipped.reshape(*clipped.shape[:-1], *self.shape)
+
+    def _scaled(self, actions: Tensor) -> np.ndarray:
+        """Actions in the units of the environment, before they are clipped."""
+        scaled: np.ndarray = actions.cpu().numpy() * self.half_width + self.center
+        return scaled
 
 
 def make_head(

@@ -18,7 +18,7 @@ class PolicyOptions:
     """Observations that the policy sees at once, the newest last."""
     normalise_observations: Flag | None = None
     """Normalise observations by their running mean and standard deviation; None: every policy
-    except `board` does."""
+    except `board` and `servers` does."""
     initial_log_std: Number = -0.5
     """Initial log standard deviation of Box actions, in units of half the action range."""
     log_std_bounds: tuple[Number, Number] = (-3.0, 0.5)
@@ -54,6 +54,17 @@ class BoardOptions(PolicyOptions):
     """Channels of each hidden layer of `board`."""
     blocks: Natural = 2
     """Residual blocks of `board`, each with two 3 x 3 convolutions."""
+
+
+@checked_dataclass
+class ServersOptions(PolicyOptions):
+    """Options of the policy `servers`."""
+
+    server_width: Count = 40
+    """Width of each hidden layer of `servers`."""
+    shared_features: Natural | None = None
+    """Features after the rows of all servers, for `servers`. None: as few as can be, which is too
+    few for two servers or more if there are no more servers than shared features."""
 
 
 @checked_dataclass
@@ -94,7 +105,7 @@ class TemporalOptions(PolicyOptions):
 
 
 @checked_dataclass
-class NetworkConfig(MLPOptions, GRUOptions, BoardOptions, TemporalOptions):
+class NetworkConfig(MLPOptions, GRUOptions, BoardOptions, ServersOptions, TemporalOptions):
     """The options of all built-in policies, and what training does with symmetric ones."""
 
     augment_symmetries: Flag = False

@@ -18,6 +18,7 @@ from grpo_gym.policies.custom import CustomPolicy
 from grpo_gym.policies.gru import GRUPolicy
 from grpo_gym.policies.network import MLPPolicy, Policy
 from grpo_gym.policies.options import NetworkConfig, PolicyOptions
+from grpo_gym.policies.servers import ServersPolicy
 from grpo_gym.policies.temporal import TemporalPolicy
 from grpo_gym.settings import ConfigError, suggest
 
@@ -31,6 +32,7 @@ _BUILT_IN: dict[str, tuple[Callable[[Any, Any, Any], Policy], type[PolicyOptions
     "linear": (Policy, PolicyOptions),
     "mlp": (MLPPolicy, options.MLPOptions),
     "board": (BoardPolicy, options.BoardOptions),
+    "servers": (ServersPolicy, options.ServersOptions),
     "gru": (GRUPolicy, options.GRUOptions),
     "temporal": (TemporalPolicy, options.TemporalOptions),
 }

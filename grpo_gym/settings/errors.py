@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -95,7 +95,9 @@ def _written(path: Path) -> str:
 
 def _unknown(path: Path, cls: Any) -> str:
     for part in path[:-1]:
-        cls = cls.__pydantic_fields__[part].annotation
+        # An index leads to an element: the annotation of the list is a tuple of its class.
+        inside = get_args(cls)[:1] if isinstance(part, int) else ()
+        cls = inside[0] if inside else cls.__pydantic_fields__[part].annotation
     hint = suggest(str(path[-1]), cls.__pydantic_fields__)
     return f"{_written(path)!r} is not a setting of {cls.__name__}.{hint}"
 

@@ -33,6 +33,12 @@ _PLAIN = {
 """Which unquoted text is not a string, by tag."""
 
 
+_LARGEST_FILE = 1_000_000
+"""Bytes in a file of settings."""
+_MOST_VALUES, _DEEPEST = 100_000, 100
+"""Values in a file, each alias counted as what it stands for, and their nesting."""
+
+
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
     yaml_constructors = {  # noqa: RUF012
@@ -77,13 +83,16 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
     Raises:
-        ConfigError: If the file is missing, is not YAML (with the line), has a key twice, or is
-            not a mapping.
+        ConfigError: If the file is missing, is not YAML (with the line), has a key twice, is not a
+            mapping, or is larger than settings are.
     """
     try:
-        text = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            text = file.read(_LARGEST_FILE + 1)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}: check the path") from error
+    if len(text) > _LARGEST_FILE:
+        raise ConfigError(f"{path} must have at most {_LARGEST_FILE:,} bytes, as settings have")
     values = _parse(text, str(path))
     if not isinstance(values, dict):
         found = "an empty file" if values is None else repr(values)
@@ -131,10 +140,33 @@ def parse_value(text: str) -> Any:
 
 def _parse(text: str | bytes, source: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown line"
         raise ConfigError(f"{source}: {place}: {error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError, KeyError, RecursionError) as error:
         raise ConfigError(f"{source}: cannot be read as YAML: {error}") from error
+    _check_size(values, source)
+    return values
+
+
+def _check_size(values: Any, source: str) -> None:
+    """Refuse aliases that stand for ever more, or for themselves.
+
+    Raises:
+        ConfigError: If there are too many values, or they are nested too deeply.
+    """
+    count, pending = 0, [(values, 1)]
+    while pending:
+        value, depth = pending.pop()
+        count += 1
+        if count > _MOST_VALUES or depth > _DEEPEST:
+            raise ConfigError(
+                f"{source} must have at most {_MOST_VALUES:,} values, nested at most {_DEEPEST} "
+                "deep: look for an alias (*name)"
+            )
+        if isinstance(value, dict):
+            pending += [(each, depth + 1) for each in (*value, *value.values())]
+        elif isinstance(value, list):
+            pending += [(each, depth + 1) for each in value]

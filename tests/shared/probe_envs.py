@@ -106,6 +106,40 @@ class Target(OneStep):
         return -float(np.square((action - self.target) / [4.0, 0.5]).sum())
 
 
+class Extreme(OneStep):
+    """One of two to six rows is right: that of the largest value, or of the smallest if so asked.
+
+    A row is its value and noise; absent rows are -1, and illegal. After the rows of all comes the
+    shared feature, 1 for the largest.
+    """
+
+    rows = 6
+    observation_space: gym.Space[Any] = spaces.Box(-1.0, 1.0, (2 * rows + 1,), np.float32)
+    action_space: gym.Space[Any] = spaces.Discrete(rows)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        gym.Env.reset(self, seed=seed)
+        self.table = self.np_random.random((self.rows, 2), np.float32)
+        self.largest = bool(self.np_random.integers(2))
+        self.present = self.np_random.permutation(self.rows) < self.np_random.integers(2, 7)
+        self.table[~self.present] = -1.0
+        return self.observe(), {"action_mask": self.present.astype(np.int8)}
+
+    def step(self, action: Any) -> Step:
+        observation, reward, over, cut, _ = super().step(action)
+        return observation, reward, over, cut, {"action_mask": self.present.astype(np.int8)}
+
+    def observe(self) -> Any:
+        return np.append(self.table, np.float32(self.largest)).astype(np.float32)
+
+    def reward(self, action: Any) -> float:
+        values = np.where(self.present, self.table[:, 0] * (1 if self.largest else -1), -np.inf)
+        assert self.present[action], f"row {action} is absent"
+        return float(action == values.argmax())
+
+
 class Luck(OneStep):
     """A small effect of the action under a large one of the seed, equal within a group."""
 

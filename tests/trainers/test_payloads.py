@@ -1,7 +1,10 @@
 """Files with a right checksum and a wrong content: one error that names file and field, no code."""
 
 import copy
+import hashlib
+import io
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,7 +221,7 @@ def places(value: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [place for key, item in items for place in [(*above, key), *places(item, (*above, key))]]
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_content_is_refused_or_works(
     tmp_path: Path, trained: dict[str, Any], data: st.DataObject
@@ -244,7 +247,7 @@ def test_any_content_is_refused_or_works(
     model.train_iteration()
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_content_of_online_training_is_refused_or_works(
     tmp_path: Path, online: dict[str, Any], data: st.DataObject
@@ -260,3 +263,87 @@ def test_any_content_of_online_training_is_refused_or_works(
         assert str(path) in str(error)
         return
     model.learn(5)
+
+
+def seal(path: Path, body: bytes | bytearray) -> None:
+    """Write a body with the header that makes it look whole."""
+    sha256 = hashlib.sha256(body).hexdigest()
+    path.write_bytes(f"grpo-gym-checkpoint 1 {sha256} {len(body)}\n".encode() + body)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1))
+def test_any_bytes_with_a_forged_checksum_are_refused_or_work(
+    tmp_path: Path, trained: dict[str, Any], damage: list[tuple[float, int]]
+) -> None:
+    path = tmp_path / "forged.ckpt"
+    checkpoint.save(path, trained, kind="grpo")
+    body = bytearray(path.read_bytes().partition(b"\n")[2])
+    for place, byte in damage:
+        body[int(place * len(body))] = byte
+    seal(path, body)
+    try:
+        GRPO.load(path).train_iteration()
+    except CheckpointError as error:
+        assert str(path) in str(error)
+
+
+def test_a_compressed_archive_is_not_opened(tmp_path: Path) -> None:
+    """A small file could hold any number of zeros."""
+    buffer = io.BytesIO()
+    torch.save({"kind": "grpo", "payload": {"a": torch.zeros(1_000_000)}}, buffer)
+    small = io.BytesIO()
+    with zipfile.ZipFile(buffer) as stored, zipfile.ZipFile(small, "w") as packed:
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name), zipfile.ZIP_DEFLATED)
+    body = small.getvalue()
+    assert len(body) < 100_000
+    path = tmp_path / "packed.ckpt"
+    seal(path, body)
+    with pytest.raises(CheckpointError, match="torch cannot read its content safely"):
+        GRPO.load(path)
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def doubled(times: int) -> list[Any]:
+    value: list[Any] = [1]
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+def round_about() -> list[Any]:
+    value: list[Any] = [1]
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        nested(200),
+        doubled(60),
+        round_about(),
+        torch.zeros(1).expand(10**9),
+        torch.eye(2).to_sparse(),
+    ],
+    ids=["deep", "doubled", "round about", "expanded", "sparse"],
+)
+def test_what_no_saved_model_holds_is_refused(
+    tmp_path: Path, trained: dict[str, Any], value: Any
+) -> None:
+    buffer = io.BytesIO()
+    payload = {**trained, "notes": {"a": value}}
+    torch.save({"format_version": 1, "kind": "grpo", "payload": payload}, buffer)
+    body = buffer.getvalue()
+    path = tmp_path / "odd.ckpt"
+    seal(path, body)
+    with pytest.raises(CheckpointError, match=r"not what grpo-gym writes|cannot read its content"):
+        GRPO.load(path)

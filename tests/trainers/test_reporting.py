@@ -79,7 +79,8 @@ def test_scalars_by_tag() -> None:
 
 def test_an_iteration_without_an_update_has_no_update_metrics() -> None:
     tags = [tag for tag in scalars(iteration(1, update=None)) if tag.startswith("train/")]
-    assert tags == ["train/uniform_groups", "train/explained_variance", "train/discount"]
+    names = ["uniform_groups", "explained_variance", "unchanged_iterations", "discount"]
+    assert tags == [f"train/{name}" for name in names]
 
 
 def test_without_a_terminal_a_line_comes_first_last_and_now_and_then(

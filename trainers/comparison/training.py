@@ -10,6 +10,7 @@ from typing_extensions import override
 from grpo_gym.evaluation.episodes import ActionFunction
 from grpo_gym.trainers.grpo import GRPO, IterationStats
 from grpo_gym.trainers.settings import TrainSettings, new_model
+from grpo_gym.trainers.standstill import Standstill
 
 
 class Training(ABC):
@@ -62,7 +63,8 @@ class GRPOTraining(Training):
 
     @override
     def learn(self, total_steps: int, record: Callable[[int], None]) -> int:
-        def callback(_: GRPO, stats: IterationStats) -> None:
+        def callback(model: GRPO, stats: IterationStats) -> None:
+            model.standstill = Standstill()  # each training takes the steps that were planned
             record(stats.num_steps)
 
         self._model.learn(total_steps, callback=callback)
