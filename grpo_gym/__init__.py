@@ -20,10 +20,19 @@ _LAZY = {
     "GRPOConfig": "grpo_gym.trainers.config",
     "OnlineGRPO": "grpo_gym.trainers.online",
     "evaluate_policy": "grpo_gym.evaluation.episodes",
+    "pretrained": "grpo_gym.trainers.pretrained",
     "register_policy": "grpo_gym.policies.registry",
 }
 
-__all__ = ["GRPO", "GRPOConfig", "OnlineGRPO", "__version__", "evaluate_policy", "register_policy"]
+__all__ = [
+    "GRPO",
+    "GRPOConfig",
+    "OnlineGRPO",
+    "__version__",
+    "evaluate_policy",
+    "pretrained",
+    "register_policy",
+]
 
 register_environments()
 

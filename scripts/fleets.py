@@ -1,0 +1,237 @@
+"""One policy for every fleet: train the router that ships, and measure it on fleets it never saw.
+
+    python scripts/fleets.py --part router       # trains, in about ten minutes of two cores
+    python scripts/fleets.py --part unseen       # 100 fleets against all heuristics
+    python scripts/fleets.py --part large        # fleets of 32, 64 and 128 servers
+    python scripts/fleets.py --part balancers    # several balancers that share the servers
+    python scripts/fleets.py --part traces --traces code=code.csv conversation=conv.csv
+    python scripts/fleets.py --part learning     # flaky, and what sharing a fleet is worth
+
+A heuristic is compared with the policy on the same episodes, and only if it knows no more: where the
+policy does not see the servers' weights, they are equal for heuristics. What `--results` has is not
+measured again, so an interrupted experiment resumes where it stopped.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from grpo_gym.envs.load_balancer.baselines import BASELINES
+from grpo_gym.envs.load_balancer.presets import make_config
+from grpo_gym.trainers import experiments
+from grpo_gym.trainers.experiments import EVALUATION_SEED
+from grpo_gym.trainers.grpo import GRPO, IterationStats
+from grpo_gym.trainers.named_policies import evaluate_baseline
+from grpo_gym.trainers.pretrained import pretrained, router_file
+
+ENV = "LoadBalancer-v0"
+KINDS: dict[str, dict[str, bool]] = {
+    "sizes and weights": {"observe_size": True, "observe_weights": True},
+    "weights": {"observe_size": False, "observe_weights": True},
+    "sizes": {"observe_size": True, "observe_weights": False},
+    "neither": {"observe_size": False, "observe_weights": False},
+}
+"""What a balancer may know of requests and servers."""
+FIRST_FLEET = 1_000_000
+"""Seed of the first unseen fleet; training draws fleets from other seeds."""
+TRAINING_SEED = 0
+LARGE = (32, 64, 128)
+BALANCERS = (1, 4, 16)
+GROUPING_STEPS = 2_000_000
+Part = Literal["router", "unseen", "large", "balancers", "traces", "learning"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(experiments.ExperimentOptions):
+    """The command line."""
+
+    part: Part
+    """What to measure."""
+    fleets: int = 100
+    """Unseen fleets; a tenth of them of each large size, and a fifth where episodes are played by
+    several balancers or from recorded arrivals."""
+    episodes: int = 400
+    """Episodes on each fleet."""
+    traces: dict[str, Path] = field(default_factory=dict)
+    """CSV files of recorded arrivals by name, with a column GeneratedTokens as size."""
+
+
+def main() -> None:
+    """Measure what is missing."""
+    options = tyro.cli(Options, description=__doc__)
+    if options.part == "router":
+        train_router(options)
+        return
+    measurements = {
+        "unseen": unseen,
+        "large": large,
+        "balancers": balancers,
+        "traces": traces,
+        "learning": learning,
+    }[options.part](options)
+    experiments.measure(
+        options.results / f"fleets_{options.part}.json", measurements, options.processes
+    )
+
+
+def train_router(options: Options) -> None:
+    """Train a network for each kind of observation, and keep the checkpoints that ship."""
+    trainings = {kind: partial(train_kind, kind, TRAINING_SEED) for kind in KINDS}
+    experiments.measure(options.results / "fleets_router.json", trainings, options.processes)
+
+
+def train_kind(kind: str, seed: int) -> dict[str, Any]:
+    """Train with the shipped settings of fleets, and write the checkpoint without its optimizer."""
+    settings = experiments.shipped_settings(ENV, "fleets", env_kwargs=KINDS[kind])
+    trained = experiments.train(settings, seed)
+    trained.model.optimizer.state.clear()
+    path = router_file(settings.env_kwargs)
+    trained.model.save(path)
+    return {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "steps": trained.model.num_steps,
+        "wall_seconds": trained.wall_seconds,
+        "cpu_seconds": trained.cpu_seconds,
+        "weights_sha256": trained.model.weights_sha256(),
+    }
+
+
+def unseen(options: Options) -> dict[str, Callable[[], Any]]:
+    """Every kind of observation on fleets like those of training."""
+    return {
+        f"{kind}/fleet {index}": partial(
+            compare, kind, {"fleet_seed": FIRST_FLEET + index}, options.episodes
+        )
+        for index in range(options.fleets)
+        for kind in KINDS
+    }
+
+
+def large(options: Options) -> dict[str, Callable[[], Any]]:
+    """Fleets of more servers than in training, the last two."""
+    return {
+        f"{kind}/{servers} servers/fleet {index}": partial(
+            compare,
+            kind,
+            {"fleet_seed": FIRST_FLEET + index, "num_servers": servers},
+            options.episodes,
+        )
+        for servers in LARGE
+        for index in range(options.fleets // 10)
+        for kind in KINDS
+    }
+
+
+def balancers(options: Options) -> dict[str, Callable[[], Any]]:
+    """Several balancers, each with its own view."""
+    return {
+        f"{kind}/{count} balancers/fleet {index}": partial(
+            compare,
+            kind,
+            {"fleet_seed": FIRST_FLEET + index, "num_balancers": count},
+            options.episodes,
+        )
+        for count in BALANCERS
+        for index in range(options.fleets // 5)
+        for kind in ("sizes and weights", "weights")
+    }
+
+
+def traces(options: Options) -> dict[str, Callable[[], Any]]:
+    """Recorded arrivals and sizes instead of drawn ones."""
+    return {
+        f"{kind}/{name}/fleet {index}": partial(
+            compare,
+            kind,
+            {
+                "fleet_seed": FIRST_FLEET + index,
+                "arrivals_csv": str(path),
+                "arrivals_size_column": "GeneratedTokens",
+            },
+            options.episodes,
+        )
+        for name, path in options.traces.items()
+        for index in range(options.fleets // 5)
+        for kind in KINDS
+    }
+
+
+def compare(kind: str, env_kwargs: Mapping[str, Any], episodes: int) -> dict[str, Any]:
+    """Mean costs on one fleet: the policy's and those of all heuristics that know no more."""
+    kwargs = {"preset": "fleets", "infos": "basic", **KINDS[kind], **env_kwargs}
+    fleet = make_config(**kwargs)
+    policy = pretrained("router", kwargs).evaluate(episodes, seed=EVALUATION_SEED)
+    equal = {} if KINDS[kind]["observe_weights"] else {"weights": 1.0}
+    heuristics = {
+        name: evaluate_baseline(name, ENV, {**kwargs, **equal}, episodes, EVALUATION_SEED)
+        for name, baseline in BASELINES.items()
+        if not baseline.privileged
+    }
+    best = max(heuristics, key=lambda name: heuristics[name].mean_return)
+    saved = policy.returns - heuristics[best].returns
+    return {
+        "servers": fleet.num_servers,
+        "utilisation": fleet.utilisation,
+        "sizes": fleet.size_distribution,
+        "arrivals": fleet.arrival_process,
+        "equal rates": len(set(fleet.service_rates)) == 1,
+        "policy": -policy.mean_return,
+        "heuristics": {name: -each.mean_return for name, each in heuristics.items()},
+        "best": best,
+        "ratio": policy.mean_return / heuristics[best].mean_return,
+        "saved": float(saved.mean()),
+        "saved_sem": float(saved.std(ddof=1) / len(saved) ** 0.5),
+    }
+
+
+def learning(options: Options) -> dict[str, Callable[[], Any]]:
+    """The policy on the one fleet of flaky; and what it is worth that a group shares its fleet."""
+    measurements: dict[str, Callable[[], Any]] = {}
+    for seed in range(options.seeds):
+        for weights in (True, False):
+            key = f"flaky/{'with' if weights else 'without'} weights/seed {seed}"
+            measurements[key] = partial(train_on_flaky, weights, seed)
+        for grouping in ("shared", "unrelated"):
+            measurements[f"fleets/{grouping}/seed {seed}"] = partial(train_grouped, grouping, seed)
+    return measurements
+
+
+def train_on_flaky(weights: bool, seed: int) -> dict[str, Any]:
+    """Train the policy `servers` with the settings that ship for `mlp`."""
+    settings = experiments.shipped_settings(
+        ENV, env_kwargs={"observe_weights": weights}, policy="servers"
+    )
+    trained = experiments.train(settings, seed)
+    evaluation = trained.model.evaluate(10_000, seed=EVALUATION_SEED)
+    return {
+        "return": evaluation.mean_return,
+        "steps": trained.model.num_steps,
+        "cpu_seconds": trained.cpu_seconds,
+    }
+
+
+def train_grouped(grouping: Literal["shared", "unrelated"], seed: int) -> dict[str, Any]:
+    """Costs on unseen fleets during a training, of groups on one fleet and trace, or on many."""
+    settings = experiments.shipped_settings(
+        ENV, "fleets", grpo={"grouping": grouping}, total_steps=GROUPING_STEPS
+    )
+    curve: dict[str, list[float]] = {"steps": [], "cost": []}
+
+    def evaluate(model: GRPO, stats: IterationStats) -> None:
+        if stats.num_steps >= (len(curve["steps"]) + 1) * GROUPING_STEPS / 8:
+            evaluation = model.evaluate(2_000, seed=EVALUATION_SEED)
+            curve["steps"].append(stats.num_steps)
+            curve["cost"].append(-evaluation.mean_return)
+
+    experiments.train(settings, seed, callback=evaluate)
+    return curve
+
+
+if __name__ == "__main__":
+    main()
