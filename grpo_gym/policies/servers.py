@@ -112,7 +112,7 @@ class ServersPolicy(Policy):
         if bool(present.all()):
             hidden: Tensor = self.encoder(inputs)
             return hidden
-        # Absent servers are left out, not masked: with 9 of 24 present an update takes 0.6 times as long.
+        # Absent servers are left out, not masked: with 9 of 24 present this takes 0.6 of the time.
         index = present.flatten().nonzero().squeeze(1)
         found = self.encoder(inputs.flatten(0, 1)[index])
         zeros = found.new_zeros(present.numel(), found.shape[1])
