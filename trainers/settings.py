@@ -54,12 +54,6 @@ def task_names(env: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
     return (name,) if preset is None else (f"{name}-{preset}", name)
 
 
-def merge_env_kwargs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments over those of training, of which none stay with another preset."""
-    same_preset = given.get("preset", trained.get("preset")) == trained.get("preset")
-    return {**trained, **given} if same_preset else dict(given)
-
-
 def shipped_config(*names: str) -> dict[str, Any]:
     """The first of these files of `configs/` that exists; empty if none does."""
     for name in names:
