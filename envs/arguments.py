@@ -1,4 +1,4 @@
-"""Checks of arguments that users pass to native environments; needs no Gymnasium."""
+"""Arguments that users pass to environments: checks, and how they combine; needs no Gymnasium."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -48,3 +48,9 @@ def check_count(name: str, value: Any, most: float = math.inf) -> int:
     if value > most:
         raise ConfigError(f"{name} must be at most {most:,}, got {value!r}")
     return int(value)
+
+
+def merge_env_kwargs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments over those of training, of which none stay with another preset."""
+    same_preset = given.get("preset", trained.get("preset")) == trained.get("preset")
+    return {**trained, **given} if same_preset else dict(given)

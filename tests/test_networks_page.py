@@ -12,6 +12,7 @@ from grpo_gym.policies.options import (
     GRUOptions,
     MLPOptions,
     PolicyOptions,
+    ServersOptions,
     TemporalOptions,
 )
 
@@ -34,6 +35,7 @@ def test_its_table_names_every_option() -> None:
         "linear": PolicyOptions,
         "mlp": MLPOptions,
         "board": BoardOptions,
+        "servers": ServersOptions,
         "gru": GRUOptions,
         "temporal": TemporalOptions,
     }

@@ -229,8 +229,9 @@ class GRPOConfig(CollectConfig, AdvantageConfig, UpdateConfig, NetworkConfig):
 
     seed: Natural = 0
     """Determines everything random."""
-    torch_threads: Count = 1
-    """Threads of torch; small networks are slower with more."""
+    torch_threads: Annotated[Integer, Field(ge=1, le=256)] = 1
+    """Threads of torch; small networks are slower with more, and any are with more than there are
+    cores."""
 
     def __post_init__(self) -> None:
         self._check_network()

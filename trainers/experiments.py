@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from rich.console import Console
 
-from grpo_gym.settings import from_mapping
+from grpo_gym.settings import Integer, Processes, check_value, from_mapping
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.grpo import GRPO, Callback
 from grpo_gym.trainers.settings import TrainSettings, default_config, new_model
@@ -38,6 +39,15 @@ class ExperimentOptions:
     """Trainings of each setting, from seed 0; settings were tuned on seeds from 50."""
     processes: int = 2
     """Measurements to make at a time; each uses one core."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no machine and no patience would stand.
+
+        Raises:
+            ConfigError: If there are too few or too many seeds or processes.
+        """
+        check_value("processes", self.processes, Processes)
+        check_value("seeds", self.seeds, Annotated[Integer, Field(ge=1, le=10_000)])
 
     def measure(
         self,

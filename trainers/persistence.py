@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from grpo_gym.envs.arguments import merge_env_kwargs
 from grpo_gym.policies.custom import qualified_name
 from grpo_gym.policies.metrics_normaliser import MetricsNormaliser
 from grpo_gym.policies.network import Policy
@@ -27,7 +28,6 @@ from grpo_gym.trainers.payloads import (
     refuse,
 )
 from grpo_gym.trainers.schedule import Schedule
-from grpo_gym.trainers.settings import merge_env_kwargs
 from grpo_gym.trainers.standstill import Standstill
 
 _KIND = "grpo"

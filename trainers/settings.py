@@ -27,7 +27,8 @@ class TrainSettings:
     """The algorithm: grpo, or online, which learns from one decision at a time and is for
     LoadBalancer-v0."""
     policy: str = "mlp"
-    """The policy: mlp, linear, board, gru, temporal, or a registered name (or module:name)."""
+    """The policy: mlp, linear, board, servers, gru, temporal, or a registered name (or
+    module:name)."""
     policy_kwargs: dict[str, Any] = field(default_factory=dict)
     """Options of the policy, such as hidden_sizes=[32,32]."""
     total_steps: Count = 1_000_000
@@ -51,12 +52,6 @@ def task_names(env: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
     name = env.removeprefix("grpo_gym:").replace("/", "-").replace(":", "-")
     preset = env_kwargs.get("preset")
     return (name,) if preset is None else (f"{name}-{preset}", name)
-
-
-def merge_env_kwargs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments over those of training, of which none stay with another preset."""
-    same_preset = given.get("preset", trained.get("preset")) == trained.get("preset")
-    return {**trained, **given} if same_preset else dict(given)
 
 
 def shipped_config(*names: str) -> dict[str, Any]:

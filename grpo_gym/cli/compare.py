@@ -1,10 +1,12 @@
 """`compare`: train GRPO and algorithms of Stable-Baselines3 alike, and report on them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from rich.console import Console
 
 from grpo_gym.cli.failures import reported
@@ -13,8 +15,8 @@ from grpo_gym.cli.outputs import claim_output
 from grpo_gym.cli.resumable import TaskOptions, run_resumable
 from grpo_gym.settings import (
     ConfigError,
-    Count,
     Flag,
+    Integer,
     Natural,
     Number,
     checked_dataclass,
@@ -37,7 +39,7 @@ class CompareOptions(TaskOptions):
     recurrent_ppo."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings files instead of the shipped ones: ALGORITHM=FILE."""
-    seeds: Count = 5
+    seeds: Annotated[Integer, Field(ge=1, le=10_000)] = 5
     """Trainings of each algorithm."""
     first_seed: Natural = 0
     """Seed of the first of them; another one adds trainings to a result file."""
@@ -93,21 +95,18 @@ def _compare(configs: dict[str, Any], command: str, console: Console) -> None:
 
     files = options.files
     folder = options.report or files[0].with_suffix("")
-    contenders = [] if options.no_train else _contenders(options)
+    train = None if options.no_train else _prepare(options, configs["budget"], command, console)
     claim_output(folder / FILE_NAME, "--report")
-    if contenders:
-        _train(contenders, options, configs["budget"], command, console)
+    if train is not None:
+        train()
     console.print(f"report: {write_report(files, folder, options.threshold)}")
 
 
-def _train(
-    contenders: Sequence[Contender],
-    options: CompareOptions,
-    budget: Budget,
-    command: str,
-    console: Console,
-) -> None:
-    """Train what is missing."""
+def _prepare(
+    options: CompareOptions, budget: Budget, command: str, console: Console
+) -> Callable[[], None]:
+    """What trains all that is missing, after checking that it can be trained."""
+    contenders = _contenders(options)
     (path,) = options.files
     plan = Plan(
         **to_mapping(budget),
@@ -133,7 +132,7 @@ def _train(
     for contender in contenders:
         if not contender.tuned:
             console.print(f"{contender.algorithm}: not tuned for this task; see grpo-gym tune")
-    comparison.measure(results, options.processes, command)
+    return partial(comparison.measure, results, options.processes, command)
 
 
 def _contenders(options: CompareOptions) -> list[Contender]:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from grpo_gym.cli.options import CommandLine, invocation
 from grpo_gym.cli.signals import Stopped, StopSignals
-from grpo_gym.settings import Count, EnvId, checked_dataclass
+from grpo_gym.settings import EnvId, Processes, checked_dataclass
 from grpo_gym.trainers.settings import task_names
 
 
@@ -23,8 +23,8 @@ class TaskOptions:
     """Id of the environment."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, such as preset=park."""
-    processes: Count = cpu_count() or 1
-    """Trainings at a time, each on one core; by default one for each core."""
+    processes: Processes = cpu_count() or 1
+    """Trainings at a time, each on one core; by default one for each core, at most four."""
 
     @property
     def task_name(self) -> str:

@@ -4,7 +4,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
 
@@ -24,6 +24,8 @@ def lasting_streams() -> Iterator[None]:
         try:
             yield
         finally:
+            with suppress(OSError):  # reported already
+                flush_output()
             sys.stdout, sys.stderr = before
 
 

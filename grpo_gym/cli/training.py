@@ -178,6 +178,8 @@ class Bookkeeper:
         if frames is not None:
             self.tensorboard.add_frames(frames, model.num_steps)
         best = model.notes.get("best_return", -math.inf)
+        if not math.isfinite(best):  # of a version that evaluated returns that were not
+            best = -math.inf
         model.notes = {
             "return": evaluation.mean_return,
             "best_return": max(best, evaluation.mean_return),

@@ -4,15 +4,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from rich.console import Console
 
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import CommandLine
 from grpo_gym.cli.outputs import claim_output
 from grpo_gym.cli.resumable import TaskOptions, run_resumable
-from grpo_gym.settings import Count, checked_dataclass, to_mapping, to_yaml
+from grpo_gym.settings import Integer, checked_dataclass, to_mapping, to_yaml
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.comparison.contenders import Settings, find_contender
 from grpo_gym.trainers.comparison.records import TrialBudget
@@ -30,7 +31,7 @@ class TuneOptions(TaskOptions):
     """grpo, ppo, a2c, trpo, maskable_ppo or recurrent_ppo."""
     settings: str | None = None
     """Settings file of the first trial; by default the shipped one, if any."""
-    trials: Count = 20
+    trials: Annotated[Integer, Field(ge=1, le=100_000)] = 20
     """Trials in all; more than the study has continue it."""
     study: Path | None = None
     """SQLite file of the study, new or to be continued; by default

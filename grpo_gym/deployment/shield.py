@@ -1,6 +1,6 @@
 """Select what to execute: the policy's action if allowed, an alternative, or the fallback's."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -62,11 +62,15 @@ class Controller:
             return Proposal(None, describe(error))
 
     def propose_on_a_copy(self, observation: Any) -> Proposal:
-        """The same, without a chance to change what others see."""
+        """The same for a finite observation, without a chance to change what others see."""
         try:
             own = deepcopy(observation)
         except Exception as error:  # of the user's types
             return Proposal(None, f"the observation cannot be copied: {describe(error)}")
+        try:
+            _check_observation(own)
+        except Exception as error:  # of the user's types
+            return Proposal(None, describe(error))
         return self.propose(own)
 
     def _finite_action(self, observation: Any) -> Any:
@@ -76,7 +80,7 @@ class Controller:
             )
         else:
             action = self._behaviour(observation)
-        _check_finite(action)
+        _check_action(action)
         return action
 
 
@@ -146,19 +150,37 @@ class Shield:
         if callable(candidates):
             candidates = tuple(candidates(observation, situation.policy.action))
         for action in candidates:
-            _check_finite(action)
+            _check_action(action)
             if not violations_of(self._constraints, observation, action, situation.context):
                 yield action
 
 
-def _check_finite(action: Any) -> None:
-    """Raise ValueError for an action that is None or contains a nan or an infinity."""
-    if action is None:
-        raise ValueError("action must not be None")
-    if isinstance(action, Mapping | list | tuple):
-        for part in action.values() if isinstance(action, Mapping) else action:
-            _check_finite(part)
-        return
-    numbers = np.asarray(action)
-    if numbers.dtype.kind in "fc" and not np.isfinite(numbers).all():
-        raise ValueError(f"action must be finite, got {action!r}")
+def _check_action(action: Any) -> None:
+    """Raise ValueError for an action that is or contains None, a nan or an infinity."""
+    for part in _leaves(action):
+        if part is None:
+            raise ValueError("action must not be None")
+        if not _is_finite(part):
+            raise ValueError(f"action must be finite, got {part!r}")
+
+
+def _check_observation(observation: Any) -> None:
+    """Raise ValueError for an observation that contains a nan or an infinity."""
+    for part in _leaves(observation):
+        if not _is_finite(part):
+            raise ValueError(f"the observation must be finite, got {part!r}")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What mappings, lists and tuples contain in the end."""
+    if isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(part)
+    else:
+        yield value
+
+
+def _is_finite(value: Any) -> bool:
+    """False for numbers that are not all finite; true for everything that is no number."""
+    numbers = np.asarray(value)
+    return numbers.dtype.kind not in "fc" or bool(np.isfinite(numbers).all())

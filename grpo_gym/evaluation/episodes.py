@@ -244,10 +244,11 @@ def evaluate(
         for t, (alive, step) in enumerate(play(action_function, batch, seeds, indices < episodes)):
             returns[indices[alive]] += step.rewards[alive]
             lengths[indices[alive]] += 1
-            for name, values in step.infos.items():
-                counted = alive & ~np.isnan(values) & (t >= warmup)
-                sums[name][indices[counted]] += values[counted]
-                counts[name][indices[counted]] += 1
+            with np.errstate(over="ignore", invalid="ignore"):  # such means are not reported
+                for name, values in step.infos.items():
+                    counted = alive & ~np.isnan(values) & (t >= warmup)
+                    sums[name][indices[counted]] += values[counted]
+                    counts[name][indices[counted]] += 1
         if on_progress is not None:
             on_progress(min(first + size, episodes))
     with np.errstate(invalid="ignore", over="ignore"):

@@ -60,7 +60,7 @@ class BoardOptions(PolicyOptions):
 class ServersOptions(PolicyOptions):
     """Options of the policy `servers`."""
 
-    server_width: Count = 40
+    server_width: Count = 32
     """Width of each hidden layer of `servers`."""
     shared_features: Natural | None = None
     """Features after the rows of all servers, for `servers`. None: as few as can be, which is too

@@ -14,6 +14,7 @@ from grpo_gym.settings.fields import (
     Number,
     Positive,
     PositiveFraction,
+    Processes,
 )
 from grpo_gym.settings.yaml_files import load_yaml, parse_value, save_yaml, to_yaml
 
@@ -30,6 +31,7 @@ __all__ = [
     "Number",
     "Positive",
     "PositiveFraction",
+    "Processes",
     "check_value",
     "checked_dataclass",
     "from_mapping",

@@ -1,6 +1,7 @@
 """Types for the fields of settings: numbers with common ranges, and ids of environments."""
 
 from contextlib import suppress
+from os import cpu_count
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -38,6 +39,9 @@ Natural = Annotated[Integer, Field(ge=0)]
 """An integer of at least 0."""
 Count = Annotated[Integer, Field(ge=1)]
 """An integer of at least 1."""
+
+Processes = Annotated[Integer, Field(ge=1, le=4 * (cpu_count() or 1))]
+"""Processes at a time that compute: at most four for each core of this machine."""
 
 Number = Annotated[float, BeforeValidator(_number)]
 """A finite number. Text such as "3e-4" is one; True is not."""

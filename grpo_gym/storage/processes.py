@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from threading import Thread
 
@@ -35,6 +36,9 @@ def worker_pool(processes: int, *, fresh: bool = False) -> ProcessPoolExecutor:
 def stop_at_once(pool: ProcessPoolExecutor) -> None:
     """Terminate a pool and all its processes; their unfinished work is lost.
 
+    A further Ctrl-C changes nothing: it is over in a moment, and who left earlier would wait for
+    the processes when the interpreter ends.
+
     Args:
         pool: The only pool or process that this process has started with `multiprocessing`.
     """
@@ -43,10 +47,11 @@ def stop_at_once(pool: ProcessPoolExecutor) -> None:
     closing = Thread(target=partial(pool.shutdown, cancel_futures=True))
     closing.start()
     while closing.is_alive():
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-            worker.join()
-        closing.join(_PAUSE_SECONDS)
+        with suppress(KeyboardInterrupt):
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+                worker.join()
+            closing.join(_PAUSE_SECONDS)
 
 
 def _begin_work() -> None:

@@ -87,6 +87,8 @@ def test_what_makes_no_sense_is_refused_at_once(capsys: pytest.CaptureFixture[st
     assert "must come with trpo among --algorithms" in error_alone("--settings", "trpo=x.yaml")
     assert "got maskable_ppo" in error_alone("--env", "CartPole-v1", "--algorithms", "maskable_ppo")
     assert "cannot read nowhere.yaml" in error_alone("--settings", "ppo=nowhere.yaml")
+    assert "processes must be <= " in error_alone("--processes", "100000")
+    assert "seeds must be <= 10000" in error_alone("--seeds", "1e9")
     Path("folder").mkdir()
     assert "--out must be a file that can be written" in error_alone("--out", "folder")
     Path("bad.yaml").write_text("env: LoadBalancer-v0\nsettings: {n_stepz: 4}\n")
@@ -118,19 +120,67 @@ def test_a_killed_training_is_one_line(
     assert "fewer --processes" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_ctrl_c_keeps_what_is_finished() -> None:
-    """The signal goes to all processes, as a terminal sends it."""
-    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *SMALL]
-    with subprocess.Popen(
-        [*command, "--total-steps", "1e9", "--processes", "1"],
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """A comparison that never ends, once it has begun to keep results."""
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *SMALL, *arguments]
+    process = subprocess.Popen(
+        [*command, "--total-steps", "1e9"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    ) as process:
-        deadline = time.monotonic() + 300.0
-        while not OUT.is_file() and time.monotonic() < deadline:
-            time.sleep(0.1)
+    )
+    deadline = time.monotonic() + 300.0
+    while not OUT.is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return process
+
+
+def processes_of(session: int) -> list[int]:
+    """Running processes of a session, without those that only wait to be noticed."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(its_session) == session and state != "Z":
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGHUP", "SIGTERM"])
+def test_no_training_goes_on_for_nobody(number: str) -> None:
+    process = start("--processes", "2")
+    deadline = time.monotonic() + 60.0
+    while len(processes_of(process.pid)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)  # until the workers are there
+    time.sleep(2.0)
+    os.kill(process.pid, getattr(signal, number))
+    process.wait(60.0)
+    deadline = time.monotonic() + 10.0
+    while processes_of(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_of(process.pid) == []
+    assert "task" in json.loads(OUT.read_text())
+
+
+@pytest.mark.slow
+def test_of_two_at_once_one_is_refused_and_nothing_is_lost() -> None:
+    steps = ["--total-steps", "256", "--processes", "1"]
+    command = [sys.executable, str(ROOT / "scripts" / "compare.py"), *SMALL, *steps]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=300)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 1], told
+    assert any("is in use by process" in each for each in told)
+    assert {"grpo/seed 0", "a2c/seed 0"} <= json.loads(OUT.read_text()).keys()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_keeps_what_is_finished() -> None:
+    """The signal goes to all processes, as a terminal sends it."""
+    with start("--processes", "1") as process:
         os.killpg(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=300)
     assert process.returncode == 130, told

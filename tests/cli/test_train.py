@@ -442,6 +442,7 @@ def assert_one_line(err: str, *parts: str) -> None:
         ("--seed 1 2", "--seed must be followed by one value, got 1 2"),
         ("--seed 1 --seed 2", "--seed is given twice"),
         ("--seed -1", "seed must be >= 0, got"),
+        ("--torch-threads 100000", "torch_threads must be <= 256, got '100000'"),
         ("--lerning-rate 3", "Did you mean --learning-rate?"),
         ("--foo", "--foo is not an option of train. See --help."),
         ("train", "'train' belongs to no option"),

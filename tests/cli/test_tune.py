@@ -67,6 +67,8 @@ def test_what_cannot_be_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "algorithm must be ppo for CartPole-v1" in capsys.readouterr().err
     assert main(["--trials", "0"]) == 2
     assert "trials must be >= 1" in capsys.readouterr().err
+    assert main(["--processes", "100000"]) == 2
+    assert "processes must be <= " in capsys.readouterr().err
     Path("folder").mkdir()
     assert main(["--study", "folder"]) == 2
     assert "--study must be a file that can be written" in capsys.readouterr().err

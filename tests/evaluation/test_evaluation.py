@@ -133,3 +133,23 @@ def test_nothing_finite_is_null_in_json() -> None:
         "iqm": None,
         "ci95": [None, None],
     }
+
+
+class ReportsSometimes(Countdown):
+    """Infos of all kinds: one that is infinite, one of long episodes only, one too large to add."""
+
+    def step(self, action: Any) -> Any:
+        *rest, info = super().step(action)
+        info |= {"huge": 1.7e308, "infinite": np.inf if self.time == 2 else 1.0}
+        if self.time == 3:
+            info["late"] = 1.0
+        return *rest, info
+
+
+def test_metrics_say_in_how_many_episodes_they_are_finite() -> None:
+    batch = make_batch(ReportsSometimes, None, 4)
+    summary = evaluate(lengths_by_row, batch, episodes=8, seed=0).summary()
+    assert summary["reported"] == {"time": 8, "last": 8, "huge": 2, "infinite": 2, "late": 4}
+    assert summary["metrics"]["infinite"]["mean"] == 1.0
+    assert summary["metrics"]["huge"]["mean"] is None  # even their sum is too large
+    assert summary["return"]["mean"] == 2.5

@@ -9,10 +9,13 @@ import torch
 
 from grpo_gym import GRPO
 from memory_envs import Amount, Delay, Echo, Parts
+from probe_envs import Extreme
 
 BOARDS: dict[str, Any] = {"preset": "microgrpo-5x5", "reward": "hits"}
+SHORT: dict[str, Any] = {"episode_length": 25}
 SMALL: dict[str, dict[str, Any]] = {
     "board": {"env": "Battleship-v0", "env_kwargs": BOARDS, "channels": 6, "blocks": 2},
+    "servers": {"env": "LoadBalancer-v0", "env_kwargs": SHORT, "server_width": 8},
     "gru": {"env": Echo, "gru_width": 12, "hidden_sizes": (12,)},
     "temporal": {
         "env": Echo, "lstm_width": 12, "lstm_layers": 1, "attention_heads": 2,
@@ -32,6 +35,14 @@ ON_BOARDS: list[dict[str, Any]] = [
     {"env_kwargs": {"preset": "uniform-5x5", "mask_repeats": False}},
     {"env_kwargs": {"board_size": 6, "observation": "planes_density", "fleet": (3, 2)}},
 ]  # fmt: skip
+ON_SERVERS: list[dict[str, Any]] = [
+    {},
+    {"frame_history": 3, "normalise_observations": True, "kl_coefficient": 0.1},
+    {"preset": "trust_region"},
+    {"learned_baseline": True},
+    {"env": Extreme, "env_kwargs": {}, "preset": "trust_region"},
+    {"env": Extreme, "env_kwargs": {}, "normalise_observations": True, "entropy_coefficient": 0.01},
+]
 ON_HISTORIES: list[dict[str, Any]] = [
     {},
     {"normalise_observations": False, "kl_coefficient": 0.1, "preset": "dapo"},
@@ -44,9 +55,10 @@ ON_HISTORIES: list[dict[str, Any]] = [
 ]
 SETTINGS = [
     *(("board", options) for options in ON_BOARDS),
+    *(("servers", options) for options in ON_SERVERS),
     *((policy, options) for policy in ("gru", "temporal") for options in ON_HISTORIES),
 ]
-IDLE = {"board": "network.5.bias", "gru": "none", "temporal": "key.bias"}
+IDLE = {"board": "network.5.bias", "servers": "none", "gru": "none", "temporal": "key.bias"}
 """Weights that add the same to all cells, or to all scores of a query, so that nothing changes."""
 
 

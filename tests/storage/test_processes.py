@@ -9,10 +9,30 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from grpo_gym.storage.processes import stop_at_once, worker_pool
+
+
+def test_impatience_does_not_leave_processes_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = worker_pool(2)
+    others = [pool.submit(time.sleep, 600.0) for _ in range(3)]
+    assert wait_until(others[0].running, 30.0)
+    original, interrupts = multiprocessing.active_children, iter([True, False, True])
+
+    def interrupted() -> list[Any]:
+        if next(interrupts, False):
+            raise KeyboardInterrupt
+        return original()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(multiprocessing, "active_children", interrupted)
+        stop_at_once(pool)
+    assert multiprocessing.active_children() == []
+    assert all(each.done() for each in others)
+
 
 PARENT = """
 import sys

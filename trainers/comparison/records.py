@@ -41,7 +41,7 @@ class TrialBudget(Budget):
     """Episodes of each point."""
     final_episodes: Episodes = 500
     """Episodes after training; their mean return is a trial's value."""
-    seeds_per_trial: Count = 1
+    seeds_per_trial: Annotated[Integer, Field(ge=1, le=10_000)] = 1
     """Trainings of each trial, from seed 100; its value is their mean."""
 
 

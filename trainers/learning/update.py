@@ -71,7 +71,8 @@ def update_policy(
         None if the batch is empty.
 
     Raises:
-        FloatingPointError: If the gradient is not finite; the policy is as before that step.
+        FloatingPointError: If the gradient is not finite, and the policy as before that step; or if
+            the weights are not after the last one.
     """
     if len(batch) == 0:
         return None
@@ -91,6 +92,11 @@ def update_policy(
         kl = float(epochs[-1][names.index("kl")])
         if config.target_kl is not None and kl > config.target_kl:
             break
+    if not all(bool(torch.isfinite(weights).all()) for weights in policy.parameters()):
+        raise FloatingPointError(
+            "the weights are not finite after an update: lower learning_rate, and resume from an "
+            "earlier checkpoint"
+        )
     last = dict(zip(names, epochs[-1].tolist(), strict=True))
     overall = dict(zip(names, torch.stack(epochs).mean(dim=0).tolist(), strict=True))
     return UpdateStats(

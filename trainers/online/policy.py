@@ -15,6 +15,8 @@ from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.online import kernels
 from grpo_gym.trainers.online.config import OnlineConfig
 
+NOT_FINITE = "the weights must be finite, and their products with the features: load them again"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -160,6 +162,4 @@ class OnlinePolicy:
     def _check_chances(self) -> None:
         # One logit that is not finite leaves no chance that is.
         if not math.isfinite(self.arrays.pi[0]):
-            raise FloatingPointError(
-                "the weights must be finite, and their products with the features: load them again"
-            )
+            raise FloatingPointError(NOT_FINITE)

@@ -14,21 +14,23 @@ import numpy as np
 import torch
 from typing_extensions import override
 
+from grpo_gym.envs.arguments import merge_env_kwargs
 from grpo_gym.envs.batch_simulator import FINGERPRINT
 from grpo_gym.envs.load_balancer.env import TASK
 from grpo_gym.envs.load_balancer.online import count_server_features, write_features
 from grpo_gym.envs.load_balancer.presets import make_config
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
 from grpo_gym.evaluation.episodes import Evaluable
+from grpo_gym.rollouts.policy_inputs import features_of
 from grpo_gym.rollouts.randomness import Stream, derive_seed
+from grpo_gym.rollouts.spaces import is_finite
 from grpo_gym.settings import ConfigError, Count, check_value, from_mapping, to_mapping
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.online.loop import train_kernel
-from grpo_gym.trainers.online.policy import OnlinePolicy
+from grpo_gym.trainers.online.policy import NOT_FINITE, OnlinePolicy
 from grpo_gym.trainers.payloads import OnlinePayload, check_payload, refuse
-from grpo_gym.trainers.settings import merge_env_kwargs
 
 ENV_ID = "LoadBalancer-v0"
 KIND = "online"
@@ -179,12 +181,14 @@ class OnlineGRPO(Evaluable):
         """The policy without exploration at one observation, shape (A,), float64.
 
         Raises:
-            ConfigError: If the observation does not fit the space.
+            ConfigError: If the observation does not fit the space, or is not finite.
+            FloatingPointError: If the weights are not finite.
         """
         shape, expected = np.shape(observation), self.observation_space.shape
         if shape != expected:
             raise ConfigError(f"observation must have shape {expected}, got {shape}")
-        return self.policy.probabilities(self._features(observation[None])[0])
+        rows, _ = features_of(self.observation_space, observation)
+        return self.policy.probabilities(self._features(rows)[0])
 
     def save(self, path: str | PathLike[str]) -> str:
         """Write everything that training continues from to one file, atomically.
@@ -294,6 +298,8 @@ class OnlineGRPO(Evaluable):
         generator: np.random.Generator | None,
     ) -> tuple[np.ndarray, Any]:
         logits: np.ndarray = self._features(observations) @ self.policy.weights
+        if not is_finite(logits):
+            raise FloatingPointError(NOT_FINITE)
         if generator is not None:  # Gumbel-max: argmax(logits + noise) samples the softmax
             logits = logits + generator.gumbel(size=logits.shape)
         if masks is not None:

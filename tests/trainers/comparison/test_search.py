@@ -1,5 +1,9 @@
 """The search for settings: what is proposed, what is given up, what is gone on with."""
 
+import resource
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,6 +132,54 @@ def test_what_was_interrupted_comes_again(tmp_path: Path) -> None:
     assert [again.propose()[1] for _ in range(2)] == [first, second]
     assert "shipped" in again.study.trials[2].user_attrs
     assert "shipped" not in again.study.trials[3].user_attrs
+
+
+@contextmanager
+def full_disk(largest_file: int) -> Iterator[None]:
+    """No file of this process can grow beyond so many bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("largest_file", [0, 4096, 50_000])
+def test_a_study_begun_on_a_full_disk_can_be_begun_again(tmp_path: Path, largest_file: int) -> None:
+    path, contender = tmp_path / "study.db", find_contender("ppo", "CartPole-v1", {})
+    with full_disk(largest_file), pytest.raises(OSError):
+        Search(path, contender, BUDGET)
+    assert list(tmp_path.iterdir()) == []
+    assert Search(path, contender, BUDGET).propose()[0] == 0
+
+
+def test_a_disk_that_becomes_full_costs_one_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, contender = tmp_path / "study.db", find_contender("ppo", "CartPole-v1", {})
+    monkeypatch.setattr(module, "worker_pool", lambda processes: InThisProcess())
+    monkeypatch.setattr(Search, "run_trial", lambda self, number, settings: float(number))
+    search = Search(path, contender, BUDGET)
+    search.run(2, 1, print)
+    with full_disk(path.stat().st_size), pytest.raises(OSError, match=r"study.db cannot be writ"):
+        search.run(10_000, 1, lambda line: None)
+    stored = [trial.value for trial in Search(path, contender, BUDGET).study.trials if trial.value]
+    again = Search(path, contender, BUDGET)
+    again.run(len(stored) + 3, 1, print)
+    assert [trial.value for trial in again.study.trials if trial.value][: len(stored)] == stored
+
+
+class InThisProcess:
+    """A pool that works at once."""
+
+    def submit(self, work: Any, *arguments: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_result(work(*arguments))
+        return future
+
+    def shutdown(self, cancel_futures: bool = False) -> None:
+        pass
 
 
 def test_another_budget_or_start_is_refused(tmp_path: Path) -> None:
