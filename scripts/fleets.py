@@ -7,9 +7,9 @@
     python scripts/fleets.py --part traces --traces code=code.csv conversation=conv.csv
     python scripts/fleets.py --part learning     # flaky, and what sharing a fleet is worth
 
-A heuristic is compared with the policy on the same episodes, and only if it knows no more: where the
-policy does not see the servers' weights, they are equal for heuristics. What `--results` has is not
-measured again, so an interrupted experiment resumes where it stopped.
+A heuristic is compared with the policy on the same episodes, and only if it knows no more: where
+the policy does not see the servers' weights, they are equal for heuristics. What `--results` has is
+not measured again, so an interrupted experiment resumes where it stopped.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import tyro
 
 from grpo_gym.envs.load_balancer.baselines import BASELINES

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from grpo_gym.trainers.online import OnlineGRPO
 
 
+PREFIX = "pretrained:"
+"""Before the name of a policy that ships with the package."""
+
+
 def baseline_names(env_id: str) -> list[str]:
     """Names of an environment's baselines; every environment has `random`."""
     return list(_baselines(env_id)) or ["random"]
@@ -140,6 +144,30 @@ def load_model(
 
     model: type[GRPO | OnlineGRPO] = OnlineGRPO if checkpoint.kind_of(path) == KIND else GRPO
     return model.load(path, env_id, env_kwargs=env_kwargs)
+
+
+def load_policy(
+    policy: str, env_id: str | None = None, env_kwargs: Mapping[str, Any] | None = None
+) -> "GRPO | OnlineGRPO":
+    """The model that a name, a checkpoint file or a run's folder stands for.
+
+    Args:
+        policy: "pretrained:NAME", a file or a folder.
+        env_id: The environment; None: that of its training.
+        env_kwargs: Arguments of that environment.
+
+    Raises:
+        ConfigError: If there is no such policy.
+        CheckpointError: If the file is damaged, not ours, or of another environment.
+    """
+    if policy.startswith(PREFIX):
+        from grpo_gym.trainers.pretrained import ENV_ID, pretrained
+
+        if env_id not in (None, ENV_ID):
+            raise ConfigError(f"env must be {ENV_ID} for the policy {policy}, got {env_id}")
+        fleets = {"preset": "fleets"} if env_id is None else {}
+        return pretrained(policy.removeprefix(PREFIX), {**fleets, **(env_kwargs or {})})
+    return load_model(find_checkpoint(policy, env_id), env_id, env_kwargs)
 
 
 def _baselines(env_id: str) -> Mapping[str, Any]:

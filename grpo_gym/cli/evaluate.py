@@ -27,9 +27,8 @@ from grpo_gym.trainers.named_policies import (
     baseline_action_function,
     baseline_names,
     check_environment,
-    find_checkpoint,
     is_deterministic,
-    load_model,
+    load_policy,
 )
 
 _MAX_ENUMERATED = 2048
@@ -41,7 +40,7 @@ class EvaluateOptions:
     """The policy, its environment, and the episodes."""
 
     policy: str = ""
-    """A baseline's name, a checkpoint file, or a run's folder."""
+    """A baseline's name, a checkpoint file, a run's folder, or pretrained:router."""
     env: EnvId | None = None
     """Id of the environment; by default the one the policy was trained in."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -119,8 +118,8 @@ def _parse(arguments: Sequence[str]) -> EvaluateOptions:
     options: EvaluateOptions = _LINE.read(arguments)["evaluation"]
     if not options.policy:
         raise ConfigError(
-            "--policy must be given: a baseline's name with --env, a checkpoint file, or a run's "
-            "folder"
+            "--policy must be given: a baseline's name with --env, a checkpoint file, a run's "
+            "folder, or pretrained:router"
         )
     if options.json is not None:
         claim_output(options.json, "--json")
@@ -136,7 +135,7 @@ def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], Evaluable |
         check_environment(env_id, kwargs)
         if policy in baseline_names(env_id):
             return env_id, kwargs, None
-    model = load_model(find_checkpoint(policy, env_id), env_id, kwargs)
+    model = load_policy(policy, env_id, kwargs)
     return str(model.env_source), model.env_kwargs, model
 
 

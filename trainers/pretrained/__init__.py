@@ -12,8 +12,7 @@ from grpo_gym.envs.load_balancer.presets import make_config
 from grpo_gym.settings import ConfigError, suggest
 from grpo_gym.trainers.grpo import GRPO
 
-PREFIX = "pretrained:"
-"""Before a name, where any policy can be named: `--policy pretrained:router`."""
+ENV_ID = "LoadBalancer-v0"
 _FOLDER = Path(__file__).parent
 _NAMES = ("router",)
 
@@ -27,7 +26,7 @@ def pretrained(name: str = "router", env_kwargs: Mapping[str, Any] | None = None
     Args:
         name: "router": routes requests in `LoadBalancer-v0` to any number of servers in any order.
             It has a network for each kind of observation, with or without sizes and weights.
-        env_kwargs: The environment's arguments; by default its preset `fleets`.
+        env_kwargs: The environment's arguments, as for `gym.make`; by default its preset `fleets`.
 
     Raises:
         ConfigError: If the name is unknown, or the environment's observation is not one that the
@@ -35,8 +34,8 @@ def pretrained(name: str = "router", env_kwargs: Mapping[str, Any] | None = None
     """
     if name not in _NAMES:
         raise ConfigError(f"there is no pretrained policy {name!r}.{suggest(name, _NAMES)}")
-    kwargs = {"preset": "fleets"} if env_kwargs is None else dict(env_kwargs)
-    return GRPO.load(router_file(kwargs), "LoadBalancer-v0", env_kwargs=kwargs)
+    kwargs = {"preset": "fleets"} if env_kwargs is None else {"preset": "flaky", **env_kwargs}
+    return GRPO.load(router_file(kwargs), ENV_ID, env_kwargs=kwargs)
 
 
 def router_file(env_kwargs: Mapping[str, Any], folder: Path = _FOLDER) -> Path:
