@@ -28,7 +28,8 @@ from grpo_gym.settings import (
 
 FaultKind = Literal["degraded", "slow", "erroring", "down"]
 FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
-_Servers = Annotated[Count, Field(le=10_000)]
+MOST_SERVERS = 10_000
+_Servers = Annotated[Count, Field(le=MOST_SERVERS)]
 
 
 @checked_dataclass

@@ -129,7 +129,7 @@ def _value(distribution: Distribution, coins: Coins, whole: bool) -> Any:
 
 def _range(name: str, text: Any, numbers: list[Any]) -> Range:
     logarithmic = text.split()[0] == "loguniform"
-    plain = all(isinstance(number, (int, float)) for number in numbers) and len(numbers) == 2
+    plain = len(numbers) == 2 and all(type(number) in (int, float) for number in numbers)
     if not plain or not -math.inf < numbers[0] <= numbers[1] < math.inf:
         raise ConfigError(f"{name} must have two bounds, the lower first, got {text!r}")
     if logarithmic and numbers[0] <= 0:

@@ -152,13 +152,16 @@ def step_one(memory: Memory, b: int, action: int) -> None:
         errors, out.failures = 0.0, 0
         if error:
             coin = request.error_coin / answer.errors  # uniform again, given the failure
-            _plan_retry(memory, b, slot, action, now + answer.response_ms, request.size, coin)
+            # By then it has left its server, even where rounding says otherwise.
+            failed_ms = max(now + answer.response_ms, answer.departure_ms)
+            _plan_retry(memory, b, slot, action, failed_ms, request.size, coin)
     out.reward = reward_of(answer.response_ms, errors, queue_ms(in_flight), p)
     _send(memory, b, action, slot, now, request.size, error, answer, p, k)
     episode.step = slot + 1
     episode.now_ms = memory.arrivals[row, slot + 1].arrival_ms
     if p.retry:
         now = _serve_retries(memory, b, now, np.inf if out.done else episode.now_ms)
+        episode.now_ms = max(now, episode.now_ms)  # an episode lasts until its last retry
     area = _pass_time(memory, b, now, episode.now_ms, p, k)
     if p.num_balancers > 1:
         episode.balancer = trace.balancer_of(episode.seed, slot + 1, p.num_balancers)

@@ -112,3 +112,7 @@ class LoadBalancerEnv(NativeEnv[np.ndarray, np.int64]):
     task = TASK
     config: LoadBalancerConfig
     simulator: LoadBalancerSimulator
+
+    def action_masks(self) -> np.ndarray:
+        """Servers that there are, shape (N,), bool; sb3-contrib's MaskablePPO calls this."""
+        return self.simulator.present[0]

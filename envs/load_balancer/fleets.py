@@ -3,14 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from itertools import combinations_with_replacement, product
 from typing import Any
 
 from grpo_gym.envs.load_balancer.config import (
+    MOST_SERVERS,
     PER_SERVER_FIELDS,
     WHOLE_NUMBERS,
     LoadBalancerConfig,
 )
-from grpo_gym.envs.load_balancer.distributions import Distribution, draw, is_law, parse
+from grpo_gym.envs.load_balancer.distributions import Choice, Distribution, draw, is_law, parse
 from grpo_gym.settings import ConfigError, from_mapping, suggest
 
 _FIXED = (
@@ -35,14 +37,12 @@ _FIXED = (
 """Settings of the task, which no episode can change."""
 
 
-def random_config(
-    settings: Mapping[str, Any], servers: int | None, source: str
-) -> LoadBalancerConfig:
+def random_config(settings: Mapping[str, Any], servers: int, source: str) -> LoadBalancerConfig:
     """The configuration of settings of which some are distributions.
 
     Args:
         settings: By field, and `num_servers` if that is drawn.
-        servers: Number of servers, if it is not drawn.
+        servers: Number of servers; the largest number if it is drawn.
         source: Where the settings come from, for messages.
 
     Raises:
@@ -54,15 +54,22 @@ def random_config(
         return from_mapping(LoadBalancerConfig, settings, source)
     _check_names(laws, source)
     fixed = {name: value for name, value in settings.items() if name not in laws}
-    if servers is None:
-        servers = _most_servers(laws["num_servers"], source)
+    if "num_servers" in laws:
         fixed["max_servers"] = fixed.get("max_servers") or servers
     examples = {name: _draw(law, name, 0, servers) for name, law in laws.items()}
     examples.pop("num_servers", None)
-    for name in examples:
-        for value in laws[name].extremes():
-            changed = {**examples, name: _per_server(name, value, servers)}
-            from_mapping(LoadBalancerConfig, {**fixed, **changed}, source)
+    for names in combinations_with_replacement(examples, 2):  # rules are about one or two settings
+        for values in product(*(laws[name].extremes() for name in names)):
+            changed = {
+                name: _listed(name, laws[name], value, servers)
+                for name, value in zip(names, values, strict=True)
+            }
+            config = from_mapping(LoadBalancerConfig, {**fixed, **examples, **changed}, source)
+            if config.num_servers != servers:
+                raise ConfigError(
+                    f"{source}: service_rates must have lists of {servers} rates, one per server, "
+                    f"got {config.num_servers}"
+                )
     raw = {name: settings[name] for name in laws}
     return from_mapping(LoadBalancerConfig, {**fixed, **examples, "distributions": raw}, source)
 
@@ -83,7 +90,7 @@ def draw_config(config: LoadBalancerConfig, seed: int) -> LoadBalancerConfig:
         return config
     servers = config.num_servers
     if "num_servers" in laws:
-        servers = _draw(laws["num_servers"], "num_servers", seed, None)
+        servers = int(draw(laws["num_servers"], "num_servers", seed, servers=None, whole=True))
     changes: dict[str, Any] = {
         name: value[:servers]
         for name in PER_SERVER_FIELDS
@@ -104,7 +111,9 @@ def busiest_for_faults(config: LoadBalancerConfig) -> list[LoadBalancerConfig]:
     changes: dict[str, Any] = {"distributions": {}}
     for name, greatest in _MORE_FAULTS.items():
         if name in laws:
-            values = [value for value in laws[name].extremes() if value is not None]
+            extremes = laws[name].extremes()
+            lists = [value if isinstance(value, (tuple, list)) else [value] for value in extremes]
+            values = [value for values in lists for value in values if value is not None]
             changes[name] = (max if greatest else min)(values, default=None)
     for name in PER_SERVER_FIELDS:
         value = changes.get(name, getattr(config, name))
@@ -141,22 +150,34 @@ def _check_names(drawn: Mapping[str, Any], source: str) -> None:
             raise ConfigError(f"{source}: {name} must be the same in all episodes: give one value")
 
 
-def _most_servers(law: Distribution, source: str) -> int:
+def most_servers(law: Distribution) -> int:
+    """The largest number of servers that a distribution can draw.
+
+    Raises:
+        ConfigError: If it can draw something that is no number of servers.
+    """
     numbers = law.extremes()
-    whole = all(isinstance(each, (int, float)) and each == int(each) >= 1 for each in numbers)
-    if not whole:
-        raise ConfigError(f"{source}: num_servers must have whole bounds from 1 on, got {numbers}")
+    if not all(type(each) in (int, float) and each == each // 1 for each in numbers) or not (
+        1 <= min(numbers) <= max(numbers) <= MOST_SERVERS
+    ):
+        raise ConfigError(
+            f"num_servers must have whole bounds from 1 to {MOST_SERVERS:,}, got {numbers}"
+        )
     return int(max(numbers))
 
 
-def _draw(law: Distribution, name: str, seed: int, servers: int | None) -> Any:
+def _draw(law: Distribution, name: str, seed: int, servers: int) -> Any:
+    """A setting's value for some servers; of a list for more, that of the first ones."""
     count = servers if name in PER_SERVER_FIELDS else None
     value = draw(law, name, seed, servers=count, whole=name in WHOLE_NUMBERS)
-    return _per_server(name, value, servers)
+    if name == "service_rates" and not isinstance(value, (tuple, list)):
+        return (value,) * servers  # listed, because they say how many servers there are
+    return tuple(value[:servers]) if isinstance(value, (tuple, list)) else value
 
 
-def _per_server(name: str, value: Any, servers: int | None) -> Any:
-    """A setting's value; the rates are always listed, because they say how many servers are."""
-    if name != "service_rates" or isinstance(value, tuple) or servers is None:
+def _listed(name: str, law: Distribution, value: Any, servers: int) -> Any:
+    """A value that a distribution can draw, one per server if each server has its own draw."""
+    shared = isinstance(law, Choice) and law.shared and name != "service_rates"
+    if name not in PER_SERVER_FIELDS or shared or isinstance(value, (tuple, list)):
         return value
     return (value,) * servers

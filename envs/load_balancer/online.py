@@ -80,7 +80,8 @@ def estimated_reward(memory: Memory, n: int) -> float:
     nearly free.
     """
     p, episode = memory.parameters[0], memory.episodes[0]
-    seen, nominal = memory.metrics[0, n], memory.constants[0, n]
+    seen = memory.metrics[0, episode.balancer * p.max_servers + n]
+    nominal = memory.constants[0, n]
     if p.dynamics == DECAYING_LOAD:
         response = seen.latency_ms + nominal.latency_per_request_ms
     else:

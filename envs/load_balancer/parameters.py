@@ -96,18 +96,19 @@ def recorded_requests(config: LoadBalancerConfig) -> np.ndarray:
 
 def fault_slots(config: LoadBalancerConfig, recording: np.ndarray) -> int:
     """Slots for the faults of one server: six standard deviations above the expected number."""
-    return max(_fault_slots(each, recording) for each in busiest_for_faults(config))
+    scheduled = 1 + max(np.bincount([entry[0] for entry in config.fault_schedule] or [0]))
+    drawn = [_random_fault_slots(each, recording) for each in busiest_for_faults(config)]
+    return int(max(scheduled, *drawn))
 
 
-def _fault_slots(config: LoadBalancerConfig, recording: np.ndarray) -> int:
-    slots = 1 + max(np.bincount([entry[0] for entry in config.fault_schedule] or [0]))
-    if config.mean_time_to_failure_ms is not None:
-        requests = config.episode_length + 1
-        cycle_ms = config.mean_time_to_failure_ms + config.mean_time_to_recovery_ms
-        expected = _longest_duration_ms(config, recording) / cycle_ms
-        variance = expected + expected**2 / requests
-        slots = max(slots, int(expected + 6.0 * variance**0.5) + 4)
-    return int(slots)
+def _random_fault_slots(config: LoadBalancerConfig, recording: np.ndarray) -> int:
+    if config.mean_time_to_failure_ms is None:
+        return 0
+    requests = config.episode_length + 1
+    cycle_ms = config.mean_time_to_failure_ms + config.mean_time_to_recovery_ms
+    expected = _longest_duration_ms(config, recording) / cycle_ms
+    variance = expected + expected**2 / requests
+    return int(expected + 6.0 * variance**0.5) + 4
 
 
 def _longest_duration_ms(config: LoadBalancerConfig, recording: np.ndarray) -> float:

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 
 from grpo_gym.envs.arguments import check_count, check_preset
-from grpo_gym.envs.load_balancer.config import PER_SERVER_FIELDS, LoadBalancerConfig
+from grpo_gym.envs.load_balancer.config import (
+    MOST_SERVERS,
+    PER_SERVER_FIELDS,
+    LoadBalancerConfig,
+)
 from grpo_gym.envs.load_balancer.distributions import is_law, parse
-from grpo_gym.envs.load_balancer.fleets import draw_config, random_config
+from grpo_gym.envs.load_balancer.fleets import draw_config, most_servers, random_config
 from grpo_gym.envs.randomness import fold_seed
 from grpo_gym.settings import ConfigError, Natural, check_value
 
@@ -118,51 +122,56 @@ def make_config(
     num_servers = laws.pop("num_servers", num_servers)
     overrides |= laws
     settings: dict[str, Any] = {**PRESETS[preset], **overrides}
-    servers = _number_of_servers(preset, num_servers, settings, overrides)
-    if isinstance(servers, int):
-        settings = _for_servers(preset, servers, settings, overrides)
-        if num_servers is not None and "max_servers" not in overrides:
-            settings.pop("max_servers", None)
-        config = random_config(settings, servers, f"LoadBalancer ({preset})")
+    if num_servers is None:
+        num_servers = _usual_number(preset, settings)
+    elif "max_servers" not in overrides:
+        settings.pop("max_servers", None)
+    law = parse("num_servers", num_servers)
+    if is_law(law):
+        servers, settings["num_servers"] = most_servers(law), num_servers
     else:
-        settings["num_servers"] = servers
-        config = random_config(settings, None, f"LoadBalancer ({preset})")
+        servers = check_count("num_servers", num_servers, most=MOST_SERVERS)
+    settings = _for_servers(preset, servers, settings, overrides)
+    config = random_config(settings, servers, f"LoadBalancer ({preset})")
     if fleet_seed is None:
         return config
     fleet = draw_config(config, fold_seed(check_value("fleet_seed", fleet_seed, Natural)))
     return replace(fleet, max_servers=None)
 
 
-def _number_of_servers(
-    preset: str, num_servers: Any, settings: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> Any:
-    """The number of servers, an int, or its distribution.
+def _usual_number(preset: str, settings: Mapping[str, Any]) -> Any:
+    """The number of servers, or its distribution, where none is given.
 
     Raises:
-        ConfigError: If it is not a number of at least 1, or not that of the given rates.
+        ConfigError: If nothing says how many there are.
     """
-    rates, most = settings["service_rates"], settings.get("max_servers")
-    listed = len(rates) if isinstance(rates, (tuple, list)) else None
-    if is_law(parse("num_servers", num_servers)):
-        return num_servers
-    if num_servers is None:
-        if is_law(parse("service_rates", rates)) and most is not None:
-            return f"loguniform 2 {max(check_count('max_servers', most), 2)}"
-        usual = PRESETS[preset]["service_rates"]
-        return len(usual) if listed is None and isinstance(usual, tuple) else listed or 0
-    count = check_count("num_servers", num_servers)
-    if "service_rates" in overrides and listed not in (None, count):
-        raise ConfigError(
-            f"service_rates must have num_servers = {count} entries, got {listed}: "
-            "give one of the two"
-        )
-    return count
+    rates, usual = settings["service_rates"], PRESETS[preset]["service_rates"]
+    if isinstance(rates, (tuple, list)):
+        if not rates:
+            raise ConfigError("service_rates must name at least one server, got none")
+        return len(rates)
+    if is_law(parse("service_rates", rates)) and settings.get("max_servers") is not None:
+        most = check_count("max_servers", settings["max_servers"], most=MOST_SERVERS)
+        return f"loguniform 2 {max(most, 2)}"
+    if isinstance(usual, tuple):
+        return len(usual)
+    raise ConfigError(f"num_servers or max_servers must come with preset {preset!r}, got neither")
 
 
 def _for_servers(
     preset: str, count: int, settings: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Settings in which those of the preset are for another number of servers."""
+    """Settings in which those of the preset are for another number of servers.
+
+    Raises:
+        ConfigError: If that is not the number of the given rates.
+    """
+    given = overrides.get("service_rates")
+    if isinstance(given, (tuple, list)) and len(given) != count:
+        raise ConfigError(
+            f"service_rates must have num_servers = {count} entries, got {len(given)}: "
+            "give one of the two"
+        )
     changed = dict(settings)
     for name in PER_SERVER_FIELDS:
         if name not in overrides and isinstance(settings.get(name), tuple):

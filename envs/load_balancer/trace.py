@@ -66,9 +66,11 @@ def draw_traces(
         _draw_sizes(seeds[m], p, arrivals[row])
         if recording.shape[0] and recording[0].size >= 0.0:
             _replay_sizes(seeds[m], p, recording, arrivals[row])
-        for n in range(p.num_servers):
+        for n in range(faults.shape[1]):
             for f in range(faults.shape[2]):
                 faults[row, n, f] = _NO_FAULT[0]
+            if n >= p.num_servers:  # absent
+                continue
             if not _schedule_faults(n, schedule, arrivals[row], faults[row, n]):
                 _draw_faults(seeds[m], n, p, arrivals[row, -1].arrival_ms, faults[row, n])
 
@@ -111,7 +113,8 @@ def _replay_arrival_times(
     """Write consecutive recorded gaps, scaled to the mean gap."""
     start, now = _recorded_start(seed, recording, len(arrivals)), 0.0
     for t in range(len(arrivals)):
-        now += recording[start + t].gap * p.mean_gap_ms
+        gap = recording[start + t].gap * p.mean_gap_ms
+        now += math.floor(gap) if p.integer_times else gap
         arrivals[t].arrival_ms = now
 
 
@@ -120,7 +123,8 @@ def _replay_sizes(seed: np.uint64, p: Any, recording: np.ndarray, arrivals: np.n
     """Write the recorded sizes of the same requests, scaled to the mean size."""
     start = _recorded_start(seed, recording, len(arrivals))
     for t in range(len(arrivals)):
-        arrivals[t].size = recording[start + t].size * p.size_mean
+        size = recording[start + t].size * p.size_mean
+        arrivals[t].size = math.floor(size) if p.integer_times else size
 
 
 @inlined

@@ -1,5 +1,6 @@
 """`LoadBalancer-v0` for many environments at once."""
 
+import numpy as np
 from typing_extensions import override
 
 from grpo_gym.envs.batch_simulator import Infos
@@ -20,6 +21,10 @@ class LoadBalancerVectorEnv(NativeVectorEnv):
     simulator: LoadBalancerSimulator
     default_settings = {"infos": "basic"}  # noqa: RUF012
     metadata = LoadBalancerEnv.metadata | NativeVectorEnv.metadata
+
+    def action_masks(self) -> np.ndarray:
+        """Servers that there are, shape (B, N), bool."""
+        return self.simulator.present
 
     @override
     def _state_infos_of_step(self) -> Infos:
