@@ -1,4 +1,4 @@
-"""What SECURITY.md says is so: its tests exist, nothing listens, and no file can construct objects."""
+"""What SECURITY.md says is so: its tests exist, nothing listens, no file constructs objects."""
 
 import ast
 import re

@@ -3,13 +3,15 @@
 Shapes: B environments, N servers, T requests an episode, R = B trace rows, D features.
 """
 
+import hashlib
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
-from grpo_gym.envs.batch_simulator import BatchSimulator, Infos
+from grpo_gym.envs.batch_simulator import BatchSimulator, Infos, Rule
 from grpo_gym.envs.load_balancer import trace
 from grpo_gym.envs.load_balancer.batch_kernels import (
     compare_estimates,
@@ -30,6 +32,7 @@ from grpo_gym.envs.load_balancer.parameters import (
     server_constants,
 )
 from grpo_gym.envs.load_balancer.records import EPISODE, ESTIMATE, OUTCOME, REQUEST, SERVER
+from grpo_gym.envs.load_balancer.state_rules import balancer_rules
 
 _SEEN = ("in_flight", "latency_ms", "error_rate")
 """Infos about servers as the balancer sees them."""
@@ -144,10 +147,9 @@ class LoadBalancerSimulator(BatchSimulator):
         names = {"response_time_ms": "response_time_ms", "error": "error"}
         if self.config.retry:
             names |= {"error": "failures", "retries": "retries"}
-        if self.config.timeout_ms is not None or "timeout_ms" in self.config.distributions:
-            names["timed_out"] = "timed_out"
-        if self.config.connection_limit is not None:
-            names["rejected"] = "rejected"
+        for setting, name in (("timeout_ms", "timed_out"), ("connection_limit", "rejected")):
+            if getattr(self.config, setting) is not None or setting in self.config.distributions:
+                names[name] = name
         views = {info: self.outcomes[name] for info, name in names.items()}
         full = self.config.infos == "full"
         return {**views, "estimated_rewards": self.estimates["reward"]} if full else views
@@ -237,6 +239,16 @@ class LoadBalancerSimulator(BatchSimulator):
         best, regrets = np.empty(self.num_envs, np.int64), np.empty(self.num_envs)
         compare_estimates(self.estimates, actions, best, regrets)
         return {**self._step_views, "oracle_action": best, "regret": regrets}
+
+    @override
+    def state_rules(self, state: Mapping[str, np.ndarray]) -> Iterator[Rule]:
+        return balancer_rules(state, self.config)
+
+    @override
+    def _settings(self) -> Any:
+        # Not where the recorded arrivals lie, but what they are.
+        recorded = hashlib.sha256(self.recording.tobytes()).hexdigest()
+        return {**super()._settings(), "arrivals_csv": recorded}
 
     def counterfactuals(self) -> np.ndarray:
         """What each server would return for the waiting request; changes nothing.

@@ -12,14 +12,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import native_cases
+import state_fuzz
+from grpo_gym.registration import DESCRIPTORS
 from grpo_gym.rollouts.batches import make_batch
-from native_cases import CASES, NativeCase, some_actions
+from native_cases import CASES, NativeCase, assert_same, some_actions
+from state_fuzz import FUZZED
 
-_FUZZ = Path(native_cases.__file__).with_name("state_fuzz.py")
-_CHECKED = ("Battleship-v0", "AutoScaler-v0")
-_CASES = {name: case for name, case in CASES.items() if case.env_id in _CHECKED}
-PER_CASE = pytest.mark.parametrize("case", _CASES.values(), ids=_CASES)
+_FUZZ = Path(state_fuzz.__file__)
+_IDS = [each.env_id for each in DESCRIPTORS]
+PER_CASE = pytest.mark.parametrize("case", FUZZED.values(), ids=FUZZED)
 
 
 def fuzz(env_id: str, trials: int, timeout_s: float) -> None:
@@ -36,13 +37,13 @@ def fuzz(env_id: str, trials: int, timeout_s: float) -> None:
     assert int(last[0].removeprefix("accepted: ")) > trials // 4, "nothing was played"
 
 
-@pytest.mark.parametrize("env_id", _CHECKED)
+@pytest.mark.parametrize("env_id", _IDS)
 def test_damaged_snapshots_are_refused_or_play_on(env_id: str) -> None:
     fuzz(env_id, trials=42, timeout_s=120)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env_id", _CHECKED)
+@pytest.mark.parametrize("env_id", _IDS)
 def test_many_damaged_snapshots_are_refused_or_play_on(env_id: str) -> None:
     fuzz(env_id, trials=840, timeout_s=1800)
 
@@ -57,6 +58,9 @@ def test_many_damaged_snapshots_are_refused_or_play_on(env_id: str) -> None:
         ("AutoScaler-v0", {}, {"reward": "dollars"}),
         ("AutoScaler-v0", {}, {"max_replicas": 101}),
         ("AutoScaler-v0", {}, {"action": "target"}),
+        ("LoadBalancer-v0", {}, {"reward": "demo"}),
+        ("LoadBalancer-v0", {}, {"timeout_ms": 100.0}),
+        ("LoadBalancer-v0", {}, {"error_rates": 0.5}),
     ],
 )
 def test_a_snapshot_holds_only_for_its_settings(
@@ -83,6 +87,22 @@ def test_recorded_demand_is_known_by_its_numbers_not_its_path(tmp_path: Path) ->
     b.set_state(a.get_state())
     with pytest.raises(ValueError, match="environment with the same settings"):
         c.set_state(a.get_state())
+
+
+@PER_CASE
+def test_every_state_of_an_episode_is_accepted(case: NativeCase) -> None:
+    env, other = (case.vector(4, autoreset_mode="Disabled") for _ in range(2))
+    env.reset(seed=[1, 2, 1, 3])
+    other.reset(seed=8)
+    rng = np.random.default_rng(0)
+    alive = np.ones(4, np.bool_)
+    while alive.any():
+        other.set_state(env.get_state())
+        actions = some_actions(env, rng)
+        result = env.step_alive(actions, alive)
+        assert_same(other.step_alive(actions, alive)[:4], result[:4])
+        alive &= ~(result[2] | result[3])
+    other.set_state(env.get_state())
 
 
 @PER_CASE
