@@ -72,6 +72,111 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+SHARED: dict[str, Any] = {"num_balancers": 3, "utilisation": 0.9, "observe_size": True}
+SERVERS: dict[str, dict[str, Any]] = {
+    "workers": {**FAULTY, "workers": (1, 2, 3, 8), "utilisation": 1.0, "observe_size": True},
+    "many workers": {**LATENCIES, "workers": 5, "utilisation": 0.95, "recovery_ramp_ms": 60.0},
+    "limits": {**FAULTY, "connection_limit": (1, 2, 3, 4), "utilisation": 1.3},
+    "limits of decaying load": {
+        "preset": "tiny-grpo",
+        "fault_schedule": (),
+        "load_decay": 0.98,
+        "connection_limit": 7,
+    },
+    "time-outs": {**FAULTY, **LATENCIES, "timeout_ms": 40.0, "observe_size": True},
+    "time-outs of several workers": {
+        **FAULTY,
+        "workers": (2, 1, 4, 3),
+        "timeout_ms": 30.0,
+        "utilisation": 1.5,
+        "observe_size": True,
+    },
+    "refusals that time out": {"mean_time_to_failure_ms": 100.0, "fault_mix": {"down": 1.0},
+                               "timeout_ms": 0.5, "size_mean": 0.2},
+    "weights": {"weights": (0.1, 2.0, 1.0, 0.5), "observe_weights": True, "workers": 2},
+    "retries": {**FAULTY, **LATENCIES, "retry": True, "weights": (3.0, 1.0, 1.0, 2.0)},
+    "retries of one server": {**FAULTY, "num_servers": 1, "retry": True, "error_rates": 0.3},
+    "retries and time-outs": {**FAULTY, "retry": True, "timeout_ms": 35.0, "utilisation": 1.2},
+    "retries of decaying load": {
+        "preset": "tiny-grpo",
+        "fault_schedule": ((1, "down", 20, 90),),
+        "load_decay": 0.95,
+        "error_rates": 0.3,
+        "retry": True,
+    },
+    "stale retries": {**FAULTY, "retry": True, "staleness_ms": 50.0, "reward": "demo"},
+    "balancers": {**SHARED, **FAULTY, **LATENCIES},
+    "balancers and workers": {**SHARED, "workers": (1, 2, 3, 1), "observation": "aggregate"},
+    "balancers, limits, retries": {
+        **SHARED, **FAULTY, "workers": 2, "connection_limit": 3, "timeout_ms": 50.0, "retry": True,
+    },
+    "park with balancers and workers": {
+        "preset": "park", "num_servers": 3, "num_balancers": 2, "workers": 2, "timeout_ms": 900.0,
+        "connection_limit": 5, "utilisation": 1.4,
+    },
+    "fleets": {"preset": "fleets", "max_servers": 7},
+    "fleets of everything": {
+        "preset": "fleets",
+        **FAULTY,
+        "max_servers": 6,
+        "num_balancers": 2,
+        "retry": True,
+        "workers": "choice 1 2 3",
+        "connection_limit": {"one_of": [None, "uniform 2 5"]},
+        "weights": {"one_of": [None, "loguniform 0.5 2"]},
+        "timeout_ms": {"one_of": [None, "uniform 30 90"]},
+        "error_rates": "uniform 0 0.2",
+        "fault_mix": {"one_of": [{"down": 1.0}, {"slow": 1.0, "erroring": 1.0}]},
+        "recovery_ramp_ms": "uniform 0 80",
+    },
+    "one fleet": {"preset": "fleets", "fleet_seed": 4, "workers": "uniform 1 3"},
+    "room for more": {"max_servers": 6, "observation": "aggregate", "observe_size": True, **FAULTY},
+}  # fmt: skip
+
+
+def some_settings(seed: int) -> dict[str, Any]:
+    """Settings of all kinds that are allowed together."""
+    rng = np.random.default_rng(seed)
+
+    def pick(*choices: Any) -> Any:
+        return choices[rng.integers(len(choices))]
+
+    def each(*choices: Any) -> tuple[Any, ...]:
+        return tuple(pick(*choices) for _ in range(servers))
+
+    servers = int(rng.integers(1, 5))
+    settings: dict[str, Any] = {
+        "service_rates": each(0.5, 1.0, 1.7),
+        "workers": pick(1, 2, each(1, 2, 5)),
+        "weights": pick(None, each(0.5, 1.0, 3.0)),
+        "connection_limit": pick(None, None, each(1, 3, 9)),
+        "timeout_ms": pick(None, 15.0, 60.0),
+        "retry": pick(False, True),
+        "num_balancers": pick(1, 1, 2, 9),
+        "observe_size": pick(False, True),
+        "observe_weights": pick(False, True),
+        "observation": pick("per_server", "per_server", "aggregate"),
+        "reward": pick("latency", "demo", "park"),
+        "utilisation": pick(0.5, 0.9, 1.6),
+        "size_distribution": pick("exponential", "deterministic", "pareto"),
+        "arrival_process": pick("poisson", "deterministic", "markov_modulated"),
+        "error_rates": pick(0.0, each(0.0, 0.05, 0.5)),
+        "error_per_request": pick(0.0, 0.02),
+        "latency_per_request_ms": pick(0.0, each(0.0, 0.7)),
+        "base_latency_ms": pick(0.0, each(0.0, 4.0)),
+        "metrics_weight": pick(0.2, 0.7),
+        "recovery_ramp_ms": pick(0.0, 70.0),
+        "staleness_ms": pick(0.0, 0.0, 25.0),
+        "max_servers": pick(None, servers + 2),
+        **pick({}, FAULTY),
+    }
+    if settings["retry"] and settings["reward"] == "park":
+        settings["reward"] = "demo"
+    if settings["num_balancers"] > 1:
+        settings["staleness_ms"] = 0.0
+    return settings
+
+
 def play(settings: dict[str, Any], seed: int) -> None:
     """Run both simulators side by side and compare all there is after each step."""
     settings = {"episode_length": 250, "infos": "full", **settings}
@@ -86,7 +191,7 @@ def play(settings: dict[str, Any], seed: int) -> None:
         np.testing.assert_allclose(observations, expected, atol=3e-6, err_msg=f"step {step}")
         looked_at = simulator.counterfactuals()["reward"]
         estimates = [reference.estimates() for reference in references]
-        actions = rng.integers(0, simulator.config.num_servers, 2)
+        actions = rng.integers(0, simulator.config.server_slots, 2)
         observations = simulator.step(actions)
         np.testing.assert_allclose(simulator.estimates["reward"], estimates, rtol=1e-9)
         np.testing.assert_array_equal(simulator.estimates["reward"], looked_at)
@@ -94,21 +199,48 @@ def play(settings: dict[str, Any], seed: int) -> None:
             for name, value in reference.step(int(actions[b])).items():
                 found = simulator.outcomes[name][b]
                 assert found == pytest.approx(value, rel=1e-9, abs=1e-9), (step, b, name)
-            for n, server in enumerate(reference.servers):
-                for name, value in vars(server.seen).items():
-                    if name == "oldest_arrival_ms" and server.seen.in_flight == 0:
-                        continue
-                    found = simulator.metrics[name][b, n]
-                    assert found == pytest.approx(value, rel=1e-9, abs=1e-9), (step, b, n, name)
+            assert simulator.episodes["now_ms"][b] == pytest.approx(reference.now, rel=1e-12)
+            compare_seen(simulator, b, reference, reference.balancer, step)
+            for n, server in enumerate(reference.present):
                 degraded = reference.fault_visible(server, reference.now)
                 assert simulator.servers["degraded"][b, n] == degraded, (step, b, n)
+                assert simulator.servers["in_flight"][b, n] == server.count, (step, b, n)
+        if step % 50 == 7:
+            simulator.set_state(simulator.get_state())
+    expected = np.array([reference.observation() for reference in references])
+    np.testing.assert_allclose(observations, expected, atol=3e-6)
     assert simulator.outcomes["done"].all()
+    for b, reference in enumerate(references):
+        for balancer in range(simulator.num_balancers):
+            compare_seen(simulator, b, reference, balancer, step)
+        for name, value in reference.totals.items():
+            assert simulator.episodes[name][b] == value, (b, name)
+        total = simulator.episodes["response_total_ms"][b]
+        assert total == pytest.approx(reference.response_total_ms)
 
 
-@pytest.mark.parametrize("case", CASES)
+def compare_seen(
+    simulator: LoadBalancerSimulator, b: int, reference: Reference, balancer: int, step: int
+) -> None:
+    """What a balancer sees of the servers."""
+    first = balancer * simulator.config.server_slots
+    for n, seen in enumerate(reference.seen(balancer)):
+        for name, value in vars(seen).items():
+            if name == "oldest_arrival_ms" and seen.in_flight == 0:
+                continue
+            found = simulator.metrics[name][b, first + n]
+            assert found == pytest.approx(value, rel=1e-9, abs=1e-9), (step, b, n, name)
+
+
+@pytest.mark.parametrize("case", CASES | SERVERS)
 def test_same_numbers_as_the_plain_simulator(case: str) -> None:
     for seed in (11, 12, 13):
-        play(CASES[case], 100 * seed)
+        play((CASES | SERVERS)[case], 100 * seed)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_same_numbers_in_all_combinations(seed: int) -> None:
+    play({**some_settings(seed), "episode_length": 120}, 7 * seed)
 
 
 def test_finished_environments_stay_as_they_are() -> None:
