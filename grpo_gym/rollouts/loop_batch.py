@@ -16,8 +16,8 @@ from grpo_gym.rollouts.spaces import flat_size, flatten_each
 
 _NUMBER = (bool, int, float, np.bool_, np.integer, np.floating)
 _RETURNED = {
-    "reset": "(observation, info)",
-    "step": "(observation, reward, terminated, truncated, info)",
+    "reset": ("observation", "info"),
+    "step": ("observation", "reward", "terminated", "truncated", "info"),
 }
 
 
@@ -38,12 +38,9 @@ class LoopBatch(EnvBatch):
 
     @override
     def _reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        everyone = list(range(self.num_envs))
-        results = [
-            self._call(b, "reset", 2, seed=int(seed))
-            for b, seed in zip(everyone, seeds, strict=True)
-        ]
-        observed, infos = zip(*results, strict=True)
+        everyone = range(self.num_envs)
+        calls = [partial(env.reset, seed=int(s)) for env, s in zip(self.envs, seeds, strict=True)]
+        observed, infos = self._results("reset", everyone, calls)
         self._keep_observations("reset", everyone, observed)
         return self._observations.copy(), self._read_masks("reset", infos)
 
@@ -54,9 +51,9 @@ class LoopBatch(EnvBatch):
         truncated = np.zeros(self.num_envs, np.bool_)
         infos: list[Mapping[str, Any]] = [{}] * self.num_envs
         members = np.flatnonzero(alive).tolist()
-        results = [self._call(b, "step", 5, actions[b]) for b in members]
-        if results:
-            observed, paid, ended, cut, reports = zip(*results, strict=True)
+        if members:
+            calls = [partial(self.envs[b].step, actions[b]) for b in members]
+            observed, paid, ended, cut, reports = self._results("step", members, calls)
             self._keep_observations("step", members, observed)
             rewards[members] = self._read("step", members, read_rewards, paid)
             for name, flags, read in (
@@ -95,27 +92,34 @@ class LoopBatch(EnvBatch):
         for env in self.envs:
             env.close()
 
-    def _call(
-        self, b: int, call: Literal["reset", "step"], count: int, *args: Any, **kwargs: Any
-    ) -> Any:
-        """What environment b returns: `count` values, the last of which is its infos.
+    def _results(
+        self,
+        call: Literal["reset", "step"],
+        members: Sequence[int],
+        calls: Sequence[Callable[[], Any]],
+    ) -> tuple[tuple[Any, ...], ...]:
+        """What these environments return, place by place: observations first, infos last.
 
         Raises:
-            EnvError: If it raises, or returns anything else.
+            EnvError: If one raises, or returns another number of values.
         """
+        results: list[tuple[Any, ...]] = []
         try:
-            result = getattr(self.envs[b], call)(*args, **kwargs)
+            for each in calls:
+                results.append(each())
         except MemoryError:
             raise
         except Exception as error:  # a user's environment may raise anything
-            raise self.error(call, b, f"raised {error!r}") from error
-        if not isinstance(result, tuple) or len(result) != count:
-            got = f"{len(result)} values" if isinstance(result, tuple) else short(result)
-            raise self.error(call, b, f"must return {_RETURNED[call]}, got {got}")
-        info = result[-1]
-        if type(info) is not dict and not isinstance(info, Mapping):
-            raise self.error(call, b, f"info must be a dictionary, got {short(info)}")
-        return result
+            raise self.error(call, members[len(results)], f"raised {error!r}") from error
+        count = len(_RETURNED[call])
+        for b, result in zip(members, results, strict=True):
+            if not isinstance(result, tuple) or len(result) != count:
+                got = f"{len(result)} values" if isinstance(result, tuple) else short(result)
+                wanted = ", ".join(_RETURNED[call])
+                raise self.error(call, b, f"must return ({wanted}), got {got}")
+            if type(result[-1]) is not dict and not isinstance(result[-1], Mapping):
+                raise self.error(call, b, f"info must be a dictionary, got {short(result[-1])}")
+        return tuple(zip(*results, strict=True))
 
     def _read(
         self,
