@@ -16,10 +16,9 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-import yaml
 
 from grpo_gym.envs.randomness import stream_key, uniform
-from grpo_gym.settings import ConfigError
+from grpo_gym.settings import ConfigError, parse_value
 
 Coins = Iterator[float]
 """Uniform numbers in (0, 1]."""
@@ -93,7 +92,7 @@ def parse(name: str, value: Any) -> Any:
     words = value.split() if isinstance(value, str) else []
     if len(words) < 2 or words[0] not in _KINDS:
         return value
-    numbers = [yaml.safe_load(word) for word in words[1:]]
+    numbers = [parse_value(word) for word in words[1:]]
     return _KINDS[words[0]](name, value, numbers)
 
 
