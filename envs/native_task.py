@@ -55,8 +55,10 @@ class NativeTask:
         what = f"num_envs={num_envs} environments of these settings"
         try:
             simulator = self.simulator(config, num_envs)
-        except MemoryError as error:
-            raise ConfigError(f"{what} must fit into memory, but {error}: {remedy}") from error
+        except ConfigError:
+            raise
+        except (MemoryError, OverflowError, ValueError) as error:  # NumPy has one for each size
+            raise ConfigError(f"{what} must fit into memory: {remedy}") from error
         # The system has only promised what is not written yet.
         observed = 4 * math.prod(simulator.observation_shape) * num_envs
         check_memory(simulator.nbytes + _COPIES * observed, what, remedy)

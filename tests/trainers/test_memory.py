@@ -95,8 +95,11 @@ def test_simulators(env: str, kwargs: dict[str, Any]) -> None:
 
 
 def test_what_the_system_refuses_at_once_is_one_line_too() -> None:
-    with pytest.raises(ConfigError, match=r"num_envs=10000000 .* must fit into memory, but Unable"):
+    with pytest.raises(ConfigError, match=r"num_envs=10000000 .* must fit into memory: make fewer"):
         gym.make_vec("AutoScaler-v0", num_envs=10_000_000, episode_steps=500_000)
+    for length in (10**11, 10**18):
+        with pytest.raises(ConfigError, match="must fit into memory: make fewer"):
+            gym.make("LoadBalancer-v0", episode_length=length)
 
 
 def test_more_environments_than_anyone_has() -> None:

@@ -29,6 +29,7 @@ from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.online.loop import train_kernel
+from grpo_gym.trainers.online.older_worlds import is_older, upgraded
 from grpo_gym.trainers.online.policy import NOT_FINITE, OnlinePolicy
 from grpo_gym.trainers.payloads import OnlinePayload, check_payload, refuse
 
@@ -266,11 +267,14 @@ class OnlineGRPO(Evaluable):
             ValueError: If one does not fit.
         """
         own = self.simulator.get_state()
-        state = {
-            name: np.frombuffer(world[name], array.dtype).reshape(array.shape)
-            for name, array in own.items()
-            if name != FINGERPRINT
-        }
+        if is_older(world):
+            state = upgraded(world, LoadBalancerSimulator(self.simulator.config, num_envs=1))
+        else:
+            state = {
+                name: np.frombuffer(world[name], array.dtype).reshape(array.shape)
+                for name, array in own.items()
+                if name != FINGERPRINT
+            }
         if state["episodes"]["episode"][0] >= 0:  # older files have what never began
             self.simulator.set_state({**state, FINGERPRINT: own[FINGERPRINT]})
 
