@@ -154,7 +154,8 @@ def load_optimizer(
     own = optimizer.state_dict()
     numbers = [group["params"] for group in own["param_groups"]]
     found = [group.get("params") for group in saved["param_groups"]]
-    if found != numbers:
+    # Anything may be compared by its text, also tensors.
+    if repr(found) != repr(numbers):
         refuse(path, f"{name}.param_groups must be of the parameters {numbers}, got {found}")
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
     for number, state in saved["state"].items():

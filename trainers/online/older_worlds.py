@@ -1,4 +1,4 @@
-"""The episode in a checkpoint of version 0.1.0, whose simulator kept less of requests and servers."""
+"""The episode in a checkpoint of version 0.1.0, which keeps less of requests and servers."""
 
 from collections.abc import Mapping
 
