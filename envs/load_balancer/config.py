@@ -196,9 +196,15 @@ class LoadBalancerConfig:
 
     def _check_combinations(self) -> None:
         if self.reward == "park" and (self.dynamics == "decaying_load" or self.retry):
-            remedy = '"demo" or "latency"'
-            what = 'dynamics "decaying_load", which has no queues' if not self.retry else "retries"
-            raise ConfigError(f'reward must not be "park" with {what}: use {remedy}')
+            what = "retries" if self.retry else 'dynamics "decaying_load", which has no queues'
+            raise ConfigError(f'reward must not be "park" with {what}: use "demo" or "latency"')
+        for name in ("mean_calm_ms", "mean_burst_ms"):
+            shortest_ms = self.mean_gap_ms / _MOST_CHANGES
+            if self.arrival_process == "markov_modulated" and getattr(self, name) < shortest_ms:
+                raise ConfigError(
+                    f"{name} must be at least a thousandth of the mean time between arrivals, "
+                    f"{shortest_ms:.3g} ms, got {getattr(self, name)}: use Poisson arrivals"
+                )
         if self.num_balancers > 1:
             for name, usual in (("dynamics", "queue"), ("staleness_ms", 0.0)):
                 if getattr(self, name) != usual:
@@ -253,6 +259,8 @@ PER_SERVER_FIELDS = (
     "error_rates",
     "load_decay",
 )
+_MOST_CHANGES = 1_000
+"""Changes between calm and bursts in a mean time between arrivals."""
 WHOLE_NUMBERS = ("num_servers", "workers", "connection_limit")
 """Settings that count something, of those that can be drawn at reset."""
 
