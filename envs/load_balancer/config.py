@@ -51,7 +51,7 @@ class LoadBalancerConfig:
     episode_length: Count = 400
     """Requests an episode."""
     dynamics: Literal["queue", "decaying_load"] = "queue"
-    """"queue": first come, first served. "decaying_load": no queues; the
+    """"queue": first come, first served. "decaying_load": no queues and no workers; the
     number of active requests shrinks by `load_decay` after each one (tiny-grpo)."""
 
     num_balancers: Annotated[Count, Field(le=10_000)] = 1
@@ -101,7 +101,8 @@ class LoadBalancerConfig:
     size_shape: Annotated[Number, Field(gt=1)] = 1.5
     """Tail index of Pareto sizes; the variance is infinite up to 2."""
     integer_times: Flag = False
-    """Round arrival gaps and sizes down to whole numbers, as Park does."""
+    """Round arrival gaps and sizes down to whole numbers, as Park does; recorded ones too, once
+    they are scaled."""
 
     base_latency_ms: NonNegative | tuple[NonNegative, ...] = 0.0
     """Latency that occupies no worker, such as the network's."""
@@ -130,8 +131,8 @@ class LoadBalancerConfig:
     fault_error_rate: Fraction = 0.06
     """Error probability in an erroring or degraded fault."""
     recovery_ramp_ms: NonNegative = 0.0
-    """Time over which the effects of a fault fade out linearly after it ended; a server that
-    was down is slow at first."""
+    """Time over which the effects of a fault fade out linearly after it ended: a slow start, in
+    which a server that was down is `slow_factor` times slower at first."""
     down_response_ms: NonNegative = 1.0
     """Time until a server that is down refuses a request."""
 

@@ -147,7 +147,7 @@ def _draw_server(draw: Draw, view: View, n: int, row: int) -> None:
     if server.latest:
         draw.rectangle((MARGIN, top + 1, WIDTH - MARGIN - 1, top + row - 1), TINT)
         draw.rectangle((MARGIN, top + 1, MARGIN + 4, top + row - 1), loud)
-    _write(draw, 34, y, server.name)
+    _write(draw, 34, y, server.name if tall else str(n))
     if server.health != "healthy":
         draw.rounded_rectangle((136, y - 8, 212, y + 8), 3, colour)
     _write(draw, 142, y, server.health, colour if server.health == "healthy" else PAPER, 12)
@@ -159,9 +159,10 @@ def _draw_server(draw: Draw, view: View, n: int, row: int) -> None:
     _write(draw, -570, y, server.errors)
     _draw_traffic(draw, view, n, y)
     if not tall:
-        _write(draw, -128, y, server.speed, GREY, 11)
+        _write(draw, -128, y, server.rate, GREY, 11)
         return
-    _write(draw, 34, y + 16, f"{view.speed_label} {server.speed}", GREY, 11)
+    label = f"{view.speed_label} " * (len(server.speed) <= 14)  # as long as there is room
+    _write(draw, 34, y + 16, label + server.speed, GREY, 11)
     _write(draw, 142, y + 16, server.effect, colour, 11)
     if server.in_flight != server.seen_in_flight:
         _write(draw, 316, y + 16, f"balancer sees {server.seen_in_flight:,}", GREY, 11)

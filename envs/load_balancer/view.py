@@ -36,12 +36,13 @@ class ServerView:
         now_ms, observed_ms = simulator.episodes["now_ms"][member], seen["observed_at_ms"]
         base_ms = float(config.per_server("base_latency_ms")[n])
         self.name = f"server {n}"
-        self.speed = time_text(base_ms)
+        self.speed = self.rate = time_text(base_ms)
         if config.dynamics == "queue":
             extra = f" +{self.speed}" if base_ms > 0.0 else ""
             workers = int(config.per_server("workers")[n])
             several = f"{workers} x " if workers > 1 else ""
-            self.speed = f"{several}{config.service_rates[n]:.3g}x{extra}"
+            self.rate = f"{several}{config.service_rates[n]:.3g}x"
+            self.speed = self.rate + extra
         self.health, self.effect = _health(view.fleet, simulator, member, n)
         self.in_flight = int(simulator.servers["in_flight"][member, n])
         self.seen_in_flight = int(seen["in_flight"])

@@ -33,7 +33,7 @@ def simulate(num_envs: int, first_seed: int = 0, **settings: Any) -> LoadBalance
 
 
 def test_an_episode_replays_consecutive_requests_scaled(recording: str) -> None:
-    settings = {"arrivals_csv": recording, "episode_length": 4, "utilisation": 0.5}
+    settings: dict[str, Any] = {"arrivals_csv": recording, "episode_length": 4, "utilisation": 0.5}
     simulator = simulate(300, **settings, size_mean=20.0)
     assert simulator.config.mean_gap_ms == pytest.approx(20.0 / (0.5 * 3.4))
     gaps = np.diff(simulator.arrivals["arrival_ms"], axis=1, prepend=0.0)
@@ -64,7 +64,7 @@ def test_the_whole_file_has_the_utilisation(recording: str) -> None:
 
 
 def test_seeds_choose_the_part(recording: str) -> None:
-    settings = {"arrivals_csv": recording, "episode_length": 4}
+    settings: dict[str, Any] = {"arrivals_csv": recording, "episode_length": 4}
     simulator, again = simulate(40, **settings), simulate(40, **settings)
     assert simulator.arrivals.tobytes() == again.arrivals.tobytes()
     before = simulator.arrivals.copy()
@@ -89,7 +89,7 @@ def test_sizes_are_drawn_where_none_are_recorded(tmp_path: Path) -> None:
 
 
 def test_integer_times_round_down(recording: str) -> None:
-    settings = {"arrivals_csv": recording, "episode_length": 9, "utilisation": 0.37}
+    settings: dict[str, Any] = {"arrivals_csv": recording, "episode_length": 9, "utilisation": 0.37}
     plain, whole = simulate(1, **settings), simulate(1, **settings, integer_times=True)
     gaps = np.diff(plain.arrivals["arrival_ms"][0], prepend=0.0)
     rounded = np.diff(whole.arrivals["arrival_ms"][0], prepend=0.0)
@@ -155,10 +155,11 @@ def test_what_cannot_be_replayed_is_refused(recording: str, tmp_path: Path) -> N
     zeros.write_text("time_ms,size\n0,0\n1,0\n2,0\n3,0\n")
     with pytest.raises(ConfigError, match="arrivals_csv must have a size above 0, got 4 of 0"):
         LoadBalancerEnv(arrivals_csv=str(zeros), episode_length=2)
-    for name, value in (
-        ("arrivals_time_column", "time"),
-        ("arrivals_size_column", 2),
-        ("arrivals_time_unit", "ms"),
-    ):
+    columns: dict[str, Any] = {
+        "arrivals_time_column": "time",
+        "arrivals_size_column": 2,
+        "arrivals_time_unit": "ms",
+    }
+    for name, value in columns.items():
         with pytest.raises(ConfigError, match=f"{name} must come with arrivals_csv, got {value!r}"):
             LoadBalancerEnv(**{name: value})

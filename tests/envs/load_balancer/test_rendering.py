@@ -447,7 +447,7 @@ def test_members_are_rendered_apart() -> None:
     frames = [render_rgb(simulator, HISTORY, member=b) for b in range(3)]
     assert rows_that_differ(frames[1], frames[2]) >= {"0", "1", "2", "3"}
     alone = simulator_of(num_envs=1)
-    alone.set_state(simulator.get_state(np.array([1])))
+    alone.restore(simulator.get_state(np.array([1])), np.array([0]))  # made up: not checked
     np.testing.assert_array_equal(render_rgb(alone, HISTORY), frames[1])
 
 
@@ -458,3 +458,34 @@ def test_a_members_faults_are_those_of_its_trace() -> None:
     simulator.faults[0, 2, 0] = (0.0, 1e9, trace.DOWN)
     health = [[s.health for s in View(simulator, [], member).servers] for member in range(2)]
     assert health == [["healthy"] * 4, ["healthy", "healthy", "down", "healthy"]]
+
+
+def test_fleets_leave_the_rows_of_absent_servers_empty() -> None:
+    env = LoadBalancerEnv("fleets", render_mode="rgb_array")
+    shapes, sizes = set(), set()
+    for seed in range(12):
+        env.reset(seed=seed)
+        frame = env.render()
+        count = env.simulator.fleet(0).num_servers
+        assert f"{count} servers" in render_ansi(env.simulator, [])
+        shapes.add(frame.shape)
+        sizes.add(count)
+        rows = frame[HEADER + 1 : HEADER + 22 * 24].reshape(-1, 800, 3)
+        assert (rows[22 * count :] == 255).all()
+        assert (rows[22 * (count - 1) : 22 * count - 2] < 100).any()
+    assert shapes == {(HEADER + 22 * 24 + CHART, 800, 3)}
+    assert len(sizes) > 4
+
+
+def test_workers_and_speeds_fit_beside_the_number() -> None:
+    """In low rows: the widest name and speed have ten blank columns between them."""
+    simulator = simulator_of(
+        num_servers=24, workers=12, service_rates=(0.123,) * 24, base_latency_ms=123.4
+    )
+    view = View(simulator, [])
+    assert view.servers[23].speed == "12 x 0.123x +123 ms"
+    assert view.servers[23].rate == "12 x 0.123x"
+    top = HEADER + 22 * 23
+    ink = (render_rgb(simulator, [])[top + 2 : top + 21, 34:129] < 200).any(axis=(0, 2))
+    gaps = np.split(np.flatnonzero(ink), np.flatnonzero(np.diff(np.flatnonzero(ink)) > 10) + 1)
+    assert len(gaps) == 2
