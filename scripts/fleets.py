@@ -6,6 +6,8 @@
     python scripts/fleets.py --part balancers    # several balancers that share the servers
     python scripts/fleets.py --part traces --traces code=code.csv conversation=conv.csv
     python scripts/fleets.py --part learning     # flaky, and what sharing a fleet is worth
+    python scripts/fleets.py --part fault        # one server of four is slow for a while
+    python scripts/fleets_report.py              # tables, and docs/fleets.png
 
 A heuristic is compared with the policy on the same episodes, and only if it knows no more: where
 the policy does not see the servers' weights, they are equal for heuristics. What `--results` has is
@@ -13,19 +15,23 @@ not measured again, so an interrupted experiment resumes where it stopped.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import tyro
 
 from grpo_gym.envs.load_balancer.baselines import BASELINES
 from grpo_gym.envs.load_balancer.presets import make_config
+from grpo_gym.evaluation.episodes import play
+from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.trainers import experiments
 from grpo_gym.trainers.experiments import EVALUATION_SEED
 from grpo_gym.trainers.grpo import GRPO, IterationStats
-from grpo_gym.trainers.named_policies import evaluate_baseline
+from grpo_gym.trainers.named_policies import baseline_action_function, evaluate_baseline
 from grpo_gym.trainers.pretrained import pretrained, router_file
 
 ENV = "LoadBalancer-v0"
@@ -42,7 +48,9 @@ TRAINING_SEED = 0
 LARGE = (32, 64, 128)
 BALANCERS = (1, 4, 16)
 GROUPING_STEPS = 2_000_000
-Part = Literal["router", "unseen", "large", "balancers", "traces", "learning"]
+FAULT = (400, 150, 250)
+"""Requests an episode, and from which to which the fastest server is slow."""
+Part = Literal["router", "unseen", "large", "balancers", "traces", "learning", "fault"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +80,7 @@ def main() -> None:
         "balancers": balancers,
         "traces": traces,
         "learning": learning,
+        "fault": fault,
     }[options.part](options)
     experiments.measure(
         options.results / f"fleets_{options.part}.json", measurements, options.processes
@@ -230,6 +239,44 @@ def train_grouped(grouping: Literal["shared", "unrelated"], seed: int) -> dict[s
 
     experiments.train(settings, seed, callback=evaluate)
     return curve
+
+
+def fault(options: Options) -> dict[str, Callable[[], Any]]:
+    """What policies do when the fastest of flaky's servers is slow for a while."""
+    policies = ("pretrained:router", "least_connections", "shortest_expected_delay", "c3")
+    return {policy: partial(through_a_fault, policy, 10 * options.episodes) for policy in policies}
+
+
+def through_a_fault(policy: str, episodes: int) -> dict[str, list[float]]:
+    """By request: the share that goes to the slow server, and the mean response time in ms."""
+    length, first, last = FAULT
+    kwargs = {
+        "preset": "flaky",
+        "infos": "basic",
+        "observe_weights": True,
+        "mean_time_to_failure_ms": None,
+        "episode_length": length,
+        "fault_schedule": ((3, "slow", first, last),),
+    }
+    shares, responses = np.zeros(length), np.zeros(length)
+    with closing(make_batch(ENV, kwargs, episodes)) as batch:
+        if policy.startswith("pretrained:"):
+            act = pretrained("router", kwargs).action_function()
+        else:
+            act = baseline_action_function(policy, ENV, batch)
+        chosen = np.zeros(episodes, np.int64)
+
+        def watch(*arguments: Any) -> Any:
+            actions, state = act(*arguments)
+            chosen[:] = actions
+            return actions, state
+
+        seeds = (EVALUATION_SEED + np.arange(episodes)).tolist()
+        steps = play(watch, batch, seeds, np.ones(episodes, np.bool_))
+        for t, (_, step) in enumerate(steps):
+            shares[t] = (chosen == 3).mean()
+            responses[t] = step.infos["response_time_ms"].mean()
+    return {"share": shares.round(4).tolist(), "response_ms": responses.round(2).tolist()}
 
 
 if __name__ == "__main__":
