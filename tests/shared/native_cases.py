@@ -35,6 +35,15 @@ _SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "preset": "tiny-grpo", "episode_length": 19, "load_decay": 0.99, "infos": "full",
             "fault_schedule": ((0, "slow", 5, 12),),
         },
+        "fleets": {
+            **_FAULTS, "preset": "fleets", "max_servers": 5, "episode_length": 19, "retry": True,
+            "num_balancers": 2, "workers": "choice 1 2", "timeout_ms": "uniform 30 60",
+            "connection_limit": {"one_of": [None, 3]}, "error_rates": 0.1,
+        },
+        "workers": {
+            **_FAULTS, "episode_length": 19, "workers": (1, 3, 2, 1), "observe_weights": True,
+            "utilisation": 1.5, "max_servers": 6,
+        },
     },
     "Battleship-v0": {
         "microgrpo": {"preset": "microgrpo-5x5", "reward": "hits"},
