@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from grpo_gym.cli.options import parse_pairs
 from grpo_gym.envs.load_balancer.distributions import draw, is_law, parse
 from grpo_gym.envs.load_balancer.fleets import draw_config
 from grpo_gym.envs.load_balancer.presets import make_config
-from grpo_gym.settings import ConfigError, load_yaml, parse_value, save_yaml, to_mapping
+from grpo_gym.settings import ConfigError, load_yaml, save_yaml, to_mapping
 
 
 def draws(law: Any, count: int = 20_000, *, whole: bool = False, name: str = "x") -> list[Any]:
@@ -251,8 +252,14 @@ def test_a_config_file_and_back(tmp_path: Path) -> None:
 
 
 def test_values_as_a_command_line_gives_them() -> None:
-    words = parse_value("{one_of: [uniform 0.4 0.8, 0.9], weights: [1, 3]}")
-    config = make_config("flaky", utilisation=words, num_servers=parse_value("loguniform 2 8"))
+    pairs = parse_pairs(
+        [
+            "utilisation={one_of: [uniform 0.4 0.8, 0.9], weights: [1, 3]}",
+            "num_servers=loguniform 2 8",
+        ],
+        "--env-kwargs",
+    )
+    config = make_config("flaky", **pairs)
     assert {draw_config(config, seed).utilisation == 0.9 for seed in range(20)} == {True, False}
     assert config.server_slots == 8
 

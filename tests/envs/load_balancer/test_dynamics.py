@@ -243,6 +243,30 @@ def test_same_numbers_in_all_combinations(seed: int) -> None:
     play({**some_settings(seed), "episode_length": 120}, 7 * seed)
 
 
+def test_limits_that_never_bind_change_nothing() -> None:
+    """Bit for bit, also where other kernels compute the same."""
+    settings: dict[str, Any] = {**FAULTY, **LATENCIES, "observe_size": True, "utilisation": 1.0}
+    never: dict[str, Any] = {
+        "workers": (1,) * 4,
+        "weights": (1.0, 0.8, 0.5, 1.1),
+        "connection_limit": 10**9,
+        "timeout_ms": 1e12,
+        "num_balancers": 1,
+        "max_servers": 4,
+    }
+    plain = LoadBalancerSimulator(make_config(**settings), num_envs=8)
+    bound = LoadBalancerSimulator(make_config(**settings, **never), num_envs=8)
+    rng = np.random.default_rng(0)
+    for simulator in (plain, bound):
+        simulator.seed(np.arange(8, dtype=np.uint64))
+        simulator.reset()
+    for _ in range(400):
+        actions = rng.integers(0, 4, 8)
+        assert plain.step(actions).tobytes() == bound.step(actions).tobytes()
+        for name in ("servers", "requests", "outcomes", "episodes", "estimates"):
+            assert getattr(plain, name).tobytes() == getattr(bound, name).tobytes(), name
+
+
 def test_finished_environments_stay_as_they_are() -> None:
     simulator = LoadBalancerSimulator(make_config(episode_length=3), num_envs=1)
     simulator.seed(np.array([5], np.uint64))

@@ -65,3 +65,17 @@ def test_features_are_the_servers_own_or_blocks_of_the_whole_observation(observa
         np.testing.assert_allclose(features, own * np.log2(10_001.0), rtol=1e-12)
     else:
         np.testing.assert_array_equal(features, [np.kron(np.eye(4), row) for row in rows])
+
+
+def test_estimates_are_those_of_the_balancer_that_has_the_request() -> None:
+    simulator = start("flaky", num_balancers=3)
+    metrics, episode = simulator.metrics[0], simulator.episodes[0]
+    size, now = simulator.arrivals["size"][0, 0], episode["now_ms"]
+    for balancer in range(3):
+        own = slice(4 * balancer, 4 * balancer + 4)
+        metrics["pace"][own] = [balancer + 1.0, 2.0, 3.0, 4.0]
+        metrics["observed_at_ms"][own] = now
+    for balancer in range(3):
+        simulator.episodes["balancer"] = balancer
+        expected = -size * np.array([balancer + 1.0, 2.0, 3.0, 4.0]) / 100.0
+        np.testing.assert_allclose(estimates(simulator), expected, rtol=1e-6)
