@@ -67,11 +67,13 @@ def main() -> None:
 
 
 def read(path: Path) -> dict[str, list[Fleet]]:
-    """Fleets by everything in their keys but the fleet's number."""
+    """Fleets by what the balancer knows, and by everything in their keys but their number."""
     groups: dict[str, list[Fleet]] = defaultdict(list)
-    if path.exists():
-        for key, fleet in json.loads(path.read_text()).items():
-            groups[key.rpartition("/")[0]].append(fleet)
+    fleets = json.loads(path.read_text()) if path.exists() else {}
+    for kind in KINDS:
+        for key, fleet in fleets.items():
+            name = ", ".join(filter(None, [key.rpartition("/")[0], kind]))
+            groups[name].append({**fleet, **fleet[kind]})
     return groups
 
 
@@ -85,7 +87,7 @@ def summary(groups: dict[str, list[Fleet]]) -> str:
         sure = [fleet["saved"] / max(fleet["saved_sem"], 1e-12) for fleet in fleets]
         rows.append(
             [
-                name.replace("/", ", "),
+                name,
                 str(len(fleets)),
                 f"{np.exp(logs.mean()):.3f}",
                 f"{low:.3f} to {high:.3f}",
