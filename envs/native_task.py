@@ -50,8 +50,8 @@ class NativeTask:
 
         Raises:
             ConfigError: If a value makes no sense.
-            UnknownSettingError: If a setting is unknown; in Python's words, by which others tell that
-                they may leave it out.
+            UnknownSettingError: If a setting is unknown; in Python's words, by which others know
+                that they may leave it out.
         """
         try:
             return self.make_config(*args, **settings)
