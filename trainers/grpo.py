@@ -182,7 +182,7 @@ class GRPO(PersistentModel):
         explained_variance = self._fit_value_baseline(rollout, estimate)
         # Only now: the update has to normalise observations as the collecting policy did.
         if self.policy.normaliser is not None:
-            self.policy.normaliser.update(rollout.observations[rollout.credited])
+            self.policy.observe(rollout.observations[rollout.credited])
         self.iteration += 1
         self.num_steps += rollout.num_steps
         # Only now is the policy the one that collects next.

@@ -15,7 +15,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.loop_batch import LoopBatch
 from grpo_gym.rollouts.native_batch import EnumeratedBatch, NativeBatch
-from grpo_gym.rollouts.spaces import flat_size, validate_action_space
 from grpo_gym.settings import ConfigError
 
 EnvSource = str | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
@@ -37,8 +36,6 @@ def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: i
         if len({id(one.unwrapped) for one in envs}) < num_envs:
             raise ConfigError("env must make a new environment at every call, got the same again")
         batch = LoopBatch(envs)
-    flat_size(batch.single_observation_space)
-    validate_action_space(batch.single_action_space)
     return batch
 
 
