@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from grpo_gym.cli.failures import reported
-from grpo_gym.cli.options import CommandLine
+from grpo_gym.cli.options import CommandLine, as_option
 from grpo_gym.cli.outputs import claim_output
 from grpo_gym.cli.plotting import check_plot, draw_episode
 from grpo_gym.cli.signals import StopSignals
@@ -21,7 +21,16 @@ from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch, make_enumerated
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.native_batch import NativeBatch
-from grpo_gym.settings import ConfigError, Count, EnvId, Flag, Natural, checked_dataclass, suggest
+from grpo_gym.settings import (
+    ConfigError,
+    EnvId,
+    Episodes,
+    Flag,
+    Natural,
+    checked_dataclass,
+    suggest,
+)
+from grpo_gym.settings.effects import Needs, refuse_without_effect
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.named_policies import (
     baseline_action_function,
@@ -45,7 +54,7 @@ class EvaluateOptions:
     """Id of the environment; by default the one the policy was trained in."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, each overriding one of training."""
-    episodes: Count = 1000
+    episodes: Episodes = 1000
     """How many episodes to play."""
     seed: Natural = 0
     """Seed of the first episode; episode i has seed + i."""
@@ -63,11 +72,16 @@ class EvaluateOptions:
     plot_beside: tuple[str, ...] = ()
     """Baselines that the figure shows beside the policy."""
 
-    def __post_init__(self) -> None:
-        if self.plot_beside and self.plot is None:
-            raise ConfigError("--plot-beside must come with --plot FILE")
 
-
+_NEEDS = (
+    Needs(("plot_beside",), "--plot FILE is given", lambda options: options.plot is not None),
+    Needs(("episodes",), "--exact is left out too", lambda options: not options.exact),
+    Needs(
+        ("seed",),
+        "--exact is left out too",
+        lambda options: not options.exact or options.plot is not None,
+    ),
+)
 _LINE = CommandLine(
     "evaluate",
     "Play whole episodes with a policy and report statistics.\n\n"
@@ -94,6 +108,11 @@ def main(arguments: Sequence[str]) -> int:
         else:
             batch = make_batch(env_id, kwargs, min(options.episodes, _batch_limit(env_id, kwargs)))
         evaluation = _evaluate(options, _player(options, env_id, batch, model), batch)
+        if options.warmup >= evaluation.lengths.max():
+            raise ConfigError(
+                f"--warmup must be less than the {evaluation.lengths.max()} steps of the longest "
+                f"episode, got {options.warmup}: it left nothing to measure"
+            )
         result = {
             "env": env_id,
             "env_kwargs": kwargs,
@@ -116,6 +135,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _parse(arguments: Sequence[str]) -> EvaluateOptions:
     options: EvaluateOptions = _LINE.read(arguments)["evaluation"]
+    refuse_without_effect(options, _NEEDS, vars(options), as_option)
     if not options.policy:
         raise ConfigError(
             "--policy must be given: a baseline's name with --env, a checkpoint file, a run's "
@@ -134,6 +154,8 @@ def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], Evaluable |
     if env_id is not None:
         check_environment(env_id, kwargs)
         if policy in baseline_names(env_id):
+            if options.stochastic:
+                raise ConfigError(f"--stochastic must come with a trained policy, got {policy}")
             return env_id, kwargs, None
     model = load_policy(policy, env_id, kwargs)
     return str(model.env_source), model.env_kwargs, model
