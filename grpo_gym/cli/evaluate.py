@@ -65,6 +65,9 @@ class EvaluateOptions:
     exact: Flag = False
     """Play every possible initial state once instead of `episodes` random ones: the exact mean of a
     deterministic policy, for environments that can enumerate them (small Battleship boards)."""
+    versus: str | None = None
+    """Another policy that plays the same episodes: the difference is shown with its own, paired
+    interval."""
     json: Path | None = None
     """Write the statistics to this file."""
     plot: Path | None = None
@@ -88,6 +91,7 @@ _LINE = CommandLine(
     "For example:\n"
     "  --env LoadBalancer-v0 --policy least_connections --episodes 1000 --seed 7\n"
     "  --policy runs/LoadBalancer-v0/grpo-seed0-... --json result.json\n"
+    "  --policy runs/LoadBalancer-v0/grpo-seed0-... --versus least_connections\n"
     "  --env AutoScaler-v0 --policy hpa --episodes 10 --plot day.png --plot-beside clairvoyant",
     {"evaluation": EvaluateOptions},
 )
@@ -107,6 +111,7 @@ def main(arguments: Sequence[str]) -> int:
             options = replace(options, episodes=batch.num_initial_states, seed=0)
         else:
             batch = make_batch(env_id, kwargs, min(options.episodes, _batch_limit(env_id, kwargs)))
+        rival = None if options.versus is None else _rival(options, env_id, kwargs, batch)
         evaluation = _evaluate(options, _player(options, env_id, batch, model), batch)
         if options.warmup >= evaluation.lengths.max():
             raise ConfigError(
@@ -123,6 +128,10 @@ def main(arguments: Sequence[str]) -> int:
             "exact": options.exact,
             **evaluation.summary(exact=options.exact),
         }
+        if rival is not None:
+            difference = evaluation.difference(_evaluate(options, rival, batch))
+            result["versus"] = options.versus
+            result["difference"] = difference.summary(exact=options.exact)
         if options.json is not None:
             write_atomic(options.json, json.dumps(result, indent=2, default=str).encode() + b"\n")
     console = Console()
@@ -130,6 +139,10 @@ def main(arguments: Sequence[str]) -> int:
     title = f"{options.policy} on {env_id}: {options.episodes:,} episodes{which}"
     console.print(f"\n{title}", markup=False, highlight=False, soft_wrap=True)
     console.print(statistics_table(result))
+    if rival is not None:
+        title = f"{options.policy} minus {options.versus}, episode by episode"
+        console.print(title, markup=False, highlight=False, soft_wrap=True)
+        console.print(statistics_table({**result, **result["difference"]}))
     return 0
 
 
@@ -171,6 +184,21 @@ def _player(
     if options.exact and not is_deterministic(options.policy, env_id):
         raise ConfigError(f"--exact must come with a deterministic policy, got {options.policy}")
     return baseline_action_function(options.policy, env_id, batch, options.seed)
+
+
+def _rival(
+    options: EvaluateOptions, env_id: str, kwargs: dict[str, Any], batch: EnvBatch
+) -> ActionFunction:
+    """The policy to compare with, in the environments of the first one."""
+    name = cast(str, options.versus)
+    model = None if name in baseline_names(env_id) else load_policy(name, env_id, kwargs)
+    spaces = batch.single_observation_space, batch.single_action_space
+    if model is not None and (model.observation_space, model.action_space) != spaces:
+        raise ConfigError(
+            f"--versus must be a policy for the spaces of {env_id} with env_kwargs {kwargs}, got "
+            f"{name}, which has others"
+        )
+    return _player(replace(options, policy=name), env_id, batch, model)
 
 
 def _plot(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grpo_gym import GRPO
+from grpo_gym import GRPO, evaluate_baseline
 from grpo_gym.cli.evaluate import _batch_limit, main
 from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.trainers.named_policies import baseline_names, privileged_names
@@ -57,6 +57,32 @@ def test_the_numbers_are_those_of_the_library(model: GRPO) -> None:
     assert result["return"]["ci95"] == list(summarise(evaluation.returns).ci95)
     assert result["env"] == "LoadBalancer-v0"
     assert result["env_kwargs"] == {"episode_length": 25}
+
+
+def test_another_policy_in_the_same_episodes(
+    model: GRPO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--policy", "run", "--episodes", "9", "--seed", "5"]
+    result = evaluated(*arguments, "--versus", "least_connections")
+    baseline = evaluate_baseline("least_connections", "LoadBalancer-v0", model.env_kwargs, 9, 5)
+    difference = model.evaluate(9, seed=5).difference(baseline)
+    assert result["versus"] == "least_connections"
+    assert result["difference"]["return"]["mean"] == pytest.approx(difference.mean_return)
+    assert result["difference"]["return"]["ci95"] == list(summarise(difference.returns).ci95)
+    assert "run minus least_connections, episode by episode" in capsys.readouterr().out
+    itself = evaluated(*arguments, "--versus", "run/checkpoints/latest.ckpt")
+    assert itself["difference"]["return"]["ci95"] == [0.0, 0.0]
+    assert "difference" not in evaluated(*arguments)
+
+
+def test_a_rival_for_other_spaces_is_refused(
+    model: GRPO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--policy", "run", "--versus", "lest_connections"]) == 2
+    assert "least_connections" in capsys.readouterr().err
+    other = GRPO("linear", "LoadBalancer-v0", env_kwargs={"preset": "mm4", "staleness_ms": 5.0})
+    other.save("other.ckpt")
+    assert main(["--policy", "run", "--versus", "other.ckpt"]) in (1, 2)
 
 
 def test_a_checkpoint_a_run_and_the_prefixed_id_are_the_same_policy(model: GRPO) -> None:
