@@ -8,6 +8,9 @@ Shapes: B environments, M random numbers.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import fields
+from importlib import import_module
 from typing import Annotated, Any, ClassVar, TypeVar, get_origin, get_type_hints
 
 import numpy as np
@@ -55,6 +58,7 @@ class Baseline:
         self.simulator: Any = simulator
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ConfigError(f"seed must be an integer >= 0, got {seed!r}")
+        self._arguments = {"seed": seed, **settings}
         self._salt = np.uint64(fold_seed(int(seed)))
         hints = get_type_hints(type(self), include_extras=True) if settings else {}
         known = {name: hint for name, hint in hints.items() if get_origin(hint) is Annotated}
@@ -102,6 +106,42 @@ class Baseline:
         parts = observation.values() if isinstance(observation, Mapping) else [observation]
         single = any(np.shape(part) == self.simulator.observation_shape for part in parts)
         return (actions[0] if single else actions), state
+
+    def evaluate(self, episodes: int = 100, *, seed: int = 1_000_000, warmup: int = 0) -> Any:
+        """Play whole episodes in environments of its own, with the settings of its environment.
+
+        A trained model's `evaluate` with the same seed plays the same episodes, so that
+        `Evaluation.difference` compares the two. Wrappers around the environment do not count.
+
+        Args:
+            episodes: Number of episodes.
+            seed: Seed of the first; episode i has seed + i.
+            warmup: First steps of each episode, which metrics leave out.
+
+        Returns:
+            A `grpo_gym.evaluation.episodes.Evaluation`.
+
+        Raises:
+            ConfigError: If a number is out of range.
+        """
+        # Only now: evaluations need torch, and environments do not.
+        playing = import_module("grpo_gym.evaluation.episodes")
+        package = self.simulator_class.__module__.rpartition(".")[0]
+        env_id = import_module(f"{package}.descriptor").DESCRIPTOR.env_id
+        config = self.simulator.config
+        env_kwargs = {each.name: getattr(config, each.name) for each in fields(config)}
+        num_envs = max(1, min(episodes, playing.MAX_ENVS))
+        with closing(playing.make_batch(env_id, env_kwargs, num_envs)) as batch:
+            player = type(self)(batch.env, **self._arguments)
+
+            def act(observations: Any, masks: Any, state: Any, start: Any) -> Any:
+                return player.predict(observations, state, start)
+
+            return playing.evaluate(act, batch, episodes, seed, warmup)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self._arguments.items())
+        return f"{type(self).__name__}({settings})"
 
     def initial_state(self) -> tuple[np.ndarray, ...]:
         """The memory at an episode's start: arrays whose first axis is B."""

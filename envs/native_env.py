@@ -41,7 +41,7 @@ class NativeEnv(gym.Env[Observation, Action]):
             ConfigError: If a setting is unknown or makes no sense.
             gymnasium.error.UnsupportedMode: If the render mode is unknown.
         """
-        config = self.task.make_config(*args, **settings)
+        config = self.task.configure(*args, **settings)
         modes = self.metadata["render_modes"]
         if render_mode is not None and render_mode not in modes:
             raise gym.error.UnsupportedMode(

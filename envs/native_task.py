@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 
 from grpo_gym.envs.batch_simulator import BatchSimulator
-from grpo_gym.settings import ConfigError
+from grpo_gym.settings import ConfigError, UnknownSettingError
 from grpo_gym.settings.memory import check_memory
 
 _COPIES = 4
@@ -44,6 +44,20 @@ class NativeTask:
     """Options of `reset` that `reset_arguments` reads."""
     reset_arguments: Callable[[Any, Mapping[str, Any], int], dict[str, Any]] = lambda *_: {}
     """(simulator, options, environments to reset) -> arguments of the simulator's `reset`."""
+
+    def configure(self, *args: Any, **settings: Any) -> Any:
+        """The config of a constructor's arguments.
+
+        Raises:
+            ConfigError: If a value makes no sense.
+            UnknownSettingError: If a setting is unknown; in Python's words, by which others know
+                that they may leave it out.
+        """
+        try:
+            return self.make_config(*args, **settings)
+        except UnknownSettingError as error:
+            error.args = (f"got an unexpected keyword argument {error.setting!r}: {error}",)
+            raise
 
     def make_simulator(self, config: Any, num_envs: int) -> BatchSimulator:
         """The simulator of B environments, which is not reset yet.

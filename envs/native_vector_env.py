@@ -66,7 +66,7 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
             ConfigError: If an argument is unknown or makes no sense.
             gymnasium.error.UnsupportedMode: If the render mode is unknown.
         """
-        self.config = self.task.make_config(*args, **{**self.default_settings, **settings})
+        self.config = self.task.configure(*args, **{**self.default_settings, **settings})
         self.num_envs = check_count("num_envs", num_envs, most=MAX_ENVS)
         if render_mode not in (None, "rgb_array"):
             raise gym.error.UnsupportedMode(

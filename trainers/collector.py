@@ -7,10 +7,20 @@ from typing import Any
 from grpo_gym.policies.network import Policy
 from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.collection import Branching, collect
+from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.groups import EnvGroups
-from grpo_gym.rollouts.randomness import ActionNoise, Stream, episode_seeds, group_generators
+from grpo_gym.rollouts.loop_batch import LoopBatch
+from grpo_gym.rollouts.native_batch import NativeBatch
+from grpo_gym.rollouts.randomness import (
+    ActionNoise,
+    Stream,
+    episode_seeds,
+    group_generators,
+    narrow_seeds,
+)
 from grpo_gym.rollouts.rollout import GroupedRollout
 from grpo_gym.rollouts.snapshot_check import check_snapshots
+from grpo_gym.rollouts.snapshots import layers
 from grpo_gym.trainers.config import GRPOConfig
 
 
@@ -42,6 +52,9 @@ class Collector:
         head = policy.head
         key = config.seed, iteration, groups
         noise = ActionNoise(head.noise_kind, *key, config.group_size, head.num_components)
+        seeds = episode_seeds(*key, members)
+        if not _takes_wide_seeds(self._env.batch):
+            seeds = narrow_seeds(seeds)
         branching = None
         if config.grouping == "branch":
             branching = Branching(
@@ -53,9 +66,16 @@ class Collector:
         return collect(
             policy,
             self._env,
-            episode_seeds(*key, members),
+            seeds,
             noise,
             config.max_episode_steps,
             branching,
             config.frame_history,
         )
+
+
+def _takes_wide_seeds(batch: EnvBatch) -> bool:
+    """Whether environments are known to take seeds of any size: ours, and Gymnasium's own."""
+    if not isinstance(batch, LoopBatch):
+        return isinstance(batch, NativeBatch)
+    return all(type(layer).__module__.startswith("gymnasium.") for layer in layers(batch.envs[0]))

@@ -23,6 +23,8 @@ from grpo_gym.settings import (
     Number,
     Positive,
     PositiveFraction,
+    PositiveWeight,
+    Weight,
     checked_dataclass,
 )
 
@@ -82,14 +84,14 @@ class AdvantageConfig:
     state_bin_width: NonNegative = 0.5
     """Bin width per feature for "state_bin" and anchors, in standard deviations with
     `normalise_observations`; 0: only equal states share a bin."""
-    anchor_weight: NonNegative = 0.0
+    anchor_weight: Weight = 0.0
     """Weight of the advantage among steps taken in the same state (GiGPO: 1)."""
     anchor_discount: PositiveFraction = 0.95
     """Discount factor of that advantage's returns (GiGPO, arXiv 2505.10978: 0.95)."""
     learned_baseline: Flag = False
     """Subtract a learned state value from each return first: what a critic would add, or with
     baseline "none" the only baseline."""
-    value_learning_rate: Positive = 3.0e-3
+    value_learning_rate: PositiveWeight = 3.0e-3
     """AdamW step size of the learned baseline."""
     center: Literal["mean", "leave_one_out"] = "mean"
     """Whether a member's own return is part of its baseline."""
@@ -98,7 +100,8 @@ class AdvantageConfig:
     at the same time step; or not at all."""
     drop_uniform_groups: Flag = True
     """Leave groups whose returns are all equal out of the update, KL and entropy terms included
-    (DAPO, arXiv 2503.14476). No effect with the baselines "none" and "batch"."""
+    (DAPO, arXiv 2503.14476). With the baselines "none" and "batch", those whose advantages are
+    all 0."""
     min_advantage: NonNegative = 0.0
     """Leave out steps whose absolute advantage is smaller (LOOP: 0.01)."""
 
@@ -129,7 +132,7 @@ class UpdateConfig:
     the latter two need minibatches of whole trajectories or groups."""
     clip_low: PositiveFraction = 0.2
     """The ratio is clipped below 1 - clip_low; 1: not at all."""
-    clip_high: Positive = 0.28
+    clip_high: PositiveWeight = 0.28
     """The ratio is clipped above 1 + clip_high (DAPO, arXiv 2503.14476: 0.28)."""
     dual_clip: Annotated[Number, Field(gt=1)] | None = None
     """For a negative advantage A the objective is at least dual_clip * A (arXiv 1912.09729: 3)."""
@@ -138,7 +141,7 @@ class UpdateConfig:
     loss_constant: Positive | None = None
     """With "constant": steps that a trajectory's sum is divided by; None: the longest trajectory
     of the iteration."""
-    kl_coefficient: NonNegative = 0.0
+    kl_coefficient: Weight = 0.0
     """Weight of the KL divergence from the reference policy; 0 needs no reference."""
     kl_estimator: Literal["exact", "k1", "k2", "k3", "k3_plus"] = "exact"
     """The exact KL, or an estimate from the action taken; see `learning.objectives.estimate_kl`."""
@@ -149,16 +152,16 @@ class UpdateConfig:
     """Weight of the previous "moving_average" in each iteration."""
     reference_every: Count = 10
     """Iterations between two copies of a "refreshed" reference."""
-    entropy_coefficient: NonNegative = 0.0
+    entropy_coefficient: Weight = 0.0
     """Weight of the entropy bonus."""
 
-    learning_rate: Positive = 3.0e-3
+    learning_rate: PositiveWeight = 3.0e-3
     """AdamW step size."""
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate decays, by environment steps."""
     final_learning_rate: Fraction = 0.05
     """Fraction of the learning rate that remains at the end of the schedule."""
-    weight_decay: NonNegative = 0.0
+    weight_decay: Weight = 0.0
     """AdamW's decoupled weight decay."""
     max_grad_norm: Positive = 0.5
     """The gradient is clipped to this norm."""

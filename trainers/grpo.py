@@ -19,8 +19,10 @@ from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.rollouts.rollout import GroupedRollout, concatenate
 from grpo_gym.settings import ConfigError, Count, check_value
+from grpo_gym.settings.effects import without_effect
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.effects import needs_of, needs_of_actions, refuse_both
 from grpo_gym.trainers.iteration import Callback, IterationStats, rollout_metrics
 from grpo_gym.trainers.learning.batch import training_batch
 from grpo_gym.trainers.learning.estimate import AdvantageEstimate, estimate_advantages
@@ -77,7 +79,7 @@ class GRPO(PersistentModel):
             policy_kwargs: Options of the policy, or keyword arguments of your own network.
             preset: A named variant from `trainers.presets.PRESETS`; default: "default".
             config: All settings at once, instead of a preset.
-            **overrides: Fields of `GRPOConfig` to replace.
+            **overrides: Fields of `GRPOConfig` to replace; those without effect are warned of.
 
         Raises:
             ConfigError: If a name is unknown, or a value or the environment cannot be used.
@@ -87,6 +89,7 @@ class GRPO(PersistentModel):
         settings = (
             make_config(preset, **overrides) if config is None else replace(config, **overrides)
         )
+        refuse_both(overrides, policy_kwargs or {}, policy)
         check_widths(settings)
         with NetworkMemory(f"policy {policy!r}"):
             super().__init__(
@@ -99,6 +102,10 @@ class GRPO(PersistentModel):
             )
             self.reference = make_reference(self.policy, self.config)
             self.value_baseline = self._make_value_baseline()
+        needs = (*needs_of(policy), *needs_of_actions(self.action_space))
+        # Not refused: one set of keywords may serve several presets and policies.
+        for name, condition in without_effect(self.config, needs, overrides):
+            _log.warning("%s has no effect unless %s", name, condition)
         self._collector: Collector | None = None
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters(),
@@ -182,7 +189,7 @@ class GRPO(PersistentModel):
         explained_variance = self._fit_value_baseline(rollout, estimate)
         # Only now: the update has to normalise observations as the collecting policy did.
         if self.policy.normaliser is not None:
-            self.policy.normaliser.update(rollout.observations[rollout.credited])
+            self.policy.observe(rollout.observations[rollout.credited])
         self.iteration += 1
         self.num_steps += rollout.num_steps
         # Only now is the policy the one that collects next.

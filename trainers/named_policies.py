@@ -82,10 +82,25 @@ def baseline_action_function(
 
 
 def evaluate_baseline(
-    name: str, env_id: str, env_kwargs: Mapping[str, Any], episodes: int, seed: int
+    name: str,
+    env_id: str,
+    env_kwargs: Mapping[str, Any] | None = None,
+    episodes: int = 100,
+    seed: int = 1_000_000,
 ) -> Evaluation:
-    """Play episodes with a baseline; episode i has seed + i."""
-    with closing(make_batch(env_id, env_kwargs, min(episodes, MAX_ENVS))) as batch:
+    """Play whole episodes with a baseline, the same ones as `model.evaluate` of these arguments.
+
+    Args:
+        name: A baseline of the environment; "random" plays in every environment.
+        env_id: Id of the environment.
+        env_kwargs: Its arguments.
+        episodes: Number of episodes.
+        seed: Seed of the first; episode i has seed + i.
+
+    Raises:
+        ConfigError: If there is no such baseline, or an argument cannot be used.
+    """
+    with closing(make_batch(env_id, env_kwargs, max(1, min(episodes, MAX_ENVS)))) as batch:
         action_function = baseline_action_function(name, env_id, batch)
         return evaluate(action_function, batch, episodes, seed)
 

@@ -3,9 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import field
 from importlib.resources import as_file, files
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from grpo_gym.settings import Count, EnvId, Natural, checked_dataclass, load_yaml
+from pydantic import Field
+
+from grpo_gym.settings import (
+    Count,
+    EnvId,
+    Episodes,
+    Integer,
+    Natural,
+    checked_dataclass,
+    load_yaml,
+)
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.online.config import OnlineConfig
 
@@ -35,11 +45,11 @@ class TrainSettings:
     """Environment steps to train for, such as 1e6; rounded up to whole iterations."""
     evaluations: Natural = 10
     """Evaluations during training, evenly spaced; the best policy is kept. 0: none."""
-    evaluation_episodes: Count = 128
+    evaluation_episodes: Episodes = 128
     """Episodes of each of them."""
     checkpoint_every: Count = 10
     """Iterations between checkpoints."""
-    final_episodes: Natural = 1000
+    final_episodes: Annotated[Integer, Field(ge=0, le=10_000_000)] = 1000
     """Episodes of the closing table, which compares the policy with baselines. 0: no table."""
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     """Settings of GRPO."""

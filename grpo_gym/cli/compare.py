@@ -10,7 +10,7 @@ from pydantic import Field
 from rich.console import Console
 
 from grpo_gym.cli.failures import reported
-from grpo_gym.cli.options import CommandLine
+from grpo_gym.cli.options import CommandLine, as_option
 from grpo_gym.cli.outputs import claim_output
 from grpo_gym.cli.resumable import TaskOptions, run_resumable
 from grpo_gym.settings import (
@@ -22,6 +22,7 @@ from grpo_gym.settings import (
     checked_dataclass,
     to_mapping,
 )
+from grpo_gym.settings.effects import Needs, refuse_without_effect
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.comparison.contenders import Contender, find_contender
 from grpo_gym.trainers.comparison.measurements import Comparison, changed_versions
@@ -82,6 +83,10 @@ _LINE = CommandLine(
 )
 
 
+_TRAINING = ("env", "env_kwargs", "algorithms", "settings", "seeds", "first_seed", "stochastic")
+"""Options that say how to train."""
+
+
 @reported
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
@@ -90,6 +95,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _compare(configs: dict[str, Any], command: str, console: Console) -> None:
     options: CompareOptions = configs["comparison"]
+    _refuse_training_options(options, configs["budget"])
     require(("matplotlib",), "compare")
     from grpo_gym.trainers.comparison.report import FILE_NAME, write_report  # of the extra
 
@@ -100,6 +106,17 @@ def _compare(configs: dict[str, Any], command: str, console: Console) -> None:
     if train is not None:
         train()
     console.print(f"report: {write_report(files, folder, options.threshold)}")
+
+
+def _refuse_training_options(options: CompareOptions, budget: Budget) -> None:
+    """Refuse options that say how to train if nothing is to be trained.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    for config, names in ((options, _TRAINING), (budget, tuple(vars(budget)))):
+        needs = Needs(names, "--no-train is left out too", lambda _: not options.no_train)
+        refuse_without_effect(config, [needs], names, as_option)
 
 
 def _prepare(

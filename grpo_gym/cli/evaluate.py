@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from grpo_gym.cli.failures import reported
-from grpo_gym.cli.options import CommandLine
+from grpo_gym.cli.options import CommandLine, as_option
 from grpo_gym.cli.outputs import claim_output
 from grpo_gym.cli.plotting import check_plot, draw_episode
 from grpo_gym.cli.signals import StopSignals
@@ -21,7 +21,16 @@ from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch, make_enumerated
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.native_batch import NativeBatch
-from grpo_gym.settings import ConfigError, Count, EnvId, Flag, Natural, checked_dataclass, suggest
+from grpo_gym.settings import (
+    ConfigError,
+    EnvId,
+    Episodes,
+    Flag,
+    Natural,
+    checked_dataclass,
+    suggest,
+)
+from grpo_gym.settings.effects import Needs, refuse_without_effect
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.named_policies import (
     baseline_action_function,
@@ -45,7 +54,7 @@ class EvaluateOptions:
     """Id of the environment; by default the one the policy was trained in."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, each overriding one of training."""
-    episodes: Count = 1000
+    episodes: Episodes = 1000
     """How many episodes to play."""
     seed: Natural = 0
     """Seed of the first episode; episode i has seed + i."""
@@ -56,6 +65,9 @@ class EvaluateOptions:
     exact: Flag = False
     """Play every possible initial state once instead of `episodes` random ones: the exact mean of a
     deterministic policy, for environments that can enumerate them (small Battleship boards)."""
+    versus: str | None = None
+    """Another policy that plays the same episodes: the difference is shown with its own, paired
+    interval."""
     json: Path | None = None
     """Write the statistics to this file."""
     plot: Path | None = None
@@ -63,17 +75,23 @@ class EvaluateOptions:
     plot_beside: tuple[str, ...] = ()
     """Baselines that the figure shows beside the policy."""
 
-    def __post_init__(self) -> None:
-        if self.plot_beside and self.plot is None:
-            raise ConfigError("--plot-beside must come with --plot FILE")
 
-
+_NEEDS = (
+    Needs(("plot_beside",), "--plot FILE is given", lambda options: options.plot is not None),
+    Needs(("episodes",), "--exact is left out too", lambda options: not options.exact),
+    Needs(
+        ("seed",),
+        "--exact is left out too",
+        lambda options: not options.exact or options.plot is not None,
+    ),
+)
 _LINE = CommandLine(
     "evaluate",
     "Play whole episodes with a policy and report statistics.\n\n"
     "For example:\n"
     "  --env LoadBalancer-v0 --policy least_connections --episodes 1000 --seed 7\n"
     "  --policy runs/LoadBalancer-v0/grpo-seed0-... --json result.json\n"
+    "  --policy runs/LoadBalancer-v0/grpo-seed0-... --versus least_connections\n"
     "  --env AutoScaler-v0 --policy hpa --episodes 10 --plot day.png --plot-beside clairvoyant",
     {"evaluation": EvaluateOptions},
 )
@@ -93,7 +111,13 @@ def main(arguments: Sequence[str]) -> int:
             options = replace(options, episodes=batch.num_initial_states, seed=0)
         else:
             batch = make_batch(env_id, kwargs, min(options.episodes, _batch_limit(env_id, kwargs)))
+        rival = None if options.versus is None else _rival(options, env_id, kwargs, batch)
         evaluation = _evaluate(options, _player(options, env_id, batch, model), batch)
+        if options.warmup >= evaluation.lengths.max():
+            raise ConfigError(
+                f"--warmup must be less than the {evaluation.lengths.max()} steps of the longest "
+                f"episode, got {options.warmup}: it left nothing to measure"
+            )
         result = {
             "env": env_id,
             "env_kwargs": kwargs,
@@ -104,6 +128,10 @@ def main(arguments: Sequence[str]) -> int:
             "exact": options.exact,
             **evaluation.summary(exact=options.exact),
         }
+        if rival is not None:
+            difference = evaluation.difference(_evaluate(options, rival, batch))
+            result["versus"] = options.versus
+            result["difference"] = difference.summary(exact=options.exact)
         if options.json is not None:
             write_atomic(options.json, json.dumps(result, indent=2, default=str).encode() + b"\n")
     console = Console()
@@ -111,11 +139,16 @@ def main(arguments: Sequence[str]) -> int:
     title = f"{options.policy} on {env_id}: {options.episodes:,} episodes{which}"
     console.print(f"\n{title}", markup=False, highlight=False, soft_wrap=True)
     console.print(statistics_table(result))
+    if rival is not None:
+        title = f"{options.policy} minus {options.versus}, episode by episode"
+        console.print(title, markup=False, highlight=False, soft_wrap=True)
+        console.print(statistics_table({**result, **result["difference"]}))
     return 0
 
 
 def _parse(arguments: Sequence[str]) -> EvaluateOptions:
     options: EvaluateOptions = _LINE.read(arguments)["evaluation"]
+    refuse_without_effect(options, _NEEDS, vars(options), as_option)
     if not options.policy:
         raise ConfigError(
             "--policy must be given: a baseline's name with --env, a checkpoint file, a run's "
@@ -134,6 +167,8 @@ def _resolve(options: EvaluateOptions) -> tuple[str, dict[str, Any], Evaluable |
     if env_id is not None:
         check_environment(env_id, kwargs)
         if policy in baseline_names(env_id):
+            if options.stochastic:
+                raise ConfigError(f"--stochastic must come with a trained policy, got {policy}")
             return env_id, kwargs, None
     model = load_policy(policy, env_id, kwargs)
     return str(model.env_source), model.env_kwargs, model
@@ -149,6 +184,21 @@ def _player(
     if options.exact and not is_deterministic(options.policy, env_id):
         raise ConfigError(f"--exact must come with a deterministic policy, got {options.policy}")
     return baseline_action_function(options.policy, env_id, batch, options.seed)
+
+
+def _rival(
+    options: EvaluateOptions, env_id: str, kwargs: dict[str, Any], batch: EnvBatch
+) -> ActionFunction:
+    """The policy to compare with, in the environments of the first one."""
+    name = cast(str, options.versus)
+    model = None if name in baseline_names(env_id) else load_policy(name, env_id, kwargs)
+    spaces = batch.single_observation_space, batch.single_action_space
+    if model is not None and (model.observation_space, model.action_space) != spaces:
+        raise ConfigError(
+            f"--versus must be a policy for the spaces of {env_id} with env_kwargs {kwargs}, got "
+            f"{name}, which has others"
+        )
+    return _player(replace(options, policy=name), env_id, batch, model)
 
 
 def _plot(

@@ -11,10 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from grpo_gym.cli.run import Run
-from grpo_gym.cli.settings import RunOptions
+from grpo_gym.cli.settings import RunOptions, demonstration_steps
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.cli.tables import compare_with_baselines
-from grpo_gym.registration import descriptor_of
 from grpo_gym.trainers.named_policies import check_environment
 from grpo_gym.trainers.online import OnlineGRPO, OnlineStats
 from grpo_gym.trainers.online.loop import settled_at
@@ -37,9 +36,7 @@ def train_online(
     run = Run.create(settings, options.run_dir)
     console.print(f"run: {run.folder}", markup=False)
     total_steps = settings.total_steps
-    descriptor = descriptor_of(settings.env)
-    demonstrations = {} if descriptor is None else descriptor.demonstrations
-    demonstrating = settings.env_kwargs.get("preset") in demonstrations
+    demonstrating = bool(demonstration_steps(settings.env, settings.env_kwargs))
     with signals.deferred(), TensorBoardReporter(run.folder) as board:
         if demonstrating:
             _demonstrate(model, total_steps, signals, board)

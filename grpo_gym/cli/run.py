@@ -7,9 +7,11 @@ the best policy of the evaluations.
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from grpo_gym.cli.outputs import claim_output
-from grpo_gym.settings import ConfigError, from_mapping, load_yaml, save_yaml
+from grpo_gym.policies.registry import merge_policy_kwargs
+from grpo_gym.settings import ConfigError, from_mapping, load_yaml, save_yaml, to_mapping
 from grpo_gym.storage.claims import LOCK_NAME, claim_folder
 from grpo_gym.storage.files import is_leftover
 from grpo_gym.trainers.grpo import GRPO
@@ -90,14 +92,36 @@ class Run:
 
         Raises:
             CheckpointError: If the checkpoint cannot be used.
-            ConfigError: If the settings cannot be used.
+            ConfigError: If the settings cannot be used, or are not those that training began with.
         """
         settings = self.settings
         if self.latest.is_file():
-            return GRPO.load(
+            model = GRPO.load(
                 self.latest, settings.env, env_kwargs=settings.env_kwargs, policy=settings.policy
             )
+            self._refuse_edits(model)
+            return model
         return new_model(settings)
+
+    def _refuse_edits(self, model: GRPO) -> None:
+        """Refuse settings that were edited after training began, which goes on with its own."""
+        settings = self.settings
+        written = to_mapping(
+            merge_policy_kwargs(model.policy_source, settings.grpo, settings.policy_kwargs)
+        )
+        written["training_env_kwargs"] = settings.training_env_kwargs
+        begun: dict[str, Any] = to_mapping(model.config)
+        begun["training_env_kwargs"] = to_mapping(model.training_env_kwargs)
+        if model.schedule.end:
+            written["total_steps"] = settings.total_steps
+            begun["total_steps"] = model.schedule.end - model.schedule.start
+        for name, value in begun.items():
+            if written[name] != value:
+                raise ConfigError(
+                    f"{name} must be {value!r} in {self.folder / 'config.yaml'}, got "
+                    f"{written[name]!r}: a run goes on with the settings it began with; undo the "
+                    "edit, or start another run with --config"
+                )
 
     @property
     def policy_to_show(self) -> Path:

@@ -1,5 +1,6 @@
 """Settings of a training run, from options, a preset of GRPO, a settings file, and defaults."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, replace
 from pathlib import Path
@@ -16,11 +17,25 @@ from grpo_gym.settings import (
     suggest,
     to_mapping,
 )
+from grpo_gym.settings.effects import Needs, refuse_without_effect, without_effect
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.effects import needs_of, refuse_both
 from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.presets import PRESETS
 from grpo_gym.trainers.settings import TrainSettings, default_config
 
+_log = logging.getLogger(__name__)
+
+_NEEDS = (
+    Needs(("evaluation_episodes",), "--evaluations > 0", lambda settings: settings.evaluations > 0),
+    Needs(
+        ("final_episodes",),
+        "a closing table is to come: demonstrations of --algo online have none",
+        lambda settings: (
+            settings.algo == "grpo" or not demonstration_steps(settings.env, settings.env_kwargs)
+        ),
+    ),
+)
 _OF_GRPO = (
     "preset",
     "policy",
@@ -89,6 +104,13 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainSettings, RunOptions]:
     return settings, run
 
 
+def demonstration_steps(env: str, env_kwargs: Mapping[str, Any]) -> int:
+    """How long online GRPO shows its policy as it learns in this task by default; 0: not at all."""
+    descriptor = descriptor_of(env)
+    demonstrations = {} if descriptor is None else descriptor.demonstrations
+    return demonstrations.get(str(env_kwargs.get("preset")), 0)
+
+
 def _settings(run: RunOptions, given: Given) -> TrainSettings:
     """The file's settings, changed by the preset, changed by the options."""
     options, grpo_options = given.values["training"], given.values["grpo"]
@@ -107,7 +129,18 @@ def _settings(run: RunOptions, given: Given) -> TrainSettings:
     elif run.online_kwargs:
         raise ConfigError("--online-kwargs must come with --algo online")
     changed["grpo"] = from_mapping(GRPOConfig, {**to_mapping(base.grpo), **grpo_options}, SOURCE)
-    return from_mapping(TrainSettings, changed, SOURCE)
+    settings = from_mapping(TrainSettings, changed, SOURCE)
+    if settings.algo == "grpo":
+        needs = list(needs_of(settings.policy))
+        refuse_without_effect(settings.grpo, needs, grpo_options, as_option)
+        refuse_both(grpo_options, options.get("policy_kwargs", {}), settings.policy)
+        if run.config is not None:
+            # Only said: earlier versions wrote such files.
+            idle = without_effect(settings.grpo, needs, to_mapping(settings.grpo))
+            for name, condition in idle:
+                _log.warning("%s has no effect unless %s", name, condition)
+    refuse_without_effect(settings, _NEEDS, options, as_option)
+    return settings
 
 
 def _file_settings(run: RunOptions, options: Mapping[str, Any]) -> tuple[TrainSettings, str]:
@@ -118,11 +151,8 @@ def _file_settings(run: RunOptions, options: Mapping[str, Any]) -> tuple[TrainSe
         return from_mapping(TrainSettings, load_yaml(run.config), source), source
     source = f"shipped settings for {env}"
     if options.get("algo") == "online":  # shipped settings are GRPO's
-        descriptor = descriptor_of(env)
-        demonstrations = {} if descriptor is None else descriptor.demonstrations
-        preset = options.get("env_kwargs", {}).get("preset")
-        steps = demonstrations.get(preset, TrainSettings.total_steps)
-        return TrainSettings(env=env, total_steps=steps), source
+        steps = demonstration_steps(env, options.get("env_kwargs", {}))
+        return TrainSettings(env=env, total_steps=steps or TrainSettings.total_steps), source
     values = {"env": env, **default_config(env, options.get("env_kwargs", {}))}
     return from_mapping(TrainSettings, values, source), source
 

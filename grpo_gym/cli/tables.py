@@ -24,6 +24,7 @@ from grpo_gym.trainers.named_policies import (
 SEED = 1_000_000
 """Seed of the closing table's first episode."""
 TRAINED = "trained policy"
+PAIRED = "vs. trained"
 _MOST_DECIMALS = 6
 
 
@@ -52,6 +53,7 @@ def compare_with_baselines(checkpoint: Path, episodes: int, progress_console: Co
     columns = {} if descriptor is None else descriptor.table_columns
     console.print(closing_table(results, privileged, columns))
     console.print(f"> {checkpoint.parent.name}/{checkpoint.name}, most probable actions")
+    console.print(f"{PAIRED}: mean difference of the returns in the same episodes, ± 95 %")
     if privileged:
         console.print("* has information that no policy in production has")
 
@@ -63,11 +65,12 @@ def closing_table(
 ) -> Table:
     """Policies by mean return, best first; a column of equal lengths is left out.
 
-    Privileged policies are marked. `metrics` have a column each: its title, and the factor to the
-    title's unit.
+    Returns are also compared with those of the trained policy, episode by episode. Privileged
+    policies are marked. `metrics` have a column each: its title, and the factor to the title's
+    unit.
     """
     ordered = sorted(results, key=lambda name: -results[name].mean_return)
-    columns = _columns([results[name] for name in ordered], metrics)
+    columns = _columns([results[name] for name in ordered], results.get(TRAINED), metrics)
     table = _plain_table("policy", *columns)
     for row, name in enumerate(ordered):
         cells = [column[row] for column in columns.values()]
@@ -95,16 +98,23 @@ def statistics_table(result: Mapping[str, Any]) -> Table:
 
 
 def _columns(
-    evaluations: Sequence[Evaluation], metrics: Mapping[str, tuple[str, float]]
+    evaluations: Sequence[Evaluation],
+    trained: Evaluation | None,
+    metrics: Mapping[str, tuple[str, float]],
 ) -> dict[str, list[str]]:
     """Cells by title."""
-    summaries = [summarise(evaluation.returns) for evaluation in evaluations]
-    margins = [(summary.ci95[1] - summary.ci95[0]) / 2 for summary in summaries]
-    places = _decimals(margins, 2)
+    means, margins, places = _with_margins([evaluation.returns for evaluation in evaluations])
     columns = {
-        "return": [_fixed(summary.mean, places) for summary in summaries],
+        "return": [_fixed(mean, places) for mean in means],
         "± 95 %": [_fixed(margin, places) for margin in margins],
     }
+    if trained is not None:
+        differences = [evaluation.difference(trained).returns for evaluation in evaluations]
+        means, margins, places = _with_margins(differences)
+        columns[PAIRED] = [
+            "" if each is trained else f"{_fixed(mean, places, '+')} ± {_fixed(margin, places)}"
+            for each, mean, margin in zip(evaluations, means, margins, strict=True)
+        ]
     if np.ptp(np.concatenate([evaluation.lengths for evaluation in evaluations])) > 0:
         columns["length"] = [_fixed(float(e.lengths.mean()), 1) for e in evaluations]
     for name, (title, factor) in metrics.items():
@@ -114,10 +124,20 @@ def _columns(
     return columns
 
 
+def _with_margins(quantities: Sequence[np.ndarray]) -> tuple[list[float], list[float], int]:
+    """Means over episodes, half of their 95 % intervals, and the decimals that show both."""
+    summaries = [summarise(values) for values in quantities]
+    margins = [(summary.ci95[1] - summary.ci95[0]) / 2 for summary in summaries]
+    return [summary.mean for summary in summaries], margins, _decimals(margins, 2)
+
+
 def _plain_table(first: str, *titles: str) -> Table:
-    """A table for 80 columns: names on the left, numbers right-aligned, few lines."""
+    """A table for 80 columns: names on the left, numbers right-aligned, few lines.
+
+    Where that is too narrow, names are shortened and numbers are not.
+    """
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
-    table.add_column(first, no_wrap=True)
+    table.add_column(first, overflow="ellipsis")
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     return table
@@ -131,6 +151,6 @@ def _decimals(values: Iterable[float | None], digits: int) -> int:
     return min(max(digits - 1 - math.floor(math.log10(min(sizes))), 0), _MOST_DECIMALS)
 
 
-def _fixed(value: float | None, places: int) -> str:
-    """A number with `places` decimals, or a dash if it is missing."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:.{places}f}"
+def _fixed(value: float | None, places: int, sign: str = "") -> str:
+    """A number with `places` decimals, or a dash if it is missing; sign "+": always with a sign."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:{sign}.{places}f}"

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from grpo_gym.cli.failures import StandstillError
@@ -43,8 +44,8 @@ def train_grpo(
 
     Raises:
         ConfigError: If the settings or the folder cannot be used; before any work.
-        StandstillError: If the last iterations changed no weight, and others would not; everything
-            is saved and shown by then.
+        StandstillError: If the last iterations changed no weight, others would not, and the policy
+            has not learned its task; everything is saved and shown by then.
     """
     run, model = _open(settings, options)
     console.print(f"run: {run.folder}", markup=False)
@@ -61,11 +62,12 @@ def train_grpo(
         console.print(f"failed; resume with: {command}", markup=False)
         raise
     if model.standstill.is_noticed:
-        steps, end = model.num_steps, model.schedule.end
-        raise StandstillError(
-            f"training ended after {steps:,} of {end:,} steps: {model.standstill}. "
-            f"The policy to keep is {run.policy_to_show}"
-        )
+        ended = f"training ended after {model.num_steps:,} of {model.schedule.end:,} steps"
+        if not _has_learned(run, model):
+            raise StandstillError(
+                f"{ended}: {model.standstill}. The policy to keep is {run.policy_to_show}"
+            )
+        console.print(f"{ended}: the policy is certain of its actions, and has learned its task")
     return 0
 
 
@@ -194,6 +196,31 @@ class Bookkeeper:
         model.save(path)
         if path == self.run.latest:
             self._saved = model.iteration
+
+
+def _has_learned(run: Run, model: GRPO) -> bool:
+    """Whether the policy that will not change any more is better than an untrained one.
+
+    And not worse than the best of its training; both by more than two standard errors, in the
+    episodes of the evaluations.
+    """
+    episodes = run.settings.evaluation_episodes
+    seed = derive_seed(model.config.seed, Stream.EVALUATION) % 2**31
+    last = model.evaluate(episodes, seed=seed).returns
+    untrained = new_model(run.settings).evaluate(episodes, seed=seed, deterministic=False).returns
+    best = (
+        GRPO.load(run.best, run.settings.env, policy=run.settings.policy)
+        if run.best.is_file()
+        else model
+    )
+    losses = best.evaluate(episodes, seed=seed).returns - last
+    return _is_above_noise(last - untrained) and not _is_above_noise(losses)
+
+
+def _is_above_noise(differences: np.ndarray) -> bool:
+    """Whether the mean of paired differences, shape (E,), is positive by two standard errors."""
+    noise = 2.0 * float(differences.std()) / math.sqrt(len(differences))
+    return float(differences.mean()) > noise
 
 
 def _is_finished(run: Run, model: GRPO) -> bool:

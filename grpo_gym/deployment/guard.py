@@ -5,8 +5,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -21,6 +22,7 @@ from grpo_gym.deployment.records import (
     GuardError,
     GuardStatus,
     Transition,
+    Violation,
     decision_from,
     plain_decision,
 )
@@ -146,7 +148,7 @@ class Guard(AbstractContextManager["Guard"]):
         """
         with self._lock:
             self._pass_time()
-            self._change(*self._rollout.next_step(), "operator", reason)
+            self._change(*self._rollout.next_step(self._recent_violations()), "operator", reason)
             self._file.save_if_due(self._state)
 
     def set_mode(self, mode: Mode, reason: str = "set_mode") -> None:
@@ -264,7 +266,8 @@ class Guard(AbstractContextManager["Guard"]):
         context = Context(now_s, tuple(self._history), self._decisions == len(self._history))
         situation = self._shield.assess(observation, context)
         self._rollout.observe(bool(situation.violations), situation.policy.missed_deadline)
-        if self.mode != "shadow" and (reason := self._rollout.rollback_reason()) is not None:
+        reason = self._rollout.rollback_reason(self._recent_violations(situation.violations))
+        if self.mode != "shadow" and reason is not None:
             self._change("shadow", None, "guard", reason)
         block = self._experiment.open_block(self._rollout.share)
         source, action, violations = self._shield.select(situation, block.arm)
@@ -291,7 +294,21 @@ class Guard(AbstractContextManager["Guard"]):
             self._change("shadow", None, "guard", self._experiment.alarm_reason())
         if self._waiting_for() == "nothing":
             reason = f"{self._rollout.clean_s / 3600.0:.2f} clean hours"
-            self._change(*self._rollout.next_step(), "guard", reason)
+            self._change(*self._rollout.next_step(self._recent_violations()), "guard", reason)
+
+    def _recent_violations(
+        self, latest: tuple[Violation, ...] | None = None
+    ) -> Iterator[Violation]:
+        """Those in the window, `latest` of a decision that is not in the history yet included.
+
+        Lazily: few decisions need them.
+        """
+        before = len(self._rollout.violated)
+        if latest is not None:
+            before -= 1
+            yield from latest
+        for decision in islice(reversed(self._history), before):
+            yield from decision.violations
 
     def _pass_time(self) -> float:
         now_s = float(self._clock())

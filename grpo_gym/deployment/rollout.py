@@ -1,11 +1,11 @@
 """The mode of a policy: clean time promotes it step by step, violations roll it back."""
 
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from grpo_gym.deployment.config import GuardConfig, Mode
-from grpo_gym.deployment.records import Author, GuardError, Transition
+from grpo_gym.deployment.records import Author, GuardError, Transition, Violation
 from grpo_gym.settings import check_value
 
 
@@ -45,14 +45,17 @@ class Rollout:
         """Whether the window exceeds its limit."""
         return sum(self.violated) > self._config.most_violations
 
-    def rollback_reason(self) -> str | None:
-        """Why the policy's last actions roll it back; None if they do not."""
+    def rollback_reason(self, violations: Iterable[Violation]) -> str | None:
+        """Why the policy's last actions roll it back; None if they do not.
+
+        `violations` are those of the window.
+        """
         if self._missed_in_a_row >= self._config.missed_deadline_limit:
             return f"no action in time, {self._missed_in_a_row} times in a row"
         if self.has_too_many_violations:
             return (
                 f"{sum(self.violated)} violations in the last {len(self.violated)} actions, at "
-                f"most {self._config.most_violations:g} allowed"
+                f"most {self._config.most_violations:g} allowed: {_by_constraint(violations)}"
             )
         return None
 
@@ -97,8 +100,8 @@ class Rollout:
             return "outcomes"
         return "the state to be saved" if save_error else "nothing"
 
-    def next_step(self) -> tuple[Mode, float]:
-        """Mode and percentage after the next promotion.
+    def next_step(self, violations: Iterable[Violation]) -> tuple[Mode, float]:
+        """Mode and percentage after the next promotion; `violations` are those of the window.
 
         Raises:
             GuardError: If the mode is full, or the window holds too many violations.
@@ -108,8 +111,9 @@ class Rollout:
         if self.has_too_many_violations:
             raise GuardError(
                 f"promote needs at most {self._config.most_violations:g} violations in the last "
-                f"{self._config.window} actions, got {sum(self.violated)}: wait in shadow, or "
-                "decide with set_mode, which forgets them"
+                f"{self._config.window} actions, got {sum(self.violated)} "
+                f"({_by_constraint(violations)}): wait in shadow, or decide with set_mode, which "
+                "forgets them"
             )
         percentage = self._config.start_percentage
         if self.mode == "gradual":
@@ -158,3 +162,9 @@ class Rollout:
 
     def _initial_percentage(self, mode: Mode) -> float:
         return {"shadow": 0.0, "gradual": self._config.start_percentage, "full": 100.0}[mode]
+
+
+def _by_constraint(violations: Iterable[Violation]) -> str:
+    """Which constraints were violated, and how often."""
+    counts = Counter(violation.constraint for violation in violations)
+    return ", ".join(f"{name} ({count})" for name, count in counts.most_common())

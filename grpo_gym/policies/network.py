@@ -1,7 +1,8 @@
 """The base of all policies, which is the policy `linear`, and the feed-forward policy `mlp`.
 
 Shapes: leading axes "..." are any batch dimensions; D features of a flattened observation, of all
-H frames of a history together; P distribution parameters; C action components; A choices.
+H frames of a history together, and W numbers of its row (D, unless images lie among other parts:
+see `rollouts.rows`); P distribution parameters; C action components; A choices.
 """
 
 from typing import Any
@@ -16,8 +17,10 @@ from grpo_gym.policies.heads import make_head
 from grpo_gym.policies.normaliser import RunningNormaliser
 from grpo_gym.policies.options import Activation, MLPOptions, PolicyOptions
 from grpo_gym.policies.symmetries import Symmetry
+from grpo_gym.rollouts.rows import row_format
 from grpo_gym.rollouts.spaces import flat_size
 
+_ROWS_AT_ONCE = 1024
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -27,6 +30,8 @@ class Policy(nn.Module):
     Subclasses replace `network`, which maps features (N, D) to the head's network outputs.
 
     Attributes:
+        rows: How each of the H observations is stored.
+        frame_history: H.
         observation_size: D, of all H observations together.
         symmetries: Of observations and actions, the identity first; empty if none are known.
         head: Turns outputs into distributions and actions.
@@ -63,7 +68,10 @@ class Policy(nn.Module):
         """
         super().__init__()
         self.symmetries: list[Symmetry] = []
-        self.observation_size = options.frame_history * flat_size(observation_space)
+        flat_size(observation_space)  # refuses what has none
+        self.rows = row_format(observation_space)
+        self.frame_history = options.frame_history
+        self.observation_size = options.frame_history * self.rows.num_features
         self.head = make_head(action_space, options.initial_log_std, options.log_std_bounds)
         normalise = options.normalise_observations
         if normalise is None:
@@ -73,15 +81,31 @@ class Policy(nn.Module):
             self.observation_size, hidden_sizes, self.head.num_network_outputs, activation
         )
 
+    def raw_features(self, observations: Tensor) -> Tensor:
+        """Observations, rows (..., W), as numbers: shape (..., D), float32."""
+        if not self.rows.has_bytes or self.frame_history == 1:
+            return self.rows.features(observations)
+        frames = observations.unflatten(-1, (self.frame_history, self.rows.width))
+        return self.rows.features(frames).flatten(-2)
+
     def features(self, observations: Tensor) -> Tensor:
-        """Observations as the network sees them: normalised, shape (..., D), float32."""
+        """Observations (..., W) as the network sees them: normalised, shape (..., D), float32."""
+        features = self.raw_features(observations)
         if self.normaliser is None:
-            return observations
-        normalised: Tensor = self.normaliser(observations)
+            return features
+        normalised: Tensor = self.normaliser(features)
         return normalised
 
+    def observe(self, observations: Tensor) -> None:
+        """Add observations, rows (M, W), to the statistics that normalise."""
+        if self.normaliser is None:
+            return
+        # Bytes become numbers a part at a time: all at once they would take 12 times the memory.
+        for rows in observations.split(_ROWS_AT_ONCE) if self.rows.has_bytes else [observations]:
+            self.normaliser.update(self.raw_features(rows))
+
     def forward(self, observations: Tensor) -> Tensor:
-        """Distribution parameters, shape (..., P), for observations (..., D), float32."""
+        """Distribution parameters, shape (..., P), for observations as rows (..., W)."""
         return self.head.complete(self.network(self.features(observations)))
 
     def distribution(self, outputs: Tensor, masks: Tensor | None = None) -> Distribution:
@@ -89,7 +113,7 @@ class Policy(nn.Module):
         return self.head.distribution(outputs, masks)
 
     def finite_distribution(self, observations: Tensor, masks: Tensor | None) -> Distribution:
-        """The action distribution at observations (..., D), float32, with legal actions (..., A).
+        """The action distribution at observations (..., W) with legal actions (..., A).
 
         Raises:
             FloatingPointError: If the outputs are not finite.
@@ -108,7 +132,7 @@ class Policy(nn.Module):
         """Actions in the environment's form, first axis B.
 
         Args:
-            observations: Flattened, shape (B, D), float32.
+            observations: As rows, shape (B, W).
             masks: Legal actions, shape (B, A), bool, or None.
             noise: Shape (B, C), float32, as the head's `noise_kind` says; None: the mode.
 

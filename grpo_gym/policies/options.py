@@ -3,10 +3,13 @@
 `trainers.config.GRPOConfig` inherits from all of them, so their fields have flat names there.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from grpo_gym.settings import ConfigError, Count, Flag, Natural, Number, checked_dataclass
 
+_LogStd = Annotated[Number, Field(ge=-20, le=20)]
 Activation = Literal["tanh", "relu", "silu"]
 
 
@@ -19,9 +22,9 @@ class PolicyOptions:
     normalise_observations: Flag | None = None
     """Normalise observations by their running mean and standard deviation; None: every policy
     except `board` and `servers` does."""
-    initial_log_std: Number = -0.5
+    initial_log_std: _LogStd = -0.5
     """Initial log standard deviation of Box actions, in units of half the action range."""
-    log_std_bounds: tuple[Number, Number] = (-3.0, 0.5)
+    log_std_bounds: tuple[_LogStd, _LogStd] = (-3.0, 0.5)
     """Bounds of the log standard deviation, which no critic keeps from diverging."""
 
     def __post_init__(self) -> None:
@@ -102,6 +105,17 @@ class TemporalOptions(PolicyOptions):
                     f"{name} must divide lstm_width {self.lstm_width}, got {getattr(self, name)}: "
                     "choose a divisor of it"
                 )
+
+
+OPTIONS_OF: dict[str, type[PolicyOptions]] = {
+    "linear": PolicyOptions,
+    "mlp": MLPOptions,
+    "board": BoardOptions,
+    "servers": ServersOptions,
+    "gru": GRUOptions,
+    "temporal": TemporalOptions,
+}
+"""The options of each built-in policy."""
 
 
 @checked_dataclass

@@ -12,12 +12,11 @@ from typing import Any, TypeVar
 import gymnasium as gym
 from torch import nn
 
-from grpo_gym.policies import options
 from grpo_gym.policies.board import BoardPolicy
 from grpo_gym.policies.custom import CustomPolicy
 from grpo_gym.policies.gru import GRUPolicy
 from grpo_gym.policies.network import MLPPolicy, Policy
-from grpo_gym.policies.options import NetworkConfig, PolicyOptions
+from grpo_gym.policies.options import OPTIONS_OF, NetworkConfig
 from grpo_gym.policies.servers import ServersPolicy
 from grpo_gym.policies.temporal import TemporalPolicy
 from grpo_gym.settings import ConfigError, suggest
@@ -28,13 +27,13 @@ PolicySource = str | NetworkFactory
 """A registered name, or a factory."""
 Config = TypeVar("Config", bound=NetworkConfig)
 
-_BUILT_IN: dict[str, tuple[Callable[[Any, Any, Any], Policy], type[PolicyOptions]]] = {
-    "linear": (Policy, PolicyOptions),
-    "mlp": (MLPPolicy, options.MLPOptions),
-    "board": (BoardPolicy, options.BoardOptions),
-    "servers": (ServersPolicy, options.ServersOptions),
-    "gru": (GRUPolicy, options.GRUOptions),
-    "temporal": (TemporalPolicy, options.TemporalOptions),
+_BUILT_IN: dict[str, Callable[[Any, Any, Any], Policy]] = {
+    "linear": Policy,
+    "mlp": MLPPolicy,
+    "board": BoardPolicy,
+    "servers": ServersPolicy,
+    "gru": GRUPolicy,
+    "temporal": TemporalPolicy,
 }
 _REGISTERED: dict[str, NetworkFactory] = {}
 
@@ -107,7 +106,7 @@ def merge_policy_kwargs(
     """
     if not isinstance(policy, str) or not is_built_in(policy):
         return config
-    known = [field.name for field in dataclasses.fields(_BUILT_IN[policy][1])]
+    known = [field.name for field in dataclasses.fields(OPTIONS_OF[policy])]
     for name in policy_kwargs:
         if name not in known:
             hint = suggest(str(name), known)
@@ -135,6 +134,6 @@ def make_policy(
         ConfigError: If a space is not supported, or the factory does not return a fitting module.
     """
     if isinstance(policy, str) and policy in _BUILT_IN:
-        return _BUILT_IN[policy][0](observation_space, action_space, config)
+        return _BUILT_IN[policy](observation_space, action_space, config)
     factory = _REGISTERED[policy] if isinstance(policy, str) else policy
     return CustomPolicy(observation_space, action_space, config, factory, policy_kwargs)

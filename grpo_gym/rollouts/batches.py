@@ -4,7 +4,7 @@ Native environments are made as one vector environment; any other Gymnasium envi
 times.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +15,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.loop_batch import LoopBatch
 from grpo_gym.rollouts.native_batch import EnumeratedBatch, NativeBatch
-from grpo_gym.rollouts.spaces import flat_size, validate_action_space
 from grpo_gym.settings import ConfigError
 
 EnvSource = str | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
@@ -37,8 +36,6 @@ def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: i
         if len({id(one.unwrapped) for one in envs}) < num_envs:
             raise ConfigError("env must make a new environment at every call, got the same again")
         batch = LoopBatch(envs)
-    flat_size(batch.single_observation_space)
-    validate_action_space(batch.single_action_space)
     return batch
 
 
@@ -75,7 +72,22 @@ def _is_native(env_id: str) -> bool:
 
 
 def _make_native(env_id: str, kwargs: Mapping[str, Any], num_envs: int) -> VectorEnv[Any, Any, Any]:
+    _refuse_reserved(kwargs, ("num_envs", "autoreset_mode", "vectorization_mode"))
     return gym.make_vec(env_id, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
+
+
+def _refuse_reserved(kwargs: Mapping[str, Any], reserved: Sequence[str]) -> None:
+    """Refuse arguments that are Gymnasium's instead of the environment's.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    for name in ("id", "self", *reserved):
+        if name in kwargs:
+            raise ConfigError(
+                f"env_kwargs must be the environment's own, got {name}={kwargs[name]!r}, which is "
+                "passed to Gymnasium: leave it out"
+            )
 
 
 def _factory(env: EnvSource, kwargs: dict[str, Any]) -> Callable[[], gym.Env[Any, Any]]:
@@ -85,6 +97,7 @@ def _factory(env: EnvSource, kwargs: dict[str, Any]) -> Callable[[], gym.Env[Any
         ConfigError: If the source is none, or cannot be made again.
     """
     if isinstance(env, str):
+        _refuse_reserved(kwargs, ("disable_env_checker",))
         return lambda: gym.make(env, disable_env_checker=True, **kwargs)
     if kwargs:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """The interface of a batch: B environments that are stepped, saved and restored together.
 
-Shapes: B environments, D features of a flattened observation, A choices, M saved environments,
-K copies of each.
+Shapes: B environments, W numbers of an observation's row (`rollouts.rows`), A choices, M saved
+environments, K copies of each.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +14,8 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from grpo_gym.rollouts.returned import have_choice
-from grpo_gym.rollouts.spaces import is_finite
+from grpo_gym.rollouts.rows import row_format
+from grpo_gym.rollouts.spaces import flat_size, is_finite, validate_action_space
 from grpo_gym.settings import ConfigError
 
 ENDLESS = 50_000
@@ -28,7 +29,7 @@ class BatchStep:
     """The result of one step of B environments.
 
     Attributes:
-        observations: Flattened, shape (B, D), float32.
+        observations: Rows, shape (B, W).
         rewards: Shape (B,), float64; 0 where no step was taken.
         terminated: Shape (B,), bool.
         truncated: Shape (B,), bool.
@@ -83,6 +84,7 @@ class EnvBatch(ABC):
         num_envs: B.
         single_observation_space: Of one environment.
         single_action_space: Of one environment.
+        rows: How observations are stored.
         has_time_limit: Whether every episode is known to end.
     """
 
@@ -94,7 +96,14 @@ class EnvBatch(ABC):
         action_space: gym.Space[Any],
         has_time_limit: bool,
     ) -> None:
-        """Describe the batch; `env` gives its name."""
+        """Describe the batch; `env` gives its name.
+
+        Raises:
+            ConfigError: If a space is not supported.
+        """
+        flat_size(observation_space)
+        validate_action_space(action_space)
+        self.rows = row_format(observation_space)
         self.name = env_name(env)
         self.num_envs = num_envs
         self.single_observation_space = observation_space
@@ -107,7 +116,7 @@ class EnvBatch(ABC):
         """Start an episode in every environment, each from its own seed.
 
         Returns:
-            Observations, shape (B, D), float32, and action masks, shape (B, A), bool, or None.
+            Observations as rows, shape (B, W), and action masks, shape (B, A), bool, or None.
 
         Raises:
             EnvError: If an environment fails, or returns what it must not.
@@ -199,11 +208,12 @@ class EnvBatch(ABC):
         return self.name
 
     def _check_observations(self, call: str, observations: np.ndarray) -> None:
-        if is_finite(observations):
+        numbers = self.rows.floats(observations)
+        if is_finite(numbers):
             return
-        wrong = ~np.isfinite(observations)
+        wrong = ~np.isfinite(numbers)
         b = int(wrong.any(axis=1).argmax())
-        value = observations[b, wrong[b].argmax()]
+        value = numbers[b, wrong[b].argmax()]
         raise self.error(call, b, f"observations must be finite, got {value}", EnvNumberError)
 
     def _check_rewards(self, rewards: np.ndarray, alive: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from typing_extensions import override
 from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch, EnvError
 from grpo_gym.rollouts.returned import one_by_one, read_flags, read_masks, read_rewards, short
 from grpo_gym.rollouts.snapshots import EnvSnapshot, layers, restore_snapshot, take_snapshot
-from grpo_gym.rollouts.spaces import flat_size, flatten_each
+from grpo_gym.rollouts.spaces import flatten_each
 
 _NUMBER = (bool, int, float, np.bool_, np.integer, np.floating)
 _RETURNED = {
@@ -33,8 +33,7 @@ class LoopBatch(EnvBatch):
         spaces = envs[0].observation_space, envs[0].action_space
         limited = any(isinstance(layer, TimeLimit) for layer in layers(envs[0]))
         super().__init__(envs[0], len(self.envs), *spaces, has_time_limit=limited)
-        num_features = flat_size(self.single_observation_space)
-        self._observations = np.zeros((self.num_envs, num_features), np.float32)
+        self._observations = np.zeros((self.num_envs, self.rows.width), self.rows.dtype)
 
     @override
     def _reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:

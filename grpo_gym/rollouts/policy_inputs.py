@@ -1,6 +1,6 @@
 """What users ask a policy about, checked: observations and action masks from outside.
 
-Shapes: B observations, D features, A choices.
+Shapes: B observations, W numbers of an observation's row (`rollouts.rows`), A choices.
 """
 
 from typing import Any
@@ -9,19 +9,21 @@ import gymnasium as gym
 import numpy as np
 
 from grpo_gym.rollouts.returned import as_array, have_choice, read_masks
+from grpo_gym.rollouts.rows import row_format
 from grpo_gym.rollouts.spaces import flatten_batch, flatten_one, is_batch, is_finite
 from grpo_gym.settings import ConfigError
 
 
 def features_of(space: gym.Space[Any], observation: Any) -> tuple[np.ndarray, bool]:
-    """An observation, or a batch of them, as features (B, D), float32; and whether it is a batch.
+    """An observation, or a batch of them, as rows (B, W); and whether it is a batch.
 
     Raises:
         ConfigError: If one is not in the space, or not finite.
     """
     many = is_batch(space, observation)
     flatten = flatten_batch if many else flatten_one
-    features = np.ascontiguousarray(flatten(space, observation))
+    rows = np.ascontiguousarray(flatten(space, observation))
+    features = row_format(space).floats(rows)
     if not is_finite(features):
         row, column = np.argwhere(~np.isfinite(features))[0]
         place = f"{f'observation {row}, ' if many else ''}feature {column}"
@@ -29,7 +31,7 @@ def features_of(space: gym.Space[Any], observation: Any) -> tuple[np.ndarray, bo
             f"observation must be finite, got {features[row, column]} ({place}): look at what "
             "measures it"
         )
-    return features, many
+    return rows, many
 
 
 def masks_of(space: gym.Space[Any], masks: Any, count: int) -> np.ndarray:

@@ -1,14 +1,15 @@
-"""Observations of any Gymnasium space as rows of float32 features; histories; random actions.
+"""Observations of any Gymnasium space as rows of features; histories; random actions.
 
 Boxes are flattened, discrete values one-hot encoded, and the parts of a Dict or Tuple joined in
 the order of the space, as `gymnasium.spaces.flatten` does for one observation. What is not in the
 space is refused, but for the bounds of a Box, which many environments exceed a little.
 
-Shapes: B observations, D features, H frames of a history, A choices.
+Shapes: B observations, D features, W numbers of a row (D, unless images lie among other parts: see
+`rollouts.rows`), H frames of a history, A choices.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ import numpy as np
 from gymnasium import spaces
 
 from grpo_gym.rollouts.returned import as_array, short
+from grpo_gym.rollouts.rows import is_bytes, join_parts
 from grpo_gym.settings import ConfigError
 
 _FLAT = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -27,20 +29,19 @@ def flat_size(space: gym.Space[Any]) -> int:
     Raises:
         ConfigError: If the space, or a part of it, has no fixed features (Text, Sequence, Graph).
     """
-    if isinstance(space, spaces.Dict):
-        return sum(flat_size(part) for part in space.spaces.values())
-    if isinstance(space, spaces.Tuple):
-        return sum(flat_size(part) for part in space.spaces)
-    if not isinstance(space, _FLAT):
-        raise ConfigError(
-            "observation space must be a Box, Discrete, MultiDiscrete or MultiBinary, or a Dict "
-            f"or Tuple of them, got {space}"
-        )
-    return int(spaces.flatdim(space))
+    named = list(_leaves(space))
+    for place, leaf in named:
+        if not isinstance(leaf, _FLAT):
+            remedy = _without_unsupported(space)
+            raise ConfigError(
+                "observation space must be a Box, Discrete, MultiDiscrete or MultiBinary, or a "
+                f"Dict or Tuple of them, got {leaf}{place and f' as its part {place}'}: {remedy}"
+            )
+    return sum(int(spaces.flatdim(leaf)) for _, leaf in named)
 
 
 def flatten_batch(space: gym.Space[Any], batch: Any, name: str = "observation") -> np.ndarray:
-    """Flatten a vector environment's batch of observations to (B, D), float32.
+    """Flatten a vector environment's batch of observations to rows, shape (B, W).
 
     Raises:
         ConfigError: If one is not in the space; the message begins with `name`.
@@ -50,13 +51,15 @@ def flatten_batch(space: gym.Space[Any], batch: Any, name: str = "observation") 
             flatten_batch(part, _part(batch, key, name), f"{name}[{key!r}]")
             for key, part in _parts(space)
         ]
-        return np.concatenate(parts, axis=1)
+        return join_parts(parts)
     values = as_array(batch, name)
     if values.ndim == 0 or values.shape[1:] != space.shape:
         raise ConfigError(f"{name} must have shape {space.shape}, got {values.shape[1:]}")
     if isinstance(space, spaces.Box):
         if values.dtype.kind not in "biuf":
             raise ConfigError(f"{name} must be numbers, got {values.dtype}")
+        if is_bytes(space):
+            return _as_bytes(values, name).reshape(len(values), -1)
         with np.errstate(over="ignore"):  # infinite then, which is refused with its place
             return values.astype(np.float32, copy=False).reshape(len(values), -1)
     if isinstance(space, spaces.MultiBinary):
@@ -67,7 +70,7 @@ def flatten_batch(space: gym.Space[Any], batch: Any, name: str = "observation") 
 
 
 def flatten_each(space: gym.Space[Any], observations: Sequence[Any]) -> np.ndarray:
-    """Flatten a list of single observations to (B, D), float32.
+    """Flatten a list of single observations to rows, shape (B, W).
 
     Raises:
         ConfigError: If one is not in the space.
@@ -76,7 +79,7 @@ def flatten_each(space: gym.Space[Any], observations: Sequence[Any]) -> np.ndarr
 
 
 def flatten_one(space: gym.Space[Any], observation: Any) -> np.ndarray:
-    """Flatten one observation to (1, D), float32.
+    """Flatten one observation to a row, shape (1, W).
 
     Raises:
         ConfigError: If it is not in the space.
@@ -86,6 +89,8 @@ def flatten_one(space: gym.Space[Any], observation: Any) -> np.ndarray:
 
 def is_finite(numbers: np.ndarray) -> bool:
     """Whether all numbers are finite; almost always by one product, in half a microsecond."""
+    if numbers.dtype.kind != "f":
+        return True
     return math.isfinite(np.vdot(numbers, numbers)) or bool(np.isfinite(numbers).all())
 
 
@@ -98,14 +103,14 @@ def stack_frames(
     """Add the newest observations to each environment's history.
 
     Args:
-        frames: Histories that the last call returned, shape (B, H, D), float32; None at first.
-        observations: The newest, shape (B, D), float32.
+        frames: Histories that the last call returned, shape (B, H, W); None at first.
+        observations: The newest, shape (B, W).
         length: H.
         starts: Environments whose episode begins, shape (B,), bool: their history is the newest
             observation, repeated. None: none of them.
 
     Returns:
-        Shape (B, H, D), float32, oldest first.
+        Shape (B, H, W), oldest first.
     """
     newest = observations[:, None, :]
     if frames is None or length == 1:
@@ -167,6 +172,53 @@ def sample_batch(space: gym.Space[Any], count: int, masks: np.ndarray | None) ->
 def _parts(space: spaces.Dict | spaces.Tuple) -> list[tuple[Any, gym.Space[Any]]]:
     """The parts of a space by their keys, or by their numbers."""
     return list(space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces))
+
+
+def _leaves(space: gym.Space[Any], place: str = "") -> Iterator[tuple[str, gym.Space[Any]]]:
+    """The parts of a space that have no parts, each with its place, such as ['camera']['left']."""
+    if not isinstance(space, (spaces.Dict, spaces.Tuple)):
+        yield place, space
+        return
+    for key, part in _parts(space):
+        yield from _leaves(part, f"{place}[{key!r}]")
+
+
+def _without_unsupported(space: gym.Space[Any]) -> str:
+    """How to do without the parts that no policy supports."""
+    if not isinstance(space, spaces.Dict):
+        return "encode it as numbers with gymnasium.wrappers.TransformObservation"
+    kept = [
+        key
+        for key, part in space.spaces.items()
+        if all(isinstance(leaf, _FLAT) for _, leaf in _leaves(part))
+    ]
+    if "mission" in space.spaces and "image" in space.spaces:  # MiniGrid and BabyAI
+        return (
+            "use minigrid.wrappers.ImgObsWrapper(env), which leaves the image, "
+            f"FlatObsWrapper(env), or gymnasium.wrappers.FilterObservation(env, {kept})"
+        )
+    if not kept:
+        return "encode it as numbers with gymnasium.wrappers.TransformObservation"
+    return f"leave it out with gymnasium.wrappers.FilterObservation(env, {kept})"
+
+
+def _as_bytes(values: np.ndarray, name: str) -> np.ndarray:
+    """Values of a Box of type uint8 as such.
+
+    Raises:
+        ConfigError: If one is no whole number from 0 to 255.
+    """
+    if values.dtype == np.uint8:
+        return values
+    with np.errstate(invalid="ignore"):  # found out below
+        found = values.astype(np.uint8)
+    if not (found == values).all():
+        wrong = values[found != values][0]
+        raise ConfigError(
+            f"{name} must be whole numbers from 0 to 255, as its space is of type uint8, got "
+            f"{wrong}: declare a Box of type float32 for others"
+        )
+    return found
 
 
 def _part(observation: Any, key: Any, name: str) -> Any:

@@ -1,10 +1,11 @@
 """Settings: checked dataclasses, YAML files, errors."""
 
 from grpo_gym.settings.config import check_value, checked_dataclass, from_mapping, to_mapping
-from grpo_gym.settings.errors import ConfigError, nearest, suggest
+from grpo_gym.settings.errors import ConfigError, UnknownSettingError, nearest, suggest
 from grpo_gym.settings.fields import (
     Count,
     EnvId,
+    Episodes,
     Flag,
     Fraction,
     Integer,
@@ -14,7 +15,9 @@ from grpo_gym.settings.fields import (
     Number,
     Positive,
     PositiveFraction,
+    PositiveWeight,
     Processes,
+    Weight,
 )
 from grpo_gym.settings.yaml_files import load_yaml, parse_value, save_yaml, to_yaml
 
@@ -22,6 +25,7 @@ __all__ = [
     "ConfigError",
     "Count",
     "EnvId",
+    "Episodes",
     "Flag",
     "Fraction",
     "Integer",
@@ -31,7 +35,10 @@ __all__ = [
     "Number",
     "Positive",
     "PositiveFraction",
+    "PositiveWeight",
     "Processes",
+    "UnknownSettingError",
+    "Weight",
     "check_value",
     "checked_dataclass",
     "from_mapping",

@@ -33,8 +33,9 @@ def checked_dataclass(cls: type[Config]) -> type[Config]:
     Harmless differences are normalised: 1 to 1.0 for a float, 1e6 and "8" to an int, a list to
     a tuple, a mapping to a nested config or a copy of its own. `dataclasses.replace` checks again.
 
-    Making an instance raises ConfigError if a name is unknown or missing, if a value breaks its
-    annotation's rule (nan and inf always do), or if `__post_init__` raises a ValueError.
+    Making an instance raises ConfigError if a name is missing, if a value breaks its annotation's
+    rule (nan and inf always do), or if `__post_init__` raises a ValueError; UnknownSettingError if
+    a name is unknown.
     """
     make = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=_CHECKS)
     checked = cast(Any, make(cls))
@@ -45,7 +46,7 @@ def checked_dataclass(cls: type[Config]) -> type[Config]:
         try:
             initialise(self, **values)
         except ValidationError as error:
-            raise ConfigError(explain(error, values, checked)) from None
+            raise explain(error, values, checked) from None
 
     checked.__init__ = checked_init
     return cast(type[Config], checked)
@@ -61,7 +62,7 @@ def check_value(name: str, value: Any, annotation: Any) -> Any:
     try:
         checked = TypeAdapter(dict[str, annotation], config=_CHECKS).validate_python(values)
     except ValidationError as error:
-        raise ConfigError(explain(error, values)) from None
+        raise explain(error, values) from None
     return checked[name]
 
 
@@ -71,15 +72,17 @@ def from_mapping(cls: type[Config], values: Mapping[str, Any], source: str) -> C
     Nested configs are mappings; absent names get defaults.
 
     Raises:
-        ConfigError: If a name is unknown or missing, or a value breaks its field's rule. The
-            message begins with the source of the values, usually a path.
+        ConfigError: If a name is missing, or a value breaks its field's rule. The message begins
+            with the source of the values, usually a path.
+        UnknownSettingError: If a name is unknown.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{source} must be a mapping of settings, got {values!r}")
     try:
         return cls(**{str(name): value for name, value in values.items()})
     except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from error
+        error.args = (f"{source}: {error}",)
+        raise
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

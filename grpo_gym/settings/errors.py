@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 _RULES = {
     "int_type": "an integer",
     "int_parsing": "an integer",
+    "int_parsing_size": "an integer of at most 64 bits",
     "int_from_float": "an integer",
     "float_type": "a number",
     "float_parsing": "a number",
@@ -38,6 +39,18 @@ class ConfigError(ValueError):
     """A setting, or a file of settings, that cannot be used; the message says which and why."""
 
 
+class UnknownSettingError(ConfigError, TypeError):
+    """A setting that does not exist; a TypeError, too, as for any unknown keyword argument.
+
+    Attributes:
+        setting: Its name, with those of the settings it was looked for in.
+    """
+
+    def __init__(self, message: str, setting: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
+
+
 def suggest(name: str, candidates: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the nearest candidate, or the list of all if none is near."""
     valid = list(candidates)
@@ -51,9 +64,18 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     return f" Did you mean {by_lower_case[matches[0]]!r}?" if matches else ""
 
 
-def explain(error: ValidationError, values: Mapping[str, Any], cls: type | None = None) -> str:
-    """Describe pydantic's first error about these values, which may be for a config class."""
+def explain(
+    error: ValidationError, values: Mapping[str, Any], cls: type | None = None
+) -> ConfigError:
+    """Pydantic's first error about these values, which may be for a config class, in our words."""
     problems = [(_path(each, values), each) for each in error.errors(include_url=False)]
+    path, problem = problems[0]
+    if problem["type"] == "unexpected_keyword_argument":
+        return UnknownSettingError(_unknown(path, cls), _written(path))
+    return ConfigError(_message(problems))
+
+
+def _message(problems: Sequence[tuple[Path, ErrorDetails]]) -> str:
     first, problem = problems[0]
     name = _written(first)
     if problem["type"] == "value_error":  # from `__post_init__`
@@ -66,8 +88,6 @@ def explain(error: ValidationError, values: Mapping[str, Any], cls: type | None 
                 f"{_written(first[:-1])} must be a list of {count} values, got {problem['input']!r}"
             )
         return f"{name} is required"
-    if problem["type"] == "unexpected_keyword_argument":
-        return _unknown(first, cls)
     # Every member of a union reports an error; the deepest is of the one that was meant.
     related = [(path, each) for path, each in problems if path[: len(first)] == first]
     deepest = max((path for path, _ in related), key=len)

@@ -33,12 +33,14 @@ NoFlag = BeforeValidator(_no_flag)
 """For a `Literal` of integers, to which 1 would equal True."""
 Flag = Annotated[bool, Field(strict=True)]
 """True or false, not 1 or "yes"."""
-Integer = Annotated[int, BeforeValidator(_integer)]
-"""An integer. 1e6 is one, also as text; True is not."""
+Integer = Annotated[int, BeforeValidator(_integer), Field(ge=-(2**63), le=2**63 - 1)]
+"""An integer of 64 bits. 1e6 is one, also as text; True is not."""
 Natural = Annotated[Integer, Field(ge=0)]
 """An integer of at least 0."""
 Count = Annotated[Integer, Field(ge=1)]
 """An integer of at least 1."""
+Episodes = Annotated[Integer, Field(ge=1, le=10_000_000)]
+"""Episodes to play, whose results fit into memory."""
 
 Processes = Annotated[Integer, Field(ge=1, le=4 * (cpu_count() or 1))]
 """Processes at a time that compute: at most four for each core of this machine."""
@@ -49,6 +51,10 @@ NonNegative = Annotated[Number, Field(ge=0)]
 """A number of at least 0."""
 Positive = Annotated[Number, Field(gt=0)]
 """A number greater than 0."""
+Weight = Annotated[Number, Field(ge=0, le=1e9)]
+"""A number from 0 to 1e9, which torch can still square."""
+PositiveWeight = Annotated[Number, Field(gt=0, le=1e9)]
+"""A number from 0 to 1e9, but not 0."""
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 """A number from 0 to 1."""
 PositiveFraction = Annotated[Number, Field(gt=0, le=1)]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from grpo_gym import GRPO
+from grpo_gym import GRPO, evaluate_baseline
 from grpo_gym.cli.evaluate import _batch_limit, main
 from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.trainers.named_policies import baseline_names, privileged_names
@@ -57,6 +57,32 @@ def test_the_numbers_are_those_of_the_library(model: GRPO) -> None:
     assert result["return"]["ci95"] == list(summarise(evaluation.returns).ci95)
     assert result["env"] == "LoadBalancer-v0"
     assert result["env_kwargs"] == {"episode_length": 25}
+
+
+def test_another_policy_in_the_same_episodes(
+    model: GRPO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--policy", "run", "--episodes", "9", "--seed", "5"]
+    result = evaluated(*arguments, "--versus", "least_connections")
+    baseline = evaluate_baseline("least_connections", "LoadBalancer-v0", model.env_kwargs, 9, 5)
+    difference = model.evaluate(9, seed=5).difference(baseline)
+    assert result["versus"] == "least_connections"
+    assert result["difference"]["return"]["mean"] == pytest.approx(difference.mean_return)
+    assert result["difference"]["return"]["ci95"] == list(summarise(difference.returns).ci95)
+    assert "run minus least_connections, episode by episode" in capsys.readouterr().out
+    itself = evaluated(*arguments, "--versus", "run/checkpoints/latest.ckpt")
+    assert itself["difference"]["return"]["ci95"] == [0.0, 0.0]
+    assert "difference" not in evaluated(*arguments)
+
+
+def test_a_rival_for_other_spaces_is_refused(
+    model: GRPO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--policy", "run", "--versus", "lest_connections"]) == 2
+    assert "least_connections" in capsys.readouterr().err
+    other = GRPO("linear", "LoadBalancer-v0", env_kwargs={"preset": "mm4", "staleness_ms": 5.0})
+    other.save("other.ckpt")
+    assert main(["--policy", "run", "--versus", "other.ckpt"]) in (1, 2)
 
 
 def test_a_checkpoint_a_run_and_the_prefixed_id_are_the_same_policy(model: GRPO) -> None:
@@ -124,8 +150,6 @@ def test_warmup_is_left_out_of_the_metrics_and_not_of_the_return() -> None:
     whole, warm = evaluated(*arguments), evaluated(*arguments, "--warmup", "10")
     assert warm["return"] == whole["return"]
     assert warm["metrics"]["response_time_ms"] != whole["metrics"]["response_time_ms"]
-    empty = evaluated(*arguments, "--warmup", "25")
-    assert empty["metrics"]["response_time_ms"]["mean"] is None
 
 
 def test_third_party_environments_have_a_random_baseline() -> None:
@@ -173,6 +197,24 @@ def test_the_script_is_the_command() -> None:
         ("--policy random --env CartPole-v1 --episodes 0", "episodes must be >= 1, got"),
         ("--policy random --env CartPole-v1 --seed -1", "seed must be >= 0, got"),
         ("--policy random --env CartPole-v1 --warmup -1", "warmup must be >= 0, got"),
+        ("--policy random --env CartPole-v1 --warmup 501", "--warmup must be less than the "),
+        ("--policy random --env CartPole-v1 --plot-beside hpa", "unless --plot FILE is given"),
+        ("--policy random --env CartPole-v1 --stochastic", "must come with a trained policy"),
+        (
+            "--policy exact_posterior --env Battleship-v0 --exact --episodes 5",
+            "--episodes must be left out unless --exact is left out too, got 5",
+        ),
+        (
+            "--policy exact_posterior --env Battleship-v0 --exact --seed 5",
+            "--seed must be left out unless --exact is left out too, got 5",
+        ),
+        ("--policy random --env CartPole-v1 --episodes 1e12", "episodes must be <= 1e+07"),
+        (
+            "--policy random --env CartPole-v1 --seed 9223372036854775807",
+            "seed must be at most 2^63 - 1000 episodes",
+        ),
+        ("--policy random --env LoadBalancer-v0 --env-kwargs num_envs=5", "got num_envs=5"),
+        ("--policy random --env CartPole-v1 --env-kwargs id=5", "got id=5"),
         ("--policy random --env CartPole-v1 --json empty", "--json must be a file"),
         ("--policy random --env CartPole-v1 --json text/x", "--json must be a file"),
         ("--polisy random", "Did you mean --policy?"),

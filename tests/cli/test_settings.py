@@ -10,7 +10,7 @@ import pytest
 
 from grpo_gym.cli.options import CommandLine
 from grpo_gym.cli.settings import RunOptions, parse_train
-from grpo_gym.settings import load_yaml
+from grpo_gym.settings import ConfigError, load_yaml
 from grpo_gym.trainers import settings as training_settings
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.presets import PRESETS
@@ -39,7 +39,7 @@ def parse(line: str) -> TrainSettings:
 def test_every_setting_is_an_option() -> None:
     settings = parse(
         "--env CartPole-v1 --env-kwargs a=1 b=[1,2] c=x=y --training-env-kwargs d=true --algo grpo "
-        "--policy linear --total-steps 1e6 --evaluations 3 --evaluation-episodes 1e2 "
+        "--policy gru --total-steps 1e6 --evaluations 3 --evaluation-episodes 1e2 "
         "--checkpoint-every 5 --final-episodes 0 --num-groups 2 --group_size=4 --target-kl 0.1 "
         "--hidden-sizes 8 16 --log-std-bounds -4 1 --no-drop-uniform-groups --scale none "
         "--learning-rate 3e-4 --max-episode-steps None --seed 9"
@@ -47,7 +47,7 @@ def test_every_setting_is_an_option() -> None:
     assert settings.env == "CartPole-v1"
     assert settings.env_kwargs == {"a": 1, "b": [1, 2], "c": "x=y"}
     assert settings.training_env_kwargs == {"d": True}
-    assert (settings.policy, settings.total_steps, settings.evaluations) == ("linear", 10**6, 3)
+    assert (settings.policy, settings.total_steps, settings.evaluations) == ("gru", 10**6, 3)
     assert (settings.evaluation_episodes, settings.final_episodes) == (100, 0)
     grpo = settings.grpo
     assert (grpo.num_groups, grpo.group_size, grpo.seed, grpo.target_kl) == (2, 4, 9, 0.1)
@@ -153,3 +153,32 @@ def test_the_shipped_files_are_settings() -> None:
     for path in root.glob("*.yaml"):
         assert load_yaml(path).get("env") is not None
         assert parse(f"--config {path}").env == load_yaml(path)["env"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "--branch-every 10",
+            '--branch-every must be left out unless grouping is "branch", got 10',
+        ),
+        ("--preset vine --branch-every 10 --grouping shared", "--branch-every must be left out"),
+        ("--preset trust_region --learning-rate 0.1", "--learning-rate must be left out unless"),
+        ("--preset loop --kl-estimator k2", "--kl-estimator must be left out unless kl_coeff"),
+        ("--policy linear --hidden-sizes 8", "--hidden-sizes must be left out unless policy is"),
+        ("--evaluations 0 --evaluation-episodes 5", "--evaluation-episodes must be left out"),
+        ("--hidden-sizes 8 --policy-kwargs hidden_sizes=[4]", "hidden_sizes must be given once"),
+        ("--algo online --env-kwargs preset=tiny-grpo --final-episodes 7", "demonstrations"),
+    ],
+)
+def test_an_option_without_effect_is_refused(line: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse(line)
+
+
+def test_settings_without_effect_in_a_file_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    Path("mine.yaml").write_text("env: CartPole-v1\ngrpo: {branch_every: 9}\n")
+    assert parse("--config mine.yaml").grpo.branch_every == 9
+    assert caplog.messages == ['branch_every has no effect unless grouping is "branch"']
+    assert parse("--config mine.yaml --preset vine").grpo.branch_every == 9
+    assert len(caplog.messages) == 1

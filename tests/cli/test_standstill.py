@@ -48,3 +48,37 @@ def test_a_run_that_learns_has_status_0(capsys: pytest.CaptureFixture[str]) -> N
     status, said = run(capsys, *TRAIN, "600", "--run-dir", "run")
     assert status == 0
     assert "changed no weight" not in said
+
+
+EASY = """
+import gymnasium as gym
+import numpy as np
+
+class Easy(gym.Env):
+    \"\"\"One action is best, so much that a policy is soon certain of it.\"\"\"
+    observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = gym.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), float(action == 1), True, False, {}
+
+gym.register("Easy-v0", Easy)
+"""
+
+
+def test_a_task_that_is_learned_for_certain_has_status_0(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("easy_env.py").write_text(EASY)
+    monkeypatch.syspath_prepend(".")
+    options = ["--env", "easy_env:Easy-v0", "--num-groups", "4", "--group-size", "8"]
+    options += ["--policy", "linear", "--learning-rate", "1", "--total-steps", "20000"]
+    options += ["--learning-rate-schedule", "constant", "--final-episodes", "0"]
+    status, said = run(capsys, *options, "--run-dir", "run")
+    assert "the policy is certain of its actions, and has learned its task" in said
+    assert status == 0
+    assert GRPO.load("run/checkpoints/latest.ckpt", "easy_env:Easy-v0").num_steps < 20_000

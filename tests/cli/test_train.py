@@ -533,3 +533,26 @@ def test_training_goes_on_where_nothing_can_be_drawn(
     assert main([*line, *sizes, "--total-steps", "40", "--final-episodes", "2"]) == 0
     assert steps_of(Path("run"), "eval/return_mean")
     assert events(Path("run")).Tags()["images"] == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("epochs: 3", "epochs: 4", "epochs must be 3 in .*, got 4"),
+        ("total_steps: 300", "total_steps: 900", "total_steps must be 300 in .*, got 900"),
+        ("policy_kwargs: {}", "policy_kwargs: {hidden_sizes: [4]}", "hidden_sizes must be"),
+        ("seed: 0", "seed: 1", "seed must be 0"),
+    ],
+)
+def test_an_edited_run_does_not_go_on_as_if_it_were_not(
+    capsys: pytest.CaptureFixture[str], old: str, new: str, named: str
+) -> None:
+    line = "--env CartPole-v1 --num-groups 2 --group-size 4 --total-steps 300 --epochs 3"
+    line += " --final-episodes 0 --evaluations 0 --run-dir run"
+    assert main(line.split()) == 0
+    path = Path("run/config.yaml")
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    capsys.readouterr()
+    assert main(["--resume", "run"]) == 2
+    assert re.search(named, capsys.readouterr().err)

@@ -247,7 +247,9 @@ def test_more_than_ten_of_the_last_hundred_violate(mode: Any) -> None:
     assert (decision.mode, decision.source) == ("shadow", "fallback"), "at once"
     (transition,) = world.guard.transitions
     assert transition.by == "guard"
-    assert transition.reason == "11 violations in the last 100 actions, at most 10 allowed"
+    assert transition.reason == (
+        "11 violations in the last 100 actions, at most 10 allowed: forbidden (11)"
+    )
     assert transition.time_s == world.now_s
 
 
@@ -370,7 +372,9 @@ def test_set_mode_to_the_present_mode_changes_nothing() -> None:
 def test_a_violating_policy_is_not_promoted_but_can_be_forced() -> None:
     world = bench(clean_hours=1e6)
     world.violate(11)
-    with pytest.raises(GuardError, match="promote needs at most 10 violations in the last 100"):
+    with pytest.raises(
+        GuardError, match=r"promote needs at most 10 .* got 11 \(forbidden \(11\)\)"
+    ):
         world.guard.promote()
     assert world.guard.mode == "shadow"
     world.guard.set_mode("gradual")

@@ -5,7 +5,6 @@ import math
 import os
 import random
 import threading
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +73,9 @@ def test_a_life_with_restarts_equals_one_without(tmp_path: Path, restart_every: 
     first, second = ({**(state or {}), "config": None} for state in states)
     assert first == second
     assert first["decisions"] == len(expected)
-    kinds = Counter(each.reason.split()[-1] for each in steady.guard.transitions)
+    reasons = " ".join(each.reason for each in steady.guard.transitions)
     assert len(steady.guard.transitions) >= 8, "eventful"
-    assert kinds["allowed"] and kinds["blocks"] and kinds["hours"]
+    assert all(kind in reasons for kind in ("allowed", "blocks", "hours"))
 
 
 def test_a_guard_that_was_rolled_back_comes_back_in_shadow(tmp_path: Path) -> None:

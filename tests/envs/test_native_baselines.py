@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from grpo_gym import evaluate_baseline
 from grpo_gym.registration import descriptor_of
 from grpo_gym.settings import ConfigError
 from native_cases import CASES, DEFAULTS, NativeCase
@@ -52,6 +53,22 @@ def test_same_choices_on_single_and_vector(case: NativeCase) -> None:
                 observations, _, terminated, truncated, _ = vector.step_alive(actions, alive)
                 alive &= ~(terminated | truncated)
                 start = np.zeros(3, np.bool_)
+
+
+@PER_CASE
+@pytest.mark.parametrize("vector", [False, True])
+def test_it_plays_the_episodes_that_evaluate_baseline_plays(case: NativeCase, vector: bool) -> None:
+    env: Any = case.vector(3) if vector else case.single()
+    names = [*list(baselines_of(case).BASELINES)[:2], "random"]
+    for name in names:
+        baseline = baselines_of(case).make_baseline(name, env)
+        played = baseline.evaluate(4, seed=7)
+        expected = evaluate_baseline(name, case.env_id, case.settings, 4, seed=7)
+        np.testing.assert_array_equal(played.returns, expected.returns)
+        np.testing.assert_array_equal(played.lengths, expected.lengths)
+    other = baselines_of(case).make_baseline("random", env, seed=1)
+    assert other.evaluate(4, seed=7).returns.tolist() != expected.returns.tolist()
+    assert "seed=1" in repr(other)
 
 
 @PER_ENV

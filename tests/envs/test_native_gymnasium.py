@@ -32,6 +32,17 @@ def test_check_env(case: NativeCase) -> None:
         env.close()
 
 
+@PER_ENV
+@pytest.mark.parametrize("make", [gym.make, gym.make_vec])
+@pytest.mark.parametrize("name", ["frameskip", "frame_skip", "continuous", "modus"])
+def test_an_unknown_argument_is_a_type_error_too(case: NativeCase, make: Any, name: str) -> None:
+    # TorchRL's GymEnv passes frameskip, and leaves it out where it reads these words.
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'") as caught:
+        make(case.env_id, **{**case.settings, name: 1})
+    assert isinstance(caught.value, ConfigError)
+    assert f"'{name}' is not a setting of" in str(caught.value)
+
+
 @PER_CASE
 def test_other_ways_to_make_it(case: NativeCase) -> None:
     env: Any = gym.make(f"grpo_gym:{case.env_id}", **case.settings)

@@ -6,6 +6,7 @@ import pytest
 
 from grpo_gym import GRPO, evaluate_policy
 from grpo_gym.evaluation.episodes import evaluate
+from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.settings import ConfigError
 from probe_envs import Context, Countdown, OneStep
@@ -47,6 +48,25 @@ def test_warmup_leaves_first_steps_out_of_the_metrics_only() -> None:
     assert result.returns.tolist() == [1.0, 2.0, 3.0, 4.0]
     summary = result.summary()["metrics"]["time"]
     assert summary["mean"] == 3.25
+
+
+def test_differences_are_paired_by_episode() -> None:
+    long, short = (
+        evaluate(act, make_batch(Countdown, None, 4), episodes=8, seed=0)
+        for act in (lengths_by_row, zeros)
+    )
+    difference = long.difference(short)
+    assert difference.returns.tolist() == [0.0, 1.0, 2.0, 3.0] * 2
+    assert difference.lengths.tolist() == [0, 1, 2, 3] * 2
+    assert difference.metrics["last"].tolist() == [0.0, 1.0, 2.0, 3.0] * 2
+    assert difference.summary()["return"]["ci95"] == list(summarise(difference.returns).ci95)
+    same = long.difference(long).summary()["return"]
+    assert (same["mean"], same["ci95"]) == (0.0, [0.0, 0.0])
+    few = evaluate(zeros, make_batch(Countdown, None, 4), episodes=4, seed=0)
+    later = evaluate(zeros, make_batch(Countdown, None, 4), episodes=8, seed=1)
+    for other in (few, later):
+        with pytest.raises(ConfigError, match="other must be of the 8 episodes from seed 0, got"):
+            long.difference(other)
 
 
 @pytest.mark.parametrize("num_envs", [1, 3, 8, 50])

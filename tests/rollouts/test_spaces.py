@@ -3,9 +3,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
+from grpo_gym.rollouts.rows import row_format
 from grpo_gym.rollouts.spaces import flat_size, flatten_batch, flatten_one, is_batch, sample_batch
 from grpo_gym.settings import ConfigError
 
@@ -16,6 +18,7 @@ NESTED = spaces.Dict(
         "c": spaces.Dict({"z": spaces.MultiDiscrete([2, 3]), "y": spaces.Discrete(4)}),
     }
 )
+PIXELS = spaces.Box(0, 255, (5, 3, 3), np.uint8)
 SPACES: dict[str, gym.Space[Any]] = {
     "box": spaces.Box(-3.0, 3.0, (3,), np.float32),
     "image": spaces.Box(0, 255, (2, 3, 3), np.uint8),
@@ -29,6 +32,13 @@ SPACES: dict[str, gym.Space[Any]] = {
     "multidiscrete board": spaces.MultiDiscrete(np.array([[2, 3], [4, 2]])),
     "tuple": spaces.Tuple((spaces.Discrete(3), spaces.Box(0.0, 1.0, (2,), np.float32))),
     "nested": NESTED,
+    "images": spaces.Dict({"left": PIXELS, "right": PIXELS}),
+    "image and others": spaces.Dict(
+        {"camera": PIXELS, "key": spaces.Discrete(3), "speed": spaces.Box(-1.0, 1.0, (2,))}
+    ),
+    "images between others": spaces.Tuple(
+        (spaces.Box(-1.0, 1.0, (1,)), PIXELS, spaces.Dict({"a": spaces.Discrete(2), "b": PIXELS}))
+    ),
 }
 
 
@@ -40,12 +50,54 @@ def test_batches_are_flattened_as_gymnasium_flattens_each(space: gym.Space[Any])
     empty: Any = create_empty_array(space, n=20)
     batch = concatenate(space, samples, empty)
     flat = flatten_batch(space, batch)
-    rows: list[Any] = [spaces.flatten(space, sample) for sample in samples]
-    wanted = np.stack(rows).astype(np.float32)
-    assert flat.dtype == np.float32
-    assert flat.shape == (20, flat_size(space))
-    np.testing.assert_array_equal(flat, wanted)
-    np.testing.assert_array_equal(flatten_one(space, samples[3]), wanted[3:4])
+    one_by_one: list[Any] = [spaces.flatten(space, sample) for sample in samples]
+    wanted = np.stack(one_by_one).astype(np.float32)
+    rows = row_format(space)
+    assert flat.dtype == rows.dtype
+    assert flat.shape == (20, rows.width)
+    features = rows.features(torch.from_numpy(flat))
+    assert features.dtype == torch.float32
+    assert features.shape == (20, flat_size(space))
+    np.testing.assert_array_equal(features, wanted)
+    np.testing.assert_array_equal(
+        rows.features(torch.from_numpy(flatten_one(space, samples[3]))), wanted[3:4]
+    )
+
+
+def test_pixels_take_a_byte_each() -> None:
+    assert row_format(PIXELS).num_bytes == row_format(SPACES["images"]).num_bytes / 2 == 45
+    mixed = row_format(SPACES["image and others"])
+    assert mixed.num_bytes == 45 + 4 * (3 + 2)
+    assert row_format(SPACES["nested"]).num_bytes == 4 * flat_size(SPACES["nested"])
+
+
+def test_what_is_not_finite_beside_pixels_is_found() -> None:
+    space = SPACES["images between others"]
+    space.seed(0)
+    numbers, pixels, others = space.sample()
+    row = flatten_one(space, (np.array([np.nan], np.float32), pixels, others))
+    assert np.isnan(row_format(space).floats(row)[0, 0])
+    assert np.isfinite(
+        row_format(space).floats(flatten_one(space, (numbers, pixels, others)))
+    ).all()
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, 256.0, np.nan])
+def test_numbers_that_are_no_bytes_are_refused(value: float) -> None:
+    image = np.zeros((5, 3, 3))
+    assert flatten_one(PIXELS, image).dtype == np.uint8  # whole numbers of another type are fine
+    image[1, 2, 0] = value
+    with pytest.raises(ConfigError, match=f"whole numbers from 0 to 255, .* got {value}"):
+        flatten_one(PIXELS, image)
+
+
+def test_parts_without_fixed_features_are_named_with_the_way_out() -> None:
+    mission = spaces.Dict({"image": PIXELS, "mission": spaces.Text(9)})
+    with pytest.raises(ConfigError, match=r"Text.* part \['mission'\]: .*ImgObsWrapper\(env\)"):
+        flat_size(mission)
+    other = spaces.Dict({"a": spaces.Tuple((spaces.Text(3),)), "b": spaces.Discrete(2)})
+    with pytest.raises(ConfigError, match=r"\['a'\]\[0\]: .*FilterObservation\(env, \['b'\]\)"):
+        flat_size(other)
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())

@@ -274,13 +274,13 @@ def test_yaml_round_trip_is_exact(tmp_path_factory: Any, tree: dict) -> None:
 @given(
     st.builds(
         Example,
-        group_size=st.integers(min_value=2),
+        group_size=st.integers(2, 2**63 - 1),
         gamma=st.floats(0, 1, exclude_max=True),
         target_kl=st.none() | st.floats(0, 1e300),
         clip=st.just("off") | finite,
-        either=st.integers() | finite,
+        either=st.integers(-(2**63), 2**63 - 1) | finite,
         name=st.text().filter(lambda text: text != "forbidden"),
-        hidden_sizes=st.lists(st.integers(min_value=1)),
+        hidden_sizes=st.lists(st.integers(1, 2**63 - 1)),
         options=st.dictionaries(st.text(), trees),
         optimizer=st.builds(Optimizer, learning_rate=st.floats(1e-300, 1)),
     )
