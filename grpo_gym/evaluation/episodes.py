@@ -101,34 +101,6 @@ class Evaluation:
             returns, lengths = self.returns - other.returns, self.lengths - other.lengths
         return Evaluation(self.seed, returns, lengths, metrics)
 
-    def difference(self, other: "Evaluation") -> "Evaluation":
-        """Each episode's result minus another policy's in the same episode.
-
-        Its mean and its interval are those of the paired difference, whose error is smaller than
-        that of either mean where both policies have the same luck in an episode.
-
-        Args:
-            other: The other policy's results in these episodes, of an environment with the same
-                arguments.
-
-        Raises:
-            ConfigError: If these are other episodes.
-        """
-        own, others = ((each.seed, len(each.returns)) for each in (self, other))
-        if own != others:
-            raise ConfigError(
-                f"other must be of the {own[1]} episodes from seed {own[0]}, got {others[1]} from "
-                f"seed {others[0]}: evaluate both with the same episodes and seed"
-            )
-        with np.errstate(invalid="ignore", over="ignore"):
-            metrics = {
-                name: values - other.metrics[name]
-                for name, values in self.metrics.items()
-                if name in other.metrics
-            }
-            returns, lengths = self.returns - other.returns, self.lengths - other.lengths
-        return Evaluation(self.seed, returns, lengths, metrics)
-
     def summary(self, exact: bool = False) -> dict[str, Any]:
         """Statistics as plain values: `return`, `length`, and `metrics` by name.
 
