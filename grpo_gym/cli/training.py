@@ -57,7 +57,9 @@ def train_grpo(
     except Stopped as stop:
         console.print(f"stopped; resume with: {command}", markup=False)
         return 128 + stop.number
-    except Exception:  # an environment may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # an environment or a network may raise anything
         console.print(f"failed; resume with: {command}", markup=False)
         raise
     if model.standstill.is_noticed:
@@ -147,14 +149,11 @@ class Bookkeeper:
         """
         try:
             yield
-        # An environment may raise anything.
-        except (Exception, KeyboardInterrupt, SystemExit) as error:
+        except BaseException:  # an environment or a network may raise anything
             if not model.is_updating and self._saved < model.iteration == self._recorded:
                 # The error that ended training is the one to report.
                 with contextlib.suppress(OSError, CheckpointError):
                     self._save(model, self.run.latest)
-            if isinstance(error, SystemExit):  # perhaps with status 0, as if all were done
-                raise RuntimeError(f"the environment called sys.exit({error.code})") from error
             raise
 
     def catch_up(self, model: GRPO) -> None:
