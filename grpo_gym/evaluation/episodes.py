@@ -68,6 +68,13 @@ class Evaluation:
     lengths: np.ndarray
     metrics: dict[str, np.ndarray]
 
+    def __repr__(self) -> str:
+        low, high = summarise(self.returns).ci95
+        return (
+            f"<Evaluation of {len(self.returns):,} episodes from seed {self.seed}: mean return "
+            f"{self.mean_return:.6g}, 95 % from {low:.6g} to {high:.6g}>"
+        )
+
     @property
     def mean_return(self) -> float:
         """Mean undiscounted return."""
@@ -309,6 +316,16 @@ def play(
         observations, masks = step.observations, step.action_masks
         start = np.zeros(batch.num_envs, np.bool_)
         length += 1
+
+
+def described(model: Evaluable) -> str:
+    """A model's environment and its arguments, for a `repr`."""
+    source = model.env_source
+    if isinstance(source, gym.Env):
+        source = str(source)
+    elif not isinstance(source, str):
+        source = getattr(source, "__name__", repr(source))
+    return "".join([source, *(f", {name}={value!r}" for name, value in model.env_kwargs.items())])
 
 
 def evaluate_policy(model: Any, **arguments: Any) -> Evaluation:
