@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grpo_gym.evaluation.episodes import described
 from grpo_gym.policies.registry import PolicySource
 from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.randomness import Stream, derive_seed
@@ -119,6 +120,15 @@ class GRPO(PersistentModel):
         self.schedule = Schedule(start=0, end=0)
         self.standstill = Standstill()
         self.notes = {}
+
+    def __repr__(self) -> str:
+        source = self.policy_source if isinstance(self.policy_source, str) else "own network"
+        weights = sum(each.numel() for each in self.policy.parameters())
+        groups = f"{self.config.num_groups} groups of {self.config.group_size}"
+        return (
+            f"<GRPO with {source} in {described(self)}: {weights:,} weights, {groups}, "
+            f"{self.num_steps:,} steps trained>"
+        )
 
     def learn(
         self,

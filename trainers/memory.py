@@ -27,6 +27,10 @@ _COPIES_OF_WEIGHTS = 6
 """Weights, gradients, AdamW's two averages, and what orthogonal initial weights take on the way."""
 _COPIES_OF_STEPS = 3
 """The steps as they are collected, stacked, and sorted into a batch to learn from."""
+_BYTES_OF_FEATURES = 20
+"""Features as float32, with the integers that tell states apart."""
+_BYTES_OF_KEPT = 8
+"""What layers keep for a backward pass, with its gradients."""
 _SEPARATE_ENV_BYTES = 20_000
 """A small Gymnasium environment with its wrappers, such as CartPole-v1."""
 _FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn}
@@ -86,12 +90,17 @@ def check_rollout(batch: EnvBatch, policy: Policy, config: GRPOConfig) -> None:
         ConfigError: If they would not.
     """
     head = policy.head
-    # Observations and outputs are float32, actions int64, rewards float64; flags and masks bytes.
-    of_step = 4 * (policy.observation_size + head.num_outputs + 1) + 8 * (head.num_components + 1)
+    # Outputs are float32, actions int64, rewards float64; flags and masks bytes.
+    observation = policy.frame_history * policy.rows.num_bytes
+    of_step = observation + 4 * (head.num_outputs + 1) + 8 * (head.num_components + 1)
     of_step += 2 + head.num_outputs
     limits = [longest_episode(batch), config.max_episode_steps]
     steps = min((limit for limit in limits if limit is not None), default=1)
-    needed = float(_COPIES_OF_STEPS * of_step * steps * config.num_envs)
+    num_steps = steps * config.num_envs
+    needed = float(_COPIES_OF_STEPS * of_step * num_steps)
+    if policy.rows.has_bytes and (config.learned_baseline or config.compares_states):
+        needed += float(_BYTES_OF_FEATURES * policy.observation_size * num_steps)
+    needed += float(_BYTES_OF_KEPT * policy.numbers_kept(_rows_at_once(num_steps, config)))
     if isinstance(batch, LoopBatch):
         needed += _SEPARATE_ENV_BYTES * config.num_envs
     check_memory(
@@ -99,6 +108,13 @@ def check_rollout(batch: EnvBatch, policy: Policy, config: GRPOConfig) -> None:
         f"num_groups {config.num_groups:,} x group_size {config.group_size:,} x {steps:,} steps",
         "lower num_groups or group_size, or limit max_episode_steps",
     )
+
+
+def _rows_at_once(num_steps: int, config: GRPOConfig) -> int:
+    """Steps that one gradient is computed from."""
+    if config.update == "trust_region":
+        return num_steps
+    return min(num_steps // config.num_minibatches + 1, config.minibatch_size or num_steps)
 
 
 def longest_episode(batch: EnvBatch) -> int | None:

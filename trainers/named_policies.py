@@ -113,9 +113,9 @@ def check_environment(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
     """
     try:
         make_batch(env_id, env_kwargs, 1).close()
-    except (ConfigError, gym.error.Error):
+    except (ConfigError, gym.error.Error, KeyboardInterrupt):
         raise
-    except Exception as error:  # third-party constructors may raise anything
+    except BaseException as error:  # third-party constructors may raise anything, SystemExit too
         raise ConfigError(
             f"{env_id} cannot be made with env_kwargs {dict(env_kwargs)}: {error!r}"
         ) from error

@@ -29,14 +29,16 @@ _Note = int | Annotated[float, Field(allow_inf_nan=True)]
 
 
 class EnvironmentPayload(TypedDict):
-    """The environment of a model."""
+    """The environment of a model; arguments that a file cannot hold are None."""
 
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     id: str | None
-    kwargs: dict[str, Any]
-    training_kwargs: dict[str, Any]
+    kwargs: dict[str, Any] | None
+    training_kwargs: dict[str, Any] | None
     observation_space: str
     action_space: str
+    observation_space_sha256: NotRequired[str]
+    action_space_sha256: NotRequired[str]
 
 
 class OptimizerPayload(TypedDict):

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Self
 
-import numpy as np
 import torch
 
 from grpo_gym.envs.arguments import merge_env_kwargs
@@ -26,6 +25,12 @@ from grpo_gym.trainers.payloads import (
     load_optimizer,
     load_weights,
     refuse,
+)
+from grpo_gym.trainers.saved_environment import (
+    check_spaces,
+    describe_environment,
+    is_plain,
+    saved_arguments,
 )
 from grpo_gym.trainers.schedule import Schedule
 from grpo_gym.trainers.standstill import Standstill
@@ -72,8 +77,8 @@ class PersistentModel(PolicyModel):
             "policy_kind": source if isinstance(source, str) else None,
             "policy_class": None if isinstance(source, str) else qualified_name(source),
             # Kept only if a file can hold them as they are: `load` asks for others.
-            "policy_kwargs": kwargs if _is_plain(kwargs) else None,
-            "environment": _describe_environment(self),
+            "policy_kwargs": kwargs if is_plain(kwargs) else None,
+            "environment": _describe(self),
             "model": self.policy.state_dict(),
             "reference": None if reference is None else reference.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -95,6 +100,7 @@ class PersistentModel(PolicyModel):
         env: EnvSource | None = None,
         *,
         env_kwargs: Mapping[str, Any] | None = None,
+        training_env_kwargs: Mapping[str, Any] | None = None,
         policy: PolicySource | None = None,
         policy_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -106,6 +112,9 @@ class PersistentModel(PolicyModel):
             env_kwargs: Over those it was trained with, of which none stay with another `preset` or
                 environment. They must not change the spaces; but the policies `board` and `servers`
                 act on any number of cells and servers with the same features.
+            training_env_kwargs: Instead of those it was trained with. These and `env_kwargs` are
+                needed if a file could not hold them: numbers, text, and lists, tuples and
+                dictionaries of them.
             policy: Needed only for a network of your own that is not registered: the callable.
             policy_kwargs: Instead of those it was trained with.
 
@@ -130,12 +139,19 @@ class PersistentModel(PolicyModel):
                 "policy_kwargs="
             )
         same = isinstance(source, str) and _bare(source) == _bare(saved["id"])
+        trained: Mapping[str, Any] = {}
+        if same:
+            trained = saved_arguments(saved["kwargs"], env_kwargs, "env_kwargs", path)
+            if training_env_kwargs is None:
+                training_env_kwargs = saved_arguments(
+                    saved["training_kwargs"], None, "training_env_kwargs", path
+                )
         try:
             model = cls(
                 _policy_source(payload, policy, path),
                 source,
-                env_kwargs=merge_env_kwargs(saved["kwargs"] if same else {}, env_kwargs or {}),
-                training_env_kwargs=saved["training_kwargs"] if same else None,
+                env_kwargs=merge_env_kwargs(trained, env_kwargs or {}),
+                training_env_kwargs=training_env_kwargs,
                 policy_kwargs=policy_kwargs,
                 config=from_mapping(GRPOConfig, payload["config"], str(path)),
             )
@@ -148,7 +164,7 @@ class PersistentModel(PolicyModel):
                 f"{path} cannot be used here: {source} cannot be made: {error!r}"
             ) from error
         if not (model.policy.any_size and _same_shapes(model.policy, payload["model"])):
-            _check_spaces(saved, _describe_environment(model), path)
+            check_spaces(saved, _describe(model), path)
         model._restore(payload, path)
         return model
 
@@ -215,44 +231,11 @@ def _same_shapes(policy: Policy, saved: Mapping[str, Any]) -> bool:
     return shapes == {name: getattr(weights, "shape", None) for name, weights in saved.items()}
 
 
-def _check_spaces(
-    saved: Mapping[str, Any], here: Mapping[str, Any], path: str | PathLike[str]
-) -> None:
-    for name in ("observation_space", "action_space"):
-        if saved[name] != here[name]:
-            raise CheckpointError(
-                f"{path} was trained with {name.replace('_', ' ')} {saved[name]}, but the "
-                f"environment here has {here[name]}: pass the env and env_kwargs it was trained "
-                "with"
-            )
-
-
-def _describe_environment(model: PolicyModel) -> dict[str, Any]:
-    env = model.env_source
-    return {
-        "id": env if isinstance(env, str) else None,
-        "kwargs": _plain(model.env_kwargs),
-        "training_kwargs": _plain(model.training_env_kwargs),
-        "observation_space": str(model.observation_space),
-        "action_space": str(model.action_space),
-    }
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a checkpoint can hold a value as it is."""
-    if isinstance(value, dict):
-        return all(isinstance(name, str) and _is_plain(item) for name, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return isinstance(value, (str, int, float, bool, type(None)))
-
-
-def _plain(value: Any) -> Any:
-    """Environment arguments as a checkpoint can hold them; other values become text."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+def _describe(model: PolicyModel) -> dict[str, Any]:
+    return describe_environment(
+        model.env_source,
+        model.env_kwargs,
+        model.training_env_kwargs,
+        model.observation_space,
+        model.action_space,
+    )

@@ -23,7 +23,9 @@ from grpo_gym.settings import (
     from_mapping,
 )
 
-Minutes = tuple[NonNegative, NonNegative]
+_LENGTH = Annotated[Number, Field(ge=0, le=10_080)]
+Minutes = tuple[_LENGTH, _LENGTH]
+_SHARE = Annotated[Number, Field(ge=0, le=1_000)]
 
 _USUAL_NOISE = 0.02
 _USUAL_BURSTS = 2.0
@@ -50,7 +52,7 @@ class AutoScalerConfig:
     """Swing over the day, lowest at midnight, as a share of the mean."""
     half_daily_amplitude: Fraction = 0.15
     """Swing over half a day, as a share of the mean."""
-    weekend_factor: Positive = 1.0
+    weekend_factor: Annotated[Number, Field(gt=0, le=1_000)] = 1.0
     """Demand on days six and seven over that of the others; other than 1, an episode begins on a
     day that is drawn if `random_start`, else on the first, and the time of week is observed."""
     noise_correlation: Annotated[Number, Field(ge=0, lt=1)] = 0.95
@@ -59,7 +61,7 @@ class AutoScalerConfig:
     """Standard deviation of what each step adds to it; None: 0.02, or 0 with `demand_csv`."""
     bursts_per_day: Annotated[Number, Field(ge=0, le=1_440)] | None = None
     """Mean number of bursts a day, at random moments; None: 2, or 0 with `demand_csv`."""
-    burst_size: tuple[NonNegative, NonNegative] = (0.3, 1.5)
+    burst_size: tuple[_SHARE, _SHARE] = (0.3, 1.5)
     """What a burst adds to demand at its height, as a share of it: drawn between these."""
     burst_rise_minutes: Minutes = (5.0, 5.0)
     """How long a burst rises, linearly: drawn between these."""

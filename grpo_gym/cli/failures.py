@@ -1,11 +1,14 @@
-"""One clear line for errors that a user can fix; tracebacks are for bugs."""
+"""One clear line for every error; `GRPO_GYM_TRACEBACK=1` shows where unexpected ones come from."""
 
 import functools
+import os
+import traceback
 from collections.abc import Callable, Sequence
 
 from gymnasium.error import Error as GymnasiumError
 from rich.console import Console
 
+from grpo_gym.cli.options import HelpShown
 from grpo_gym.cli.outputs import released_at_the_end
 from grpo_gym.cli.signals import Stopped
 from grpo_gym.cli.streams import flush_output, lasting_streams
@@ -24,10 +27,10 @@ class StandstillError(Exception):
 
 
 def reported(main: Main) -> Main:
-    """Turn errors of arguments and of the machine into one line on standard error.
+    """Turn errors into one line on standard error.
 
-    Exit status: 2 for arguments, 1 for files, memory and numbers, 3 for training that ended where
-    nothing would change any more, 128 + n after signal n.
+    Exit status: 2 for arguments, 1 for files, memory, numbers and users' code, 3 for training that
+    ended where nothing would change any more, 128 + n after signal n.
     """
 
     @functools.wraps(main)
@@ -46,19 +49,35 @@ def reported(main: Main) -> Main:
             text = error.strerror or str(error)  # without the number
             return _report(f"{error.filename}: {text}" if error.filename else text, _FAILURE)
         except MemoryError as error:
-            return _report(f"out of memory: {error}", _FAILURE)
+            return _report(f"out of memory: {error}".removesuffix(": "), _FAILURE)
         except (CheckpointError, EnvError, FloatingPointError) as error:
             return _report(str(error), _FAILURE)
         except StandstillError as end:
             return _report(str(end), _STANDSTILL)
         except KeyboardInterrupt as stop:
             return _report("stopped", 128 + (stop.number if isinstance(stop, Stopped) else 2))
+        except HelpShown:
+            raise
+        except BaseException as error:  # a user's network or environment may raise anything
+            if os.environ.get("GRPO_GYM_TRACEBACK"):
+                raise
+            return _report(_unexpected(error), _FAILURE)
 
     return guarded
 
 
+def _unexpected(error: BaseException) -> str:
+    """An error of a user's code, or of ours, with the place where it was raised."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{error!r} in {place.filename}, line {place.lineno}: set GRPO_GYM_TRACEBACK=1 to see how "
+        "it came there"
+    )
+
+
 def _report(message: str, status: int) -> int:
     line = " ".join(message.split())
+    line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
     console = Console(stderr=True)
     prefix = "" if status > 128 or status == _STANDSTILL else "error: "
     console.print(f"{prefix}{line}", style="red", markup=False, highlight=False, soft_wrap=True)

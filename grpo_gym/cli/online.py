@@ -41,7 +41,7 @@ def train_online(
         if demonstrating:
             _demonstrate(model, total_steps, signals, board)
         else:
-            _learn(model, total_steps, signals, board, console)
+            _learn(model, total_steps, signals, board, console, run)
         model.save(run.latest)
     console.print(f"weights sha256: {model.weights_sha256()}")
     if signals.number is not None:
@@ -62,8 +62,9 @@ def _learn(
     signals: StopSignals,
     board: TensorBoardReporter,
     console: Console,
+    run: Run,
 ) -> None:
-    """Train with a progress line every second, until the end or a signal."""
+    """Train with a progress line and a checkpoint every second, until the end or a signal."""
     started, shown = time.perf_counter(), -np.inf
 
     def report(model: OnlineGRPO, stats: OnlineStats) -> bool:
@@ -73,6 +74,7 @@ def _learn(
         stopping = signals.number is not None
         if now - shown >= 1.0 or stopping or stats.num_steps == total_steps:
             shown = now
+            model.save(run.latest)
             console.print(
                 f"{stats.num_steps:,}/{total_steps:,} decisions, "
                 f"{stats.num_steps / (now - started):,.0f}/s, reward {stats.reward_mean:.4g}"

@@ -5,6 +5,7 @@ and shows the help; values stay text until `from_mapping` checks them, so that e
 reported in one line and an option that was not given is absent instead of a default.
 """
 
+import contextlib
 import inspect
 import re
 import sys
@@ -42,6 +43,10 @@ class Given:
     def names(self) -> list[str]:
         """The fields that are given."""
         return [name for group in self.values.values() for name in group]
+
+
+class HelpShown(SystemExit):
+    """The end of a command that was asked for help; users' code may raise other SystemExits."""
 
 
 class CommandLine:
@@ -111,7 +116,7 @@ class CommandLine:
         Each config class and each of its base classes has a section.
 
         Raises:
-            SystemExit: Always, with status 0.
+            HelpShown: Always.
         """
         sections, values = {}, {}
         for group, config in self.groups.items():
@@ -120,14 +125,16 @@ class CommandLine:
                 values[title] = {name: value for name, value in shown.items() if value is not None}
                 section = _section(owner, types, shown)
                 sections[title] = Annotated[section, tyro.conf.OmitArgPrefixes]
-        tyro.cli(
-            _mapping_of(sections),
-            args=["--help"],
-            prog=invocation(self.command),
-            description=self.description,
-            default=values,
-            registry=_REGISTRY,
-        )
+        with contextlib.suppress(SystemExit):
+            tyro.cli(
+                _mapping_of(sections),
+                args=["--help"],
+                prog=invocation(self.command),
+                description=self.description,
+                default=values,
+                registry=_REGISTRY,
+            )
+        raise HelpShown(0)
 
     def _refuse_unknown(self, words: Sequence[str]) -> None:
         for word in words:

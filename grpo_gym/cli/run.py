@@ -5,16 +5,19 @@
 the best policy of the evaluations.
 """
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from grpo_gym.cli.outputs import claim_output
+from grpo_gym.cli.settings import saved_settings
 from grpo_gym.policies.registry import merge_policy_kwargs
-from grpo_gym.settings import ConfigError, from_mapping, load_yaml, save_yaml, to_mapping
+from grpo_gym.settings import ConfigError, save_yaml, to_mapping
 from grpo_gym.storage.claims import LOCK_NAME, claim_folder
 from grpo_gym.storage.files import is_leftover
 from grpo_gym.trainers.grpo import GRPO
+from grpo_gym.trainers.schedule import Schedule
 from grpo_gym.trainers.settings import TrainSettings, new_model
 
 
@@ -70,13 +73,7 @@ class Run:
         Raises:
             ConfigError: If the folder is not one of a run.
         """
-        path = folder / "config.yaml"
-        if not path.is_file():
-            raise ConfigError(
-                f"--resume must be followed by a run's folder, got {folder}: it has no "
-                f"{path.name}, so there is nothing to resume; start a run there with --run-dir"
-            )
-        return cls(folder, from_mapping(TrainSettings, load_yaml(path), str(path)))
+        return cls(folder, saved_settings(folder))
 
     def claim(self) -> None:
         """Have the folder of an existing run for oneself until the command ends.
@@ -87,6 +84,30 @@ class Run:
         """
         claim_output(self.folder, "--resume", claim_folder)
 
+    def lengthen(self, total_steps: int) -> GRPO:
+        """The model where the run left off, to go on to more steps than it began with.
+
+        Its schedules are from now on those of a run of the new length. A process that is killed in
+        here can lengthen the run again.
+
+        Raises:
+            CheckpointError: If the checkpoint cannot be used.
+            ConfigError: If the settings cannot be used, or are not those that training began with.
+        """
+        self.settings = replace(self.settings, total_steps=total_steps)
+        model = self._load()
+        start = model.schedule.start
+        if model.schedule.end:
+            model.schedule = Schedule(start, start + total_steps)
+            # As if training had been that long from the beginning, and so further between them.
+            done = model.num_steps * self.settings.evaluations // total_steps
+            model.notes = {**model.notes, "evaluated_stretches": done}
+        self._refuse_edits(model)
+        if model.schedule.end:
+            model.save(self.latest)
+        save_yaml(self.settings, self.folder / "config.yaml")
+        return model
+
     def model(self) -> GRPO:
         """The model where the run left off, or a new one.
 
@@ -94,13 +115,16 @@ class Run:
             CheckpointError: If the checkpoint cannot be used.
             ConfigError: If the settings cannot be used, or are not those that training began with.
         """
+        model = self._load()
+        self._refuse_edits(model)
+        return model
+
+    def _load(self) -> GRPO:
         settings = self.settings
         if self.latest.is_file():
-            model = GRPO.load(
+            return GRPO.load(
                 self.latest, settings.env, env_kwargs=settings.env_kwargs, policy=settings.policy
             )
-            self._refuse_edits(model)
-            return model
         return new_model(settings)
 
     def _refuse_edits(self, model: GRPO) -> None:

@@ -61,7 +61,8 @@ class RunOptions:
     run_dir: Path | None = None
     """Folder to write, new or empty; by default a new one under runs/<env>/."""
     resume: Path | None = None
-    """Folder of an interrupted run to continue; only --quiet may be given with it."""
+    """Folder of a run to continue; only --quiet, and --total-steps to make it longer, may be given
+    with it."""
     online_kwargs: dict[str, Any] = field(default_factory=dict)
     """Settings of --algo online: learning_rate, group_size, exploration, weight_limit, step_limit,
     importance_weights, estimates."""
@@ -96,12 +97,29 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainSettings, RunOptions]:
     """
     given = _LINE.parse(arguments)
     run = from_mapping(RunOptions, given.values["run"], SOURCE)
-    if run.resume is not None:
+    if run.resume is None:
+        settings = _settings(run, given)
+    else:
         _refuse_other_options(given)
-    settings = _settings(run, given)
+        settings = _resumed_settings(run.resume, given.values["training"])
     if given.help:
         _LINE.show_help({"run": run, "training": settings, "grpo": settings.grpo})
     return settings, run
+
+
+def saved_settings(folder: Path) -> TrainSettings:
+    """The settings of the run in a folder.
+
+    Raises:
+        ConfigError: If the folder is not one of a run.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(
+            f"--resume must be followed by a run's folder, got {folder}: it has no {path.name}, so "
+            "there is nothing to resume; start a run there with --run-dir"
+        )
+    return from_mapping(TrainSettings, load_yaml(path), str(path))
 
 
 def demonstration_steps(env: str, env_kwargs: Mapping[str, Any]) -> int:
@@ -140,6 +158,23 @@ def _settings(run: RunOptions, given: Given) -> TrainSettings:
             for name, condition in idle:
                 _log.warning("%s has no effect unless %s", name, condition)
     refuse_without_effect(settings, _NEEDS, options, as_option)
+    return settings
+
+
+def _resumed_settings(folder: Path, options: Mapping[str, Any]) -> TrainSettings:
+    """The settings of a run that goes on, perhaps for more steps than it began with."""
+    saved = saved_settings(folder)
+    if saved.algo == "online":
+        raise ConfigError(
+            "--resume must be followed by a run of --algo grpo: online runs take seconds; repeat "
+            f"this one with --config {folder}/config.yaml"
+        )
+    settings = from_mapping(TrainSettings, {**to_mapping(saved), **options}, SOURCE)
+    if settings.total_steps < saved.total_steps:
+        raise ConfigError(
+            f"--total-steps must be >= {saved.total_steps} with --resume, got "
+            f"{settings.total_steps}: a run can only be made longer"
+        )
     return settings
 
 
@@ -182,7 +217,7 @@ def _refuse_options_of_grpo(given: Given) -> None:
 
 def _refuse_other_options(given: Given) -> None:
     for name in given.names():
-        if name not in ("resume", "quiet"):
+        if name not in ("resume", "quiet", "total_steps"):
             raise ConfigError(
                 f"--resume must come without {as_option(name)}: a run goes on with its own settings"
             )

@@ -19,7 +19,6 @@ from grpo_gym.cli.tables import compare_with_baselines
 from grpo_gym.evaluation.episodes import Evaluation
 from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.rollouts.randomness import Stream, derive_seed
-from grpo_gym.settings import ConfigError
 from grpo_gym.storage import CheckpointError
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.iteration import Callback, IterationStats
@@ -34,7 +33,7 @@ def train_grpo(
     """Train to the end, from the beginning or from a run's last checkpoint, and show the result.
 
     Args:
-        settings: Settings with `algo="grpo"`; a resumed run has its own.
+        settings: Settings with `algo="grpo"`; a resumed run has its own, but for more steps.
         options: Where the run goes, or which one to resume.
         signals: Already installed; the first signal ends training after its iteration.
         console: For progress; the closing table goes to standard output.
@@ -58,7 +57,9 @@ def train_grpo(
     except Stopped as stop:
         console.print(f"stopped; resume with: {command}", markup=False)
         return 128 + stop.number
-    except Exception:  # an environment may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # an environment or a network may raise anything
         console.print(f"failed; resume with: {command}", markup=False)
         raise
     if model.standstill.is_noticed:
@@ -75,12 +76,10 @@ def _open(settings: TrainSettings, options: RunOptions) -> tuple[Run, GRPO]:
     """The run to resume, or a new one, and its model."""
     if options.resume is not None:
         run = Run.open(options.resume)
-        if run.settings.algo == "online":
-            raise ConfigError(
-                "--resume must be followed by a run of --algo grpo: online runs take seconds; "
-                f"repeat this one with --config {run.folder}/config.yaml"
-            )
         check_environment(run.settings.env, run.settings.env_kwargs)
+        if settings.total_steps > run.settings.total_steps:
+            run.claim()
+            return run, run.lengthen(settings.total_steps)
         model = run.model()
         if _is_finished(run, model):
             return run, model  # only to be shown, perhaps from a folder that cannot be written
@@ -150,14 +149,11 @@ class Bookkeeper:
         """
         try:
             yield
-        # An environment may raise anything.
-        except (Exception, KeyboardInterrupt, SystemExit) as error:
+        except BaseException:  # an environment or a network may raise anything
             if not model.is_updating and self._saved < model.iteration == self._recorded:
                 # The error that ended training is the one to report.
                 with contextlib.suppress(OSError, CheckpointError):
                     self._save(model, self.run.latest)
-            if isinstance(error, SystemExit):  # perhaps with status 0, as if all were done
-                raise RuntimeError(f"the environment called sys.exit({error.code})") from error
             raise
 
     def catch_up(self, model: GRPO) -> None:

@@ -68,38 +68,17 @@ class Evaluation:
     lengths: np.ndarray
     metrics: dict[str, np.ndarray]
 
+    def __repr__(self) -> str:
+        low, high = summarise(self.returns).ci95
+        return (
+            f"<Evaluation of {len(self.returns):,} episodes from seed {self.seed}: mean return "
+            f"{self.mean_return:.6g}, 95 % from {low:.6g} to {high:.6g}>"
+        )
+
     @property
     def mean_return(self) -> float:
         """Mean undiscounted return."""
         return float(self.returns.mean())
-
-    def difference(self, other: "Evaluation") -> "Evaluation":
-        """Each episode's result minus another policy's in the same episode.
-
-        Its mean and its interval are those of the paired difference, whose error is smaller than
-        that of either mean where both policies have the same luck in an episode.
-
-        Args:
-            other: The other policy's results in these episodes, of an environment with the same
-                arguments.
-
-        Raises:
-            ConfigError: If these are other episodes.
-        """
-        own, others = ((each.seed, len(each.returns)) for each in (self, other))
-        if own != others:
-            raise ConfigError(
-                f"other must be of the {own[1]} episodes from seed {own[0]}, got {others[1]} from "
-                f"seed {others[0]}: evaluate both with the same episodes and seed"
-            )
-        with np.errstate(invalid="ignore", over="ignore"):
-            metrics = {
-                name: values - other.metrics[name]
-                for name, values in self.metrics.items()
-                if name in other.metrics
-            }
-            returns, lengths = self.returns - other.returns, self.lengths - other.lengths
-        return Evaluation(self.seed, returns, lengths, metrics)
 
     def difference(self, other: "Evaluation") -> "Evaluation":
         """Each episode's result minus another policy's in the same episode.
@@ -337,6 +316,16 @@ def play(
         observations, masks = step.observations, step.action_masks
         start = np.zeros(batch.num_envs, np.bool_)
         length += 1
+
+
+def described(model: Evaluable) -> str:
+    """A model's environment and its arguments, for a `repr`."""
+    source = model.env_source
+    if isinstance(source, gym.Env):
+        source = str(source)
+    elif not isinstance(source, str):
+        source = getattr(source, "__name__", repr(source))
+    return "".join([source, *(f", {name}={value!r}" for name, value in model.env_kwargs.items())])
 
 
 def evaluate_policy(model: Any, **arguments: Any) -> Evaluation:

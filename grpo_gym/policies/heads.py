@@ -3,7 +3,7 @@
 Shapes: leading axes "..." are any batch; P network outputs; C components of an action.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +14,10 @@ from typing_extensions import override
 
 from grpo_gym.policies.distributions import Categorical, Distribution, Gaussian
 from grpo_gym.rollouts.randomness import NoiseKind
+from grpo_gym.rollouts.returned import choices_of
 from grpo_gym.rollouts.spaces import validate_action_space
+
+_LARGEST_BOUND = 1e15
 
 
 class ActionHead(nn.Module):
@@ -55,18 +58,19 @@ class ActionHead(nn.Module):
 
 
 class CategoricalHead(ActionHead):
-    """Discrete and MultiDiscrete actions: one categorical per component."""
+    """Discrete, MultiDiscrete and MultiBinary actions: one categorical per component."""
 
     noise_kind: NoiseKind = "uniform"
     index: Tensor
     legal: Tensor
 
-    def __init__(self, space: gym.spaces.Discrete | gym.spaces.MultiDiscrete) -> None:
+    def __init__(self, space: gym.Space[Any]) -> None:
         """Lay out one logit per choice of each component."""
         super().__init__()
-        self.single = isinstance(space, gym.spaces.Discrete)
-        sizes = [int(space.n)] if isinstance(space, gym.spaces.Discrete) else space.nvec.tolist()
-        self.start = np.asarray(space.start, np.int64)
+        sizes = choices_of(space)
+        self.shape = space.shape or ()
+        self.dtype = space.dtype
+        self.start = np.asarray(getattr(space, "start", 0), np.int64)
         self.sizes = sizes
         self.num_components = len(sizes)
         self.num_outputs = sum(sizes)
@@ -100,14 +104,15 @@ class CategoricalHead(ActionHead):
     @override
     def to_environment(self, actions: Tensor) -> np.ndarray:
         chosen = actions.cpu().numpy()
-        return (chosen[..., 0] if self.single else chosen) + self.start
+        shaped: np.ndarray = chosen.reshape(*chosen.shape[:-1], *self.shape) + self.start
+        return shaped.astype(self.dtype, copy=False)
 
 
 class GaussianHead(ActionHead):
     """Box actions: independent normals with learned, bounded, state-independent deviations.
 
     Bounded dimensions are scaled to [-1, 1]; samples outside are clipped before they reach the
-    environment.
+    environment. A bound of 1e15 or more, or of the largest number that there is, is none.
     """
 
     noise_kind: NoiseKind = "normal"
@@ -124,9 +129,14 @@ class GaussianHead(ActionHead):
         self.num_outputs = 2 * self.num_components
         low, high = space.low.reshape(-1), space.high.reshape(-1)
         self.low, self.high = low, high
-        # With one finite bound the range is 2 wide; without any it is [-1, 1].
-        lower = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high - 2.0, -1.0))
-        upper = np.where(np.isfinite(high), high, np.where(np.isfinite(low), low + 2.0, 1.0))
+        # With one bound the range is 2 wide; without any it is [-1, 1].
+        kind: Any = low.dtype
+        largest = min(_LARGEST_BOUND, float(np.finfo(kind).max))
+        if kind == np.float16:  # whose ranges would overflow
+            low, high = low.astype(np.float32), high.astype(np.float32)
+        has_low, has_high = np.abs(low) < largest, np.abs(high) < largest
+        lower = np.where(has_low, low, np.where(has_high, high - 2.0, -1.0))
+        upper = np.where(has_high, high, np.where(has_low, low + 2.0, 1.0))
         self.center = 0.5 * (lower + upper)
         self.half_width = 0.5 * (upper - lower)
         self.middle = 0.5 * (bounds[0] + bounds[1])
@@ -181,4 +191,4 @@ def make_head(
     validate_action_space(space)
     if isinstance(space, gym.spaces.Box):
         return GaussianHead(space, initial_log_std, log_std_bounds)
-    return CategoricalHead(cast(gym.spaces.Discrete | gym.spaces.MultiDiscrete, space))
+    return CategoricalHead(space)

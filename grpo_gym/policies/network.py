@@ -20,7 +20,7 @@ from grpo_gym.policies.symmetries import Symmetry
 from grpo_gym.rollouts.rows import row_format
 from grpo_gym.rollouts.spaces import flat_size
 
-_ROWS_AT_ONCE = 1024
+_NUMBERS_AT_ONCE = 4_000_000
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -100,13 +100,19 @@ class Policy(nn.Module):
         """Add observations, rows (M, W), to the statistics that normalise."""
         if self.normaliser is None:
             return
-        # Bytes become numbers a part at a time: all at once they would take 12 times the memory.
-        for rows in observations.split(_ROWS_AT_ONCE) if self.rows.has_bytes else [observations]:
+        parts = (observations,)
+        if self.rows.has_bytes:  # as numbers, all at once, they would take 30 times the memory
+            parts = observations.split(max(1, _NUMBERS_AT_ONCE // self.observation_size))
+        for rows in parts:
             self.normaliser.update(self.raw_features(rows))
 
     def forward(self, observations: Tensor) -> Tensor:
         """Distribution parameters, shape (..., P), for observations as rows (..., W)."""
         return self.head.complete(self.network(self.features(observations)))
+
+    def numbers_kept(self, rows: int) -> int:
+        """Numbers beyond rows and outputs that a backward pass over so many rows needs, roughly."""
+        return 3 * self.observation_size * rows if self.rows.has_bytes else 0
 
     def distribution(self, outputs: Tensor, masks: Tensor | None = None) -> Distribution:
         """The action distribution for `forward`'s outputs and legal actions (..., A)."""

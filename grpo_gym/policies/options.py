@@ -20,8 +20,9 @@ class PolicyOptions:
     frame_history: Count = 1
     """Observations that the policy sees at once, the newest last."""
     normalise_observations: Flag | None = None
-    """Normalise observations by their running mean and standard deviation; None: every policy
-    except `board` and `servers` does."""
+    """Normalise observations by their running mean and standard deviation. None: every policy does
+    except `board` and `servers`; `cnn` and `combined` leave out images of 36 x 36 pixels or more,
+    and divide those of type uint8 by 255."""
     initial_log_std: _LogStd = -0.5
     """Initial log standard deviation of Box actions, in units of half the action range."""
     log_std_bounds: tuple[_LogStd, _LogStd] = (-3.0, 0.5)
@@ -44,9 +45,27 @@ class MLPOptions(PolicyOptions):
     """Options of the policy `mlp`."""
 
     hidden_sizes: tuple[Count, ...] = (64, 64)
-    """Width of each hidden layer of `mlp`, and of those after the recurrence of `gru`."""
+    """Width of each hidden layer of `mlp`, and of those after the recurrence of `gru` and the
+    encoders of `combined`."""
     activation: Activation = "tanh"
-    """Activation function of `mlp`."""
+    """Activation function of `mlp`, and of those layers of `combined`."""
+
+
+@checked_dataclass
+class CNNOptions(PolicyOptions):
+    """Options of the policy `cnn`."""
+
+    convolutions: Literal["nature", "small"] | None = None
+    """Layers that read the images of `cnn` and `combined`: those of the Nature network, or two of
+    3 x 3. None: "nature" from 36 x 36 pixels on."""
+    channels_last: Flag | None = None
+    """Whether the last of an image's three axes is that of its channels, and not the first. None:
+    it is the first if no other is shorter."""
+
+
+@checked_dataclass
+class CombinedOptions(CNNOptions, MLPOptions):
+    """Options of the policy `combined`."""
 
 
 @checked_dataclass
@@ -110,6 +129,8 @@ class TemporalOptions(PolicyOptions):
 OPTIONS_OF: dict[str, type[PolicyOptions]] = {
     "linear": PolicyOptions,
     "mlp": MLPOptions,
+    "cnn": CNNOptions,
+    "combined": CombinedOptions,
     "board": BoardOptions,
     "servers": ServersOptions,
     "gru": GRUOptions,
@@ -119,7 +140,7 @@ OPTIONS_OF: dict[str, type[PolicyOptions]] = {
 
 
 @checked_dataclass
-class NetworkConfig(MLPOptions, GRUOptions, BoardOptions, ServersOptions, TemporalOptions):
+class NetworkConfig(CombinedOptions, GRUOptions, BoardOptions, ServersOptions, TemporalOptions):
     """The options of all built-in policies, and what training does with symmetric ones."""
 
     augment_symmetries: Flag = False

@@ -13,6 +13,7 @@ import gymnasium as gym
 from torch import nn
 
 from grpo_gym.policies.board import BoardPolicy
+from grpo_gym.policies.combined import CNNPolicy, CombinedPolicy
 from grpo_gym.policies.custom import CustomPolicy
 from grpo_gym.policies.gru import GRUPolicy
 from grpo_gym.policies.network import MLPPolicy, Policy
@@ -30,6 +31,8 @@ Config = TypeVar("Config", bound=NetworkConfig)
 _BUILT_IN: dict[str, Callable[[Any, Any, Any], Policy]] = {
     "linear": Policy,
     "mlp": MLPPolicy,
+    "cnn": CNNPolicy,
+    "combined": CombinedPolicy,
     "board": BoardPolicy,
     "servers": ServersPolicy,
     "gru": GRUPolicy,

@@ -17,6 +17,23 @@ from grpo_gym.rollouts.loop_batch import LoopBatch
 from grpo_gym.rollouts.native_batch import EnumeratedBatch, NativeBatch
 from grpo_gym.settings import ConfigError
 
+_ELSEWHERE = (
+    ("MiniGrid", "minigrid", "minigrid"),
+    ("BabyAI", "minigrid", "minigrid"),
+    ("ALE", "ale_py", "ale-py"),
+    ("Fetch", "gymnasium_robotics", "gymnasium-robotics"),
+    ("HandManipulate", "gymnasium_robotics", "gymnasium-robotics"),
+    ("PointMaze", "gymnasium_robotics", "gymnasium-robotics"),
+    ("AntMaze", "gymnasium_robotics", "gymnasium-robotics"),
+    ("Adroit", "gymnasium_robotics", "gymnasium-robotics"),
+    ("FrankaKitchen", "gymnasium_robotics", "gymnasium-robotics"),
+    ("Panda", "panda_gym", "panda-gym"),
+    ("FlappyBird", "flappy_bird_gymnasium", "flappy-bird-gymnasium"),
+    ("highway", "highway_env", "highway-env"),
+    ("MiniWorld", "miniworld", "miniworld"),
+)
+"""How well-known ids begin, the module that registers them, and its project at PyPI."""
+
 EnvSource = str | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
 """A registered id, a made environment (copies are made from its spec), or a factory."""
 
@@ -64,11 +81,29 @@ def _is_native(env_id: str) -> bool:
             import_module(module)
         entry_point = gym.spec(name).vector_entry_point
     except (gym.error.Error, ImportError) as error:
-        raise ConfigError(f"env must be a registered id, got {env_id!r}: {error}") from error
+        raise ConfigError(
+            f"env must be a registered id, got {env_id!r}: {error}{_hint(module, name)}"
+        ) from error
     if entry_point is None:
         return False
     creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     return bool(getattr(creator, "metadata", {}).get("shares_outside_world", False))
+
+
+def _hint(module: str, name: str) -> str:
+    """Where an id that is not registered may be found."""
+    family = name.replace("/", "-").partition("-")[0]
+    package, project = next(
+        (known for prefix, *known in _ELSEWHERE if family.startswith(prefix)), ("", "")
+    )
+    if module:
+        return f". Install it: pip install {project}" if module == package else ""
+    if package:
+        return f" Write {package}:{name} (pip install {project})"
+    return (
+        " Other packages register their ids when they are imported: write "
+        f"PACKAGE:{name} if it is one of them"
+    )
 
 
 def _make_native(env_id: str, kwargs: Mapping[str, Any], num_envs: int) -> VectorEnv[Any, Any, Any]:

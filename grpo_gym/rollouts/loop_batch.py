@@ -33,6 +33,7 @@ class LoopBatch(EnvBatch):
         spaces = envs[0].observation_space, envs[0].action_space
         limited = any(isinstance(layer, TimeLimit) for layer in layers(envs[0]))
         super().__init__(envs[0], len(self.envs), *spaces, has_time_limit=limited)
+        self._has_mask_method = _mask_method(envs[0]) is not None
         self._observations = np.zeros((self.num_envs, self.rows.width), self.rows.dtype)
 
     @override
@@ -41,7 +42,7 @@ class LoopBatch(EnvBatch):
         calls = [partial(env.reset, seed=int(s)) for env, s in zip(self.envs, seeds, strict=True)]
         observed, infos = self._results("reset", everyone, calls)
         self._keep_observations("reset", everyone, observed)
-        return self._observations.copy(), self._read_masks("reset", infos)
+        return self._observations.copy(), self._read_masks("reset", infos, everyone)
 
     @override
     def _step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
@@ -62,9 +63,10 @@ class LoopBatch(EnvBatch):
                 flags[members] = self._read("step", members, partial(read_flags, name=name), read)
             for b, report in zip(members, reports, strict=True):
                 infos[b] = report
-        masks = self._read_masks("step", infos)
+        ended_now = terminated | truncated
+        masks = self._read_masks("step", infos, np.flatnonzero(alive & ~ended_now).tolist())
         if masks is not None:
-            masks[~alive | terminated | truncated] = True
+            masks[~alive | ended_now] = True
         return BatchStep(
             observations=self._observations.copy(),
             rewards=rewards,
@@ -106,9 +108,9 @@ class LoopBatch(EnvBatch):
         try:
             for each in calls:
                 results.append(each())
-        except MemoryError:
+        except (MemoryError, KeyboardInterrupt):
             raise
-        except Exception as error:  # a user's environment may raise anything
+        except BaseException as error:  # a user's environment may raise anything, SystemExit too
             raise self.error(call, members[len(results)], f"raised {error!r}") from error
         count = len(_RETURNED[call])
         for b, result in zip(members, results, strict=True):
@@ -144,18 +146,45 @@ class LoopBatch(EnvBatch):
         read = partial(flatten_each, self.single_observation_space)
         self._observations[members] = self._read(call, members, read, observed)
 
-    def _read_masks(self, call: str, infos: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
-        """Action masks, shape (B, A), all true for environments that report none."""
-        given = {
-            b: mask for b, info in enumerate(infos) if (mask := info.get("action_mask")) is not None
-        }
-        if not given:
+    def _read_masks(
+        self, call: str, infos: Sequence[Mapping[str, Any]], playing: Sequence[int]
+    ) -> np.ndarray | None:
+        """Action masks, shape (B, A), all true for environments that report none.
+
+        An environment reports one in its infos, by a method `action_masks`, or both: then what both
+        allow is legal. The method is that of sb3-contrib, asked where an episode goes on.
+        """
+        given = [(b, info.get("action_mask")) for b, info in enumerate(infos)]
+        if self._has_mask_method:
+            given += [(b, self._ask_mask(call, b)) for b in playing]
+        reported = [(b, mask) for b, mask in given if mask is not None]
+        if not reported:
             return None
         read = partial(read_masks, self.single_action_space)
-        rows = self._read(call, list(given), read, list(given.values()))
+        members, values = zip(*reported, strict=True)
+        rows = self._read(call, members, read, values)
         masks = np.ones((self.num_envs, rows.shape[1]), np.bool_)
-        masks[list(given)] = rows
+        for b, row in zip(members, rows, strict=True):
+            masks[b] &= row
         return masks
+
+    def _ask_mask(self, call: str, b: int) -> Any:
+        """The mask that the method of an environment returns.
+
+        Raises:
+            EnvError: If it raises.
+        """
+        ask = _mask_method(self.envs[b])
+        try:
+            return None if ask is None else ask()
+        except Exception as error:  # a user's environment may raise anything
+            raise self.error(call, b, f"action_masks() raised {error!r}") from error
+
+
+def _mask_method(env: gym.Env[Any, Any]) -> Callable[[], Any] | None:
+    """The method `action_masks` of the outermost layer that has one."""
+    methods = (getattr(layer, "action_masks", None) for layer in layers(env))
+    return next((method for method in methods if callable(method)), None)
 
 
 def _stack_numbers(infos: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

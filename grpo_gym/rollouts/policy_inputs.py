@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from grpo_gym.rollouts.returned import as_array, have_choice, read_masks
+from grpo_gym.rollouts.returned import have_choice, is_one_mask, read_masks
 from grpo_gym.rollouts.rows import row_format
 from grpo_gym.rollouts.spaces import flatten_batch, flatten_one, is_batch, is_finite
 from grpo_gym.settings import ConfigError
@@ -39,14 +39,13 @@ def masks_of(space: gym.Space[Any], masks: Any, count: int) -> np.ndarray:
 
     Args:
         space: Of the actions.
-        masks: One for all observations, or one for each.
+        masks: One for all observations, or one for each, in the forms that `read_masks` knows.
         count: Number of observations, B.
 
     Raises:
         ConfigError: If one does not fit the space, or allows no action.
     """
-    one = isinstance(masks, tuple) or as_array(masks, "action_mask").ndim == 1
-    rows = read_masks(space, [masks] if one else masks)
+    rows = read_masks(space, [masks] if is_one_mask(space, masks) else masks)
     if len(rows) not in (1, count):
         raise ConfigError(f"action_mask must be one, or one for each of {count}, got {len(rows)}")
     if not have_choice(space, rows).all():

@@ -5,6 +5,7 @@ Every function takes the values of several environments, and refuses them all if
 Shapes: M environments, A choices.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,22 +57,31 @@ def read_flags(flags: Sequence[Any], name: str) -> np.ndarray:
     return values.reshape(-1).astype(np.bool_, copy=False)
 
 
+def choices_of(space: gym.Space[Any]) -> list[int]:
+    """Number of choices of each component of an action; none of a Box."""
+    if isinstance(space, spaces.MultiDiscrete):
+        return [int(n) for n in space.nvec.flat]
+    if isinstance(space, spaces.MultiBinary):
+        return [2] * math.prod(space.shape)
+    return [int(space.n)] if isinstance(space, spaces.Discrete) else []
+
+
 def read_masks(space: gym.Space[Any], masks: Sequence[Any]) -> np.ndarray:
     """Action masks, shape (M, A), bool.
 
     Args:
         space: Of the actions.
-        masks: Each an array of bool, or of 0 and 1, shape (A,), or for a MultiDiscrete a tuple of
-            such parts, as Gymnasium's own.
+        masks: Each bool, or 0 and 1, in one of these forms: an array of shape (A,), which is
+            sb3-contrib's; with several components also one row of choices for each, in a list, a
+            tuple (Gymnasium's) or an array, which 0 fills up where some have fewer choices.
 
     Raises:
         ConfigError: If one does not fit the space.
     """
-    sizes = _choices(space)
-    if not sizes:
+    if not choices_of(space):
         raise ConfigError(f"action_mask must come with discrete actions, got one for {space}")
-    rows = as_array([_joined(mask, sizes) for mask in masks], "action_mask")
-    expected = (sum(sizes),)
+    rows = as_array([_joined(space, mask) for mask in masks], "action_mask")
+    expected = (sum(choices_of(space)),)
     if rows.shape[1:] != expected:
         raise ConfigError(f"action_mask must have shape {expected}, got {rows.shape[1:]}")
     if rows.dtype == np.bool_:
@@ -81,11 +91,19 @@ def read_masks(space: gym.Space[Any], masks: Sequence[Any]) -> np.ndarray:
     return rows.astype(np.bool_)
 
 
+def is_one_mask(space: gym.Space[Any], masks: Any) -> bool:
+    """Whether masks are one, in a form that `read_masks` knows, and not one for each of several."""
+    if _in_parts(space, masks):
+        return True
+    shape = _shape(masks)
+    return shape is not None and (len(shape) < 2 or shape == _table_shape(space))
+
+
 def have_choice(space: gym.Space[Any], masks: np.ndarray) -> np.ndarray:
     """Which masks (M, A), bool, allow an action in every component: shape (M,), bool."""
-    if not isinstance(space, spaces.MultiDiscrete):
+    if isinstance(space, spaces.Discrete):
         return np.asarray(masks.any(axis=1))
-    starts = np.cumsum([0, *_choices(space)[:-1]])
+    starts = np.cumsum([0, *choices_of(space)[:-1]])
     return np.asarray(np.logical_or.reduceat(masks, starts, axis=1).all(axis=1))
 
 
@@ -132,18 +150,50 @@ def _number(reward: Any) -> float:
         raise ConfigError(f"rewards must be numbers, got {short(reward)}") from error
 
 
-def _choices(space: gym.Space[Any]) -> list[int]:
-    """Number of choices of each component of an action; none of a Box."""
-    if isinstance(space, spaces.MultiDiscrete):
-        return [int(n) for n in space.nvec]
-    return [int(space.n)] if isinstance(space, spaces.Discrete) else []
+def _table_shape(space: gym.Space[Any]) -> tuple[int, ...] | None:
+    """Shape of a mask with a row of choices for each component; None for a Discrete."""
+    if isinstance(space, spaces.Discrete):
+        return None
+    return (*(space.shape or ()), max(choices_of(space)))
 
 
-def _joined(mask: Any, sizes: list[int]) -> Any:
-    if not isinstance(mask, tuple):
-        return mask
-    parts = [as_array(part, "action_mask") for part in mask]
-    shapes = [part.shape for part in parts]
-    if shapes != [(size,) for size in sizes]:
-        raise ConfigError(f"action_mask must have parts of {sizes} choices, got shapes {shapes}")
-    return np.concatenate(parts)
+def _in_parts(space: gym.Space[Any], mask: Any) -> bool:
+    """Whether a mask is a list or tuple with a part for each component."""
+    if isinstance(space, spaces.Discrete) or not isinstance(mask, (list, tuple)):
+        return False
+    sizes = choices_of(space)
+    shapes = [_shape(part) for part in mask]
+    if len(sizes) > 1 and shapes[:1] == [(sum(sizes),)]:
+        return False  # whole masks, as many as there are components
+    return len(mask) == len(sizes) and all(shape and len(shape) == 1 for shape in shapes)
+
+
+def _shape(values: Any) -> tuple[int, ...] | None:
+    """The shape of an array of these values; None if they do not form one."""
+    try:
+        return as_array(values, "action_mask").shape
+    except ConfigError:
+        return None
+
+
+def _joined(space: gym.Space[Any], mask: Any) -> np.ndarray:
+    """A mask as one array, of shape (A,) if it fits."""
+    sizes = choices_of(space)
+    if _in_parts(space, mask):
+        parts = [as_array(part, "action_mask") for part in mask]
+        shapes = [part.shape for part in parts]
+        if shapes == [(size,) for size in sizes]:
+            return np.concatenate(parts)
+        if len(set(shapes)) > 1 or shapes[0] != (max(sizes),):
+            raise ConfigError(
+                f"action_mask must have parts of {sizes} choices, got shapes {shapes}"
+            )
+    table = as_array(mask, "action_mask")
+    if table.shape != _table_shape(space):
+        return table
+    table = table.reshape(len(sizes), -1)
+    used = np.arange(table.shape[1]) < np.array(sizes)[:, None]
+    if table[~used].any():
+        raise ConfigError(f"action_mask must be 0 beyond {sizes} choices, got {short(mask)}")
+    joined: np.ndarray = table[used]
+    return joined

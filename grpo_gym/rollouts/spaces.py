@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from grpo_gym.rollouts.returned import as_array, short
+from grpo_gym.rollouts.returned import as_array, choices_of, short
 from grpo_gym.rollouts.rows import is_bytes, join_parts
 from grpo_gym.settings import ConfigError
 
@@ -144,15 +144,17 @@ def validate_action_space(space: gym.Space[Any]) -> None:
     """Refuse action spaces that no policy supports.
 
     Raises:
-        ConfigError: If the space is not Discrete, one-dimensional MultiDiscrete or a float Box.
+        ConfigError: If the space is not Discrete, MultiDiscrete, MultiBinary or a float Box, or
+            has no numbers.
     """
-    supported = isinstance(space, spaces.Discrete)
-    supported |= isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1
-    supported |= isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+    supported = bool(choices_of(space))
+    if isinstance(space, spaces.Box):
+        supported = np.issubdtype(space.dtype, np.floating) and math.prod(space.shape) > 0
     if not supported:
         raise ConfigError(
-            f"action space must be Discrete, MultiDiscrete (one-dimensional) or a float Box, got "
-            f"{space}"
+            "action space must be Discrete, MultiDiscrete, MultiBinary or a float Box, of at least "
+            f"one number, got {short(space)}: translate actions with "
+            "gymnasium.wrappers.TransformAction"
         )
 
 
@@ -163,10 +165,16 @@ def sample_batch(space: gym.Space[Any], count: int, masks: np.ndarray | None) ->
     """
     if masks is None:
         return np.stack([space.sample() for _ in range(count)])
-    legal: Sequence[Any] = list(masks.astype(np.int8))
-    if isinstance(space, spaces.MultiDiscrete):  # whose masks are a tuple of parts
-        legal = [tuple(np.split(mask, np.cumsum(space.nvec)[:-1])) for mask in legal]
-    return np.stack([space.sample(mask) for mask in legal])
+    if isinstance(space, spaces.Discrete):
+        return np.stack([space.sample(mask) for mask in masks.astype(np.int8)])
+    parts = [
+        tuple(np.split(mask, np.cumsum(choices_of(space))[:-1])) for mask in masks.astype(np.int8)
+    ]
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        return np.stack([space.sample(mask) for mask in parts])
+    chosen = [[space.np_random.choice(np.flatnonzero(part)) for part in mask] for mask in parts]
+    start = getattr(space, "start", 0)
+    return np.reshape(chosen, (count, *(space.shape or ()))).astype(space.dtype) + start
 
 
 def _parts(space: spaces.Dict | spaces.Tuple) -> list[tuple[Any, gym.Space[Any]]]:

@@ -8,6 +8,8 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from grpo_gym.settings.sb3_names import counterpart
+
 _RULES = {
     "int_type": "an integer",
     "int_parsing": "an integer",
@@ -52,14 +54,19 @@ class UnknownSettingError(ConfigError, TypeError):
 
 
 def suggest(name: str, candidates: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the nearest candidate, or the list of all if none is near."""
+    """Return ` Did you mean 'x'?` for the nearest candidate, or the list of all if none is near.
+
+    For a name of Stable-Baselines3, it says what takes its place.
+    """
     valid = list(candidates)
     return nearest(name, valid) or (f" Choose from: {', '.join(valid)}." if valid else "")
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the nearest candidate, or nothing."""
+    """Return ` Did you mean 'x'?` for the nearest candidate, or nothing; else as `suggest`."""
     by_lower_case = {candidate.lower(): candidate for candidate in candidates}
+    if hint := counterpart(name, by_lower_case.values()):
+        return hint
     matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     return f" Did you mean {by_lower_case[matches[0]]!r}?" if matches else ""
 

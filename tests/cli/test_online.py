@@ -176,3 +176,17 @@ def test_a_mistake_is_told_in_one_line_before_any_work(
     assert main(arguments.split()) == 2
     assert_one_line(capsys.readouterr().err, parts)
     assert not Path("runs").exists()
+
+
+def test_a_policy_is_saved_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    train_steps = OnlineGRPO.train_steps
+
+    def fail(model: OnlineGRPO, *arguments: Any) -> np.ndarray:
+        if model.num_steps:
+            raise OSError(5, "no power")
+        return train_steps(model, *arguments)
+
+    monkeypatch.setattr(OnlineGRPO, "train_steps", fail)
+    words = [*ONLINE, *NO_TABLE, "--total-steps", "50000", "--run-dir", "run", "--quiet"]
+    assert main(words) == 1
+    assert OnlineGRPO.load("run/checkpoints/latest.ckpt").num_steps == 10_000

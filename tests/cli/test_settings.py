@@ -10,7 +10,7 @@ import pytest
 
 from grpo_gym.cli.options import CommandLine
 from grpo_gym.cli.settings import RunOptions, parse_train
-from grpo_gym.settings import ConfigError, load_yaml
+from grpo_gym.settings import ConfigError, load_yaml, save_yaml
 from grpo_gym.trainers import settings as training_settings
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.presets import PRESETS
@@ -102,8 +102,15 @@ def test_arguments_of_an_environment_count_for_it_and_its_preset(
 def test_what_concerns_the_start_only_is_no_setting() -> None:
     _, run = parse_train(["--run-dir", "here", "--quiet"])
     assert run == RunOptions(run_dir=Path("here"), quiet=True)
-    _, run = parse_train(["--resume", "there", "--quiet"])
-    assert run == RunOptions(resume=Path("there"), quiet=True)
+
+
+def test_a_resumed_run_has_its_own_settings_and_may_be_longer(tmp_path: Path) -> None:
+    saved = parse("--env CartPole-v1 --total-steps 5000 --seed 3")
+    save_yaml(saved, tmp_path / "config.yaml")
+    settings, run = parse_train(["--resume", str(tmp_path), "--quiet"])
+    assert (settings, run) == (saved, RunOptions(resume=tmp_path, quiet=True))
+    settings, _ = parse_train(["--resume", str(tmp_path), "--total-steps", "1e6"])
+    assert settings == dataclasses.replace(saved, total_steps=1_000_000)
 
 
 @pytest.mark.parametrize("config", [TrainSettings, RunOptions, GRPOConfig])

@@ -221,6 +221,46 @@ def test_a_killed_run_goes_on_to_the_same_end(
     assert_same_run(Path("run"), finished.folder)
 
 
+def test_a_finished_run_goes_on_to_more_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "--env CartPole-v1 --num-groups 2 --group-size 4 --evaluation-episodes 2 --quiet"
+    line += " --final-episodes 0 --evaluations 4 --learning-rate-schedule constant --run-dir"
+    assert main([*line.split(), "long", "--total-steps", "3000"]) == 0
+    assert main([*line.split(), "run", "--total-steps", "1000"]) == 0
+    first = steps_of(Path("run"), "eval/return_mean")
+    assert main(["--resume", "run", "--total-steps", "3000", "--quiet"]) == 0
+    assert weights(Path("run")) == weights(Path("long"))
+    assert load_yaml(Path("run/config.yaml"))["total_steps"] == 3000
+    model = GRPO.load("run/checkpoints/latest.ckpt")
+    assert (model.schedule.start, model.schedule.end) == (0, 3000)
+    evaluated = steps_of(Path("run"), "eval/return_mean")
+    assert evaluated[: len(first)] == first
+    assert evaluated[-1] == model.num_steps >= 3000
+    assert len(evaluated) in (len(first) + 2, len(first) + 3), "a quarter of 3,000 steps apart"
+    capsys.readouterr()
+    assert main(["--resume", "run", "--total-steps", "2000"]) == 2
+    assert "--total-steps must be >= 3000 with --resume, got 2000" in capsys.readouterr().err
+
+
+def test_a_run_that_failed_while_it_was_made_longer_can_be_made_longer_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = "--env CartPole-v1 --num-groups 2 --group-size 4 --evaluations 0 --final-episodes 0"
+    line += " --quiet --run-dir"
+    longer = ["--total-steps", "600", "--quiet"]
+    for folder in ("run", "other"):
+        assert main([*line.split(), folder, "--total-steps", "300"]) == 0
+
+    def die(*_: Any) -> None:
+        raise OSError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("grpo_gym.cli.run.save_yaml", die)
+        assert main(["--resume", "run", *longer]) == 1
+    for folder in ("run", "other"):
+        assert main(["--resume", folder, *longer]) == 0
+    assert weights(Path("run")) == weights(Path("other"))
+
+
 def test_a_run_killed_between_its_two_checkpoints_keeps_the_best(
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,8 +146,6 @@ def test_box_takes_no_mask() -> None:
 @pytest.mark.parametrize(
     "space",
     [
-        spaces.MultiBinary(3),
-        spaces.MultiDiscrete(np.array([[2, 3], [4, 5]])),
         spaces.Box(0, 255, (2,), np.uint8),
         spaces.Dict({"a": spaces.Discrete(2)}),
         spaces.Tuple((spaces.Discrete(2), spaces.Discrete(2))),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from grpo_gym import GRPO
+from grpo_gym import GRPO, OnlineGRPO
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
@@ -368,3 +368,15 @@ def test_probabilities_are_of_one_observation() -> None:
     assert float(model.probabilities(observation).sum()) == pytest.approx(1.0)
     with pytest.raises(ConfigError, match="observation must be a single one, got a batch"):
         model.probabilities(np.stack([observation, observation]))
+
+
+def test_a_repr_says_what_it_is() -> None:
+    model = GRPO("linear", "LoadBalancer-v0", env_kwargs={"preset": "mm4"}, num_groups=2)
+    described = "<GRPO with linear in LoadBalancer-v0, preset='mm4': "
+    assert repr(model).startswith(described)
+    assert "2 groups of 16, 0 steps trained" in repr(model)
+    own = GRPO("mlp", Luck)
+    assert repr(own).startswith("<GRPO with mlp in Luck: ")
+    assert "mean return" in repr(own.evaluate(3)) and "array" not in repr(own.evaluate(3))
+    online = OnlineGRPO(env_kwargs={"preset": "flaky"})
+    assert repr(online).startswith("<OnlineGRPO in LoadBalancer-v0, preset='flaky': ")

@@ -399,3 +399,71 @@ def test_a_router_needs_no_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# A policy of its own, saved and warm
+
+
+def test_a_saved_policy_chooses_and_learns_on_as_the_original(tmp_path: Path) -> None:
+    policy = OnlinePolicy(4, 5, OnlineConfig(group_size=3, seed=3, weight_limit=None))
+    for _ in range(20):
+        policy.learn(policy.choose(FEATURES), [1.0, 0.5, -0.3])
+    policy.save(tmp_path / "policy.json")
+    loaded = OnlinePolicy.load(tmp_path / "policy.json")
+    assert (loaded.config, loaded.decisions) == (policy.config, 20)
+    for _ in range(20):
+        ours, theirs = policy.choose(FEATURES), loaded.choose(FEATURES)
+        np.testing.assert_array_equal(ours.group, theirs.group)
+        for each, choice in ((policy, ours), (loaded, theirs)):
+            each.learn(choice, [1.0, 0.5, -0.3])
+    np.testing.assert_array_equal(policy.weights, loaded.weights)
+    assert "4 actions and 5 features, 40 decisions" in repr(loaded)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("policy 1", "policy 9"),
+        ('"num_actions": 4', '"num_actions": 999'),
+        ('"weights": [', '"weights": ["x",'),
+        ('"weights": [', '"weights": [1e999,'),
+        ('"decisions": 0', '"decisions": -1'),
+        ('"seed": 0', '"sede": 0'),
+        ("{", "["),
+    ],
+)
+def test_a_file_that_is_not_a_policy_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / "policy.json"
+    OnlinePolicy(4, 5).save(path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(CheckpointError, match=r"policy\.json must be a file that OnlinePolicy"):
+        OnlinePolicy.load(path)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    policy = OnlinePolicy(4, 5)
+    policy.weights[0] = np.nan
+    with pytest.raises(CheckpointError, match="finite"):
+        policy.save(tmp_path / "policy.json")
+    with pytest.raises(CheckpointError, match="nothing"):
+        OnlinePolicy.load(tmp_path / "nothing")
+
+
+def test_warming_up_compiles_everything_and_changes_nothing() -> None:
+    program = """
+import numpy as np
+from grpo_gym.trainers.online import OnlinePolicy, kernels
+policy, plain = OnlinePolicy(4, 5), OnlinePolicy(4, 5)
+policy.warm_up()
+used = (kernels.choose, kernels.learn, kernels.softmax_policy)
+compiled = [len(each.signatures) for each in used]
+assert compiled == [1, 1, 1], compiled
+for each in (policy, plain):
+    each.learn(each.choose(np.ones((4, 5))), [1.0, 2.0])
+    each.probabilities(np.ones((4, 5)))
+assert [len(each.signatures) for each in used] == compiled
+assert (policy.weights == plain.weights).all() and policy.decisions == plain.decisions == 1
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

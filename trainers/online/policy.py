@@ -3,19 +3,47 @@
 It knows no environment and needs no torch. Shapes: A actions, F weights, K members of a group.
 """
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
 from grpo_gym.envs.randomness import stream_key
 from grpo_gym.rollouts.randomness import Stream, derive_seed
-from grpo_gym.settings import ConfigError
+from grpo_gym.settings import (
+    ConfigError,
+    Integer,
+    Natural,
+    Number,
+    checked_dataclass,
+    from_mapping,
+    to_mapping,
+)
+from grpo_gym.storage import CheckpointError
+from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.online import kernels
 from grpo_gym.trainers.online.config import OnlineConfig
 
 NOT_FINITE = "the weights must be finite, and their products with the features: load them again"
+
+
+_FORMAT = "grpo-gym-online-policy 1"
+
+
+@checked_dataclass
+class _Saved:
+    """The content of a file that `OnlinePolicy.save` wrote."""
+
+    format: str
+    num_actions: Integer
+    config: OnlineConfig
+    weights: tuple[Number, ...]
+    decisions: Natural
 
 
 @dataclass(frozen=True)
@@ -89,6 +117,65 @@ class OnlinePolicy:
         )
         seed = np.uint64(derive_seed(self.config.seed, Stream.ACTIONS))
         self.key = np.uint64(stream_key(seed, 0))
+
+    def __repr__(self) -> str:
+        actions, features = self.arrays.features.shape
+        return (
+            f"<OnlinePolicy of {actions} actions and {features} features, "
+            f"{self.decisions:,} decisions>"
+        )
+
+    def warm_up(self) -> None:
+        """Compile what `choose`, `learn` and `probabilities` run, before the first request waits.
+
+        It takes a second where nothing is in numba's cache yet, and changes nothing in the policy.
+        """
+        actions, num_features = self.arrays.features.shape
+        other = OnlinePolicy(actions, num_features, self.config)
+        features = np.zeros((actions, num_features))
+        other.learn(other.choose(features), np.zeros(self.config.group_size))
+        other.probabilities(features)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write settings, weights and the number of decisions as JSON, atomically.
+
+        Raises:
+            CheckpointError: If the weights are not finite, or the file cannot be written.
+        """
+        if not np.isfinite(self.weights).all():
+            raise CheckpointError(f"cannot save {fspath(path)}: {NOT_FINITE}")
+        saved = _Saved(
+            format=_FORMAT,
+            num_actions=self.arrays.features.shape[0],
+            config=self.config,
+            weights=tuple(self.weights.tolist()),
+            decisions=self.decisions,
+        )
+        try:
+            write_atomic(path, json.dumps(to_mapping(saved), indent=1).encode() + b"\n")
+        except OSError as error:
+            raise CheckpointError(f"cannot save {fspath(path)}: {error}") from error
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """Read a policy that `save` wrote; it chooses and learns on as the original.
+
+        Raises:
+            CheckpointError: If the file cannot be read, is not ours, or is damaged.
+        """
+        try:
+            content: Any = json.loads(Path(path).read_bytes())
+            saved = from_mapping(_Saved, content, fspath(path))
+            if saved.format != _FORMAT:
+                raise ConfigError(f"format must be {_FORMAT!r}, got {saved.format!r}")
+            policy = cls(saved.num_actions, len(saved.weights), saved.config)
+        except (OSError, ValueError) as error:  # of JSON and of settings, too
+            raise CheckpointError(
+                f"{fspath(path)} must be a file that OnlinePolicy.save wrote: {error}"
+            ) from error
+        policy.weights[:] = saved.weights
+        policy.decisions = saved.decisions
+        return policy
 
     @property
     def weights(self) -> np.ndarray:

@@ -20,7 +20,7 @@ from grpo_gym.envs.load_balancer.env import TASK
 from grpo_gym.envs.load_balancer.online import count_server_features, write_features
 from grpo_gym.envs.load_balancer.presets import make_config
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
-from grpo_gym.evaluation.episodes import Evaluable
+from grpo_gym.evaluation.episodes import Evaluable, described
 from grpo_gym.rollouts.policy_inputs import features_of
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.rollouts.spaces import is_finite
@@ -32,6 +32,7 @@ from grpo_gym.trainers.online.loop import train_kernel
 from grpo_gym.trainers.online.older_worlds import is_older, upgraded
 from grpo_gym.trainers.online.policy import NOT_FINITE, OnlinePolicy
 from grpo_gym.trainers.payloads import OnlinePayload, check_payload, refuse
+from grpo_gym.trainers.saved_environment import as_in_file
 
 ENV_ID = "LoadBalancer-v0"
 KIND = "online"
@@ -116,6 +117,12 @@ class OnlineGRPO(Evaluable):
         self.simulator = LoadBalancerSimulator(settings, num_envs=1)
         seed = derive_seed(self.config.seed, Stream.EPISODES)
         self.simulator.seed(np.array([seed], np.uint64))
+
+    def __repr__(self) -> str:
+        return (
+            f"<OnlineGRPO in {described(self)}: {len(self.policy.weights)} weights, "
+            f"{self.num_steps:,} decisions>"
+        )
 
     @property
     def num_steps(self) -> int:
@@ -204,7 +211,7 @@ class OnlineGRPO(Evaluable):
         state = self.simulator.get_state() if begun else {}
         payload = {
             "config": to_mapping(self.config),
-            "env_kwargs": self.env_kwargs,
+            "env_kwargs": as_in_file(self.env_kwargs, ENV_ID) or self.env_kwargs,
             "weights": self.policy.weights.tolist(),
             "decisions": self.policy.decisions,
             # Without the fingerprint, which changes with every new setting of the environment.
