@@ -42,6 +42,11 @@ KINDS: dict[str, dict[str, bool]] = {
     "neither": {"observe_size": False, "observe_weights": False},
 }
 """What a balancer may know of requests and servers."""
+WITHOUT_SIZES: dict[str, Any] = {
+    "total_steps": 9_000_000,
+    "grpo": {"num_groups": 4, "group_size": 8, "learning_rate": 0.005},
+}
+"""Changes of the shipped settings where the sizes of requests are not known; found likewise."""
 FIRST_FLEET = 1_000_000
 """Seed of the first unseen fleet; training draws fleets from other seeds."""
 TRAINING_SEED = 0
@@ -100,7 +105,8 @@ def train_router(options: Options) -> None:
 
 def train_kind(kind: str, seed: int) -> dict[str, Any]:
     """Train with the shipped settings of fleets, and write the checkpoint without its optimizer."""
-    settings = experiments.shipped_settings(ENV, "fleets", env_kwargs=KINDS[kind])
+    changes = {} if KINDS[kind]["observe_size"] else WITHOUT_SIZES
+    settings = experiments.shipped_settings(ENV, "fleets", env_kwargs=KINDS[kind], **changes)
     trained = experiments.train(settings, seed)
     trained.model.optimizer.state.clear()
     path = router_file(settings.env_kwargs)
