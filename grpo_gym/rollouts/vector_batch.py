@@ -56,7 +56,7 @@ class VectorBatch(EnvBatch):
         Raises:
             ConfigError: If its spaces are not supported, or it cannot be seeded.
         """
-        self.env = env
+        self.env: Any = env
         self._keep_open = keep_open
         limit = getattr(env.spec, "max_episode_steps", None)
         self.max_episode_steps: int | None = limit if isinstance(limit, int) else None
