@@ -21,7 +21,7 @@ def kernel_parameters(config: Any, **derived: Any) -> np.ndarray:
         Shape (1,).
     """
     values = {}
-    for name, choices in _fields(type(config)):
+    for name, choices in _fields(config.__class__):
         value = getattr(config, name)
         values[name] = choices.index(value) if choices else value
     values |= derived

@@ -21,6 +21,7 @@ from grpo_gym.rollouts.randomness import (
 from grpo_gym.rollouts.rollout import GroupedRollout
 from grpo_gym.rollouts.snapshot_check import check_snapshots
 from grpo_gym.rollouts.snapshots import layers
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.config import GRPOConfig
 
 
@@ -41,7 +42,16 @@ class Collector:
         if config.grouping == "branch":
             with closing(make_batch(env, env_kwargs, 2)) as pair:
                 check_snapshots(pair)
-        self._env = EnvGroups(make_batch(env, env_kwargs, config.num_envs), config.group_size)
+        batch = make_batch(env, env_kwargs, config.num_envs)
+        try:
+            self._env = EnvGroups(batch, config.group_size)
+        except ConfigError:
+            batch.close()
+            raise
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._env.batch.close()
 
     def collect(self, policy: Policy, iteration: int, round_number: int = 0) -> GroupedRollout:
         """One rollout of G groups, the `round_number`-th of this iteration; both count from 0."""

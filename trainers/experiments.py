@@ -131,13 +131,14 @@ def train(
         SnapshotError: If groups are to branch where environments cannot be copied.
     """
     model = new_model(replace(settings, grpo=replace(settings.grpo, seed=seed)))
-    model.prepare()
-    wall, cpu = time.perf_counter(), time.process_time()
-    if iterations is None:
-        model.learn(settings.total_steps, callback=callback)
-    else:
-        for _ in range(iterations):
-            model.train_iteration()
+    with model:
+        model.prepare()
+        wall, cpu = time.perf_counter(), time.process_time()
+        if iterations is None:
+            model.learn(settings.total_steps, callback=callback)
+        else:
+            for _ in range(iterations):
+                model.train_iteration()
     return Trained(model, time.perf_counter() - wall, time.process_time() - cpu)
 
 

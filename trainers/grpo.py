@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -228,7 +228,7 @@ class GRPO(PersistentModel):
         return first + (final - first) * self.schedule.progress(self.num_steps)
 
     def prepare(self) -> Collector:
-        """Make the environments to collect from; training does so when it begins.
+        """Make the environments to collect from; training does so when it begins. See `close`.
 
         Raises:
             ConfigError: If an iteration would not fit into memory.
@@ -240,6 +240,21 @@ class GRPO(PersistentModel):
                 check_rollout(one, self.policy, self.config)
             self._collector = Collector(self.env_source, kwargs, self.config)
         return self._collector
+
+    def close(self) -> None:
+        """Close the environments to collect from; if training goes on, it makes new ones.
+
+        A model is a context manager that does so at its end: `with GRPO(...) as model`.
+        """
+        if self._collector is not None:
+            self._collector.close()
+            self._collector = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _collect(self) -> tuple[GroupedRollout, AdvantageEstimate]:
         """Collect a round of groups, and more rounds while too few groups are informative."""

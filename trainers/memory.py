@@ -20,6 +20,7 @@ from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.loop_batch import LoopBatch
 from grpo_gym.rollouts.native_batch import NativeBatch
 from grpo_gym.rollouts.snapshots import layers
+from grpo_gym.rollouts.vector_batch import VectorBatch
 from grpo_gym.settings.memory import check_memory
 from grpo_gym.trainers.config import GRPOConfig
 
@@ -129,4 +130,6 @@ def longest_episode(batch: EnvBatch) -> int | None:
     elif isinstance(batch, LoopBatch):
         found = [layer for layer in layers(batch.envs[0]) if isinstance(layer, TimeLimit)]
         limits = [layer._max_episode_steps for layer in found]
+    elif isinstance(batch, VectorBatch):
+        limits = [batch.max_episode_steps]
     return min((limit for limit in limits if limit is not None), default=None)

@@ -76,9 +76,10 @@ class PolicyModel(Evaluable):
         self.env_kwargs = dict(env_kwargs or {})
         self.training_env_kwargs = dict(training_env_kwargs or {})
         # Making one environment tells the spaces, and refuses bad arguments before any work.
-        self.observation_space, self.action_space = _spaces(env, self.env_kwargs)
+        self.observation_space, self.action_space = _spaces(env, self.env_kwargs, config.num_envs)
         if self.training_env_kwargs:
-            training = _spaces(env, {**self.env_kwargs, **self.training_env_kwargs})
+            kwargs = {**self.env_kwargs, **self.training_env_kwargs}
+            training = _spaces(env, kwargs, config.num_envs)
             if training != (self.observation_space, self.action_space):
                 raise ConfigError(
                     "training_env_kwargs must not change the spaces, got "
@@ -152,8 +153,19 @@ class PolicyModel(Evaluable):
         return self.policy.act(observations, masks, noise), state
 
 
-def _spaces(env: EnvSource, kwargs: Mapping[str, Any]) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    """Observation and action space of an environment."""
+def _spaces(
+    env: EnvSource, kwargs: Mapping[str, Any], num_envs: int
+) -> tuple[gym.Space[Any], gym.Space[Any]]:
+    """Observation and action space of an environment.
+
+    Raises:
+        ConfigError: If it is a vector environment of another number than `num_envs`.
+    """
     sample = make_batch(env, kwargs, 1)
     sample.close()
+    if sample.num_envs not in (1, num_envs):
+        raise ConfigError(
+            f"num_groups x group_size must be the {sample.num_envs} environments of {sample}, got "
+            f"{num_envs}: or pass a function of num_envs that makes it"
+        )
     return sample.single_observation_space, sample.single_action_space

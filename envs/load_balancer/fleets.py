@@ -142,7 +142,7 @@ _MORE_FAULTS = {
 
 
 def _check_names(drawn: Mapping[str, Any], source: str) -> None:
-    known = [each.name for each in fields(LoadBalancerConfig)] + ["num_servers"]  # type: ignore[arg-type]
+    known = [each.name for each in fields(LoadBalancerConfig)] + ["num_servers"]
     for name in drawn:
         if name not in known:
             raise ConfigError(f"{source}: there is no setting {name!r}.{suggest(name, known)}")

@@ -101,6 +101,7 @@ def _train(run: Run, model: GRPO, signals: StopSignals, console: Console) -> Non
     if _is_finished(run, model):
         return
     with (
+        model,
         signals.deferred(),
         TensorBoardReporter(run.folder, model.num_steps) as tensorboard,
         ProgressReporter(console) as progress,

@@ -1,12 +1,13 @@
 """Making batches of environments of one kind.
 
 Native environments are made as one vector environment; any other Gymnasium environment is made B
-times.
+times. Vector environments of others are taken as they are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
@@ -15,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.loop_batch import LoopBatch
 from grpo_gym.rollouts.native_batch import EnumeratedBatch, NativeBatch
+from grpo_gym.rollouts.vector_batch import VectorBatch, is_vector, make_vector_batch
 from grpo_gym.settings import ConfigError
 
 _ELSEWHERE = (
@@ -34,26 +36,43 @@ _ELSEWHERE = (
 )
 """How well-known ids begin, the module that registers them, and its project at PyPI."""
 
-EnvSource = str | gym.Env[Any, Any] | Callable[[], gym.Env[Any, Any]]
-"""A registered id, a made environment (copies are made from its spec), or a factory."""
+EnvSource = str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[..., Any]
+"""A registered id, a made environment (copies are made from its spec), a made vector environment
+(which is used itself), or a function that makes one of either; see `vector_batch`."""
 
 
 def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: int) -> EnvBatch:
     """Make B environments of one kind; `env_kwargs` are for those made from an id.
 
+    A vector environment that is made, or by a function without `num_envs`, keeps its own B.
+
     Raises:
         ConfigError: If the environment cannot be made B times, or its spaces are not supported.
     """
     kwargs = dict(env_kwargs or {})
-    if isinstance(env, str) and _is_native(env):
-        batch: EnvBatch = NativeBatch(_make_native(env, kwargs, num_envs))
-    else:
-        make = _factory(env, kwargs)
-        envs = [make() for _ in range(num_envs)]
-        if len({id(one.unwrapped) for one in envs}) < num_envs:
-            raise ConfigError("env must make a new environment at every call, got the same again")
-        batch = LoopBatch(envs)
-    return batch
+    if isinstance(env, str):
+        if _is_native(env):
+            return NativeBatch(_make_native(env, kwargs, num_envs))
+        if gym.spec(env.rpartition(":")[2]).entry_point is None:
+            return VectorBatch(gym.make_vec(env, num_envs=num_envs, **kwargs))
+    elif kwargs:
+        raise ConfigError(
+            "env_kwargs must be empty unless env is an id: pass them when making the environment"
+        )
+    elif is_vector(env):
+        return VectorBatch(cast(VectorEnv[Any, Any, Any], env), keep_open=True)
+    elif callable(env) and (vector := make_vector_batch(env, num_envs)) is not None:
+        return vector
+    make = _factory(env, kwargs)
+    first = make()
+    if is_vector(first):
+        return VectorBatch(cast(VectorEnv[Any, Any, Any], first))
+    if not isinstance(first, gym.Env) and hasattr(first, "num_envs"):
+        raise ConfigError(
+            "env must make a gymnasium.Env or a gymnasium.vector.VectorEnv, got a "
+            f"{type(first).__name__}: pass a function that makes one of its environments"
+        )
+    return _make_loop(first, make, num_envs)
 
 
 def make_enumerated(env_id: str, env_kwargs: Mapping[str, Any], most: int) -> EnumeratedBatch:
@@ -62,11 +81,33 @@ def make_enumerated(env_id: str, env_kwargs: Mapping[str, Any], most: int) -> En
     Raises:
         ConfigError: If the environment cannot enumerate its initial states.
     """
-    one = make_batch(env_id, env_kwargs, 1)
-    if not isinstance(one, NativeBatch) or not hasattr(one.env, "count_initial_states"):
-        raise ConfigError(f"{env_id} cannot enumerate its initial states")
-    num_envs = min(one.env.count_initial_states(), most)
+    with closing(make_batch(env_id, env_kwargs, 1)) as one:
+        if not isinstance(one, NativeBatch) or not hasattr(one.env, "count_initial_states"):
+            raise ConfigError(f"{env_id} cannot enumerate its initial states")
+        num_envs = min(one.env.count_initial_states(), most)
     return EnumeratedBatch(_make_native(env_id, env_kwargs, num_envs))
+
+
+def _make_loop(
+    first: gym.Env[Any, Any], make: Callable[[], gym.Env[Any, Any]], num_envs: int
+) -> LoopBatch:
+    """A batch of an environment and others of its kind, all closed if it cannot be made.
+
+    Raises:
+        ConfigError: If some are the same, or their spaces are not supported.
+    """
+    envs = [first]
+    with ExitStack() as made:
+        made.callback(first.close)
+        for _ in range(num_envs - 1):
+            envs.append(make())
+            made.callback(envs[-1].close)
+        if len({id(one.unwrapped) for one in envs}) < num_envs:
+            made.pop_all()  # it is the user's
+            raise ConfigError("env must make a new environment at every call, got the same again")
+        batch = LoopBatch(envs)
+        made.pop_all()
+    return batch
 
 
 def _is_native(env_id: str) -> bool:
@@ -134,10 +175,6 @@ def _factory(env: EnvSource, kwargs: dict[str, Any]) -> Callable[[], gym.Env[Any
     if isinstance(env, str):
         _refuse_reserved(kwargs, ("disable_env_checker",))
         return lambda: gym.make(env, disable_env_checker=True, **kwargs)
-    if kwargs:
-        raise ConfigError(
-            "env_kwargs must be empty unless env is an id: pass them when making the environment"
-        )
     if not isinstance(env, gym.Env):
         if callable(env):
             return env

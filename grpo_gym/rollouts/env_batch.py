@@ -88,6 +88,11 @@ class EnvBatch(ABC):
         has_time_limit: Whether every episode is known to end.
     """
 
+    can_branch = True
+    """Whether single environments can be saved and restored."""
+    seeding_rule = "the environment must draw all its randomness from its seed (self.np_random)"
+    """What an environment breaks if equal seeds start it differently."""
+
     def __init__(
         self,
         env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any],
@@ -237,4 +242,4 @@ class EnvBatch(ABC):
 
 def env_name(env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> str:
     """The id of an environment, or else the name of its class."""
-    return type(env.unwrapped).__name__ if env.spec is None else env.spec.id
+    return getattr(env.spec, "id", None) or type(env.unwrapped).__name__

@@ -65,8 +65,8 @@ class EnvGroups:
             if not same.all():
                 raise GroupError(
                     f"{self.batch}.reset(), seed {seeds[same.all(axis=(1, 2)).argmin()]}: members "
-                    "of a group were reset with one seed and started differently: the environment "
-                    "must draw all its randomness from its seed (self.np_random)"
+                    "of a group were reset with one seed and started differently: "
+                    f"{self.batch.seeding_rule}"
                 )
         return observations, masks
 

@@ -1,6 +1,7 @@
 """Batches of separate Gymnasium environments, stepped one after the other."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Literal
 
@@ -90,8 +91,9 @@ class LoopBatch(EnvBatch):
 
     @override
     def close(self) -> None:
-        for env in self.envs:
-            env.close()
+        with ExitStack() as stack:  # all of them, also where closing one fails
+            for env in reversed(self.envs):
+                stack.callback(env.close)
 
     def _results(
         self,

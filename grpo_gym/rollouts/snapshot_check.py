@@ -35,6 +35,11 @@ def check_snapshots(batch: EnvBatch, seed: int = 0) -> None:
     Raises:
         SnapshotError: If the copies differ, or if the environment cannot be copied.
     """
+    if not batch.can_branch:
+        raise SnapshotError(
+            f"grouping must be 'shared' with {batch}, which is a vector environment, got 'branch': "
+            "pass a function that makes a single environment"
+        )
     space = copy.deepcopy(batch.single_action_space)
     space.seed(seed)
     for attempt, steps in enumerate(_WARM_UPS):

@@ -67,7 +67,8 @@ class GRPOTraining(Training):
             model.standstill = Standstill()  # each training takes the steps that were planned
             record(stats.num_steps)
 
-        self._model.learn(total_steps, callback=callback)
+        with self._model:
+            self._model.learn(total_steps, callback=callback)
         return self._model.num_steps
 
     @override
