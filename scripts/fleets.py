@@ -4,7 +4,7 @@
     python scripts/fleets.py --part unseen       # 100 fleets against all heuristics
     python scripts/fleets.py --part large        # fleets of 32, 64 and 128 servers
     python scripts/fleets.py --part balancers    # several balancers that share the servers
-    python scripts/fleets.py --part traces --traces code=code.csv conversation=conv.csv
+    python scripts/fleets.py --part traces --traces code code.csv conversation conv.csv
     python scripts/fleets.py --part learning     # flaky, and what sharing a fleet is worth
     python scripts/fleets.py --part fault        # one server of four is slow for a while
     python scripts/fleets_report.py              # tables, and docs/fleets.png

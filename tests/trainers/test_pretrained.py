@@ -37,7 +37,7 @@ def test_it_routes_for_any_number_of_servers(kind: dict[str, bool], servers: int
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_beats_least_connections_on_a_fleet_it_never_saw(kind: dict[str, bool]) -> None:
-    kwargs = {"preset": "fleets", "fleet_seed": 3_000_001, "infos": "basic", **kind}
+    kwargs = {"preset": "fleets", "fleet_seed": 3_000_001, "num_servers": 10, **kind}
     router = grpo_gym.pretrained("router", kwargs).evaluate(200, seed=9_000_000)
     rule = evaluate_baseline("least_connections", ENV_ID, kwargs, 200, 9_000_000)
     saved = router.returns - rule.returns
