@@ -11,10 +11,10 @@ from grpo_gym.envs.load_balancer.dynamics import (
     estimate_all,
     refresh,
     settings_row,
-    step_one,
 )
 from grpo_gym.envs.load_balancer.observation import copy_metrics, observe_all
 from grpo_gym.envs.load_balancer.records import NO_REQUEST, SERVER
+from grpo_gym.envs.load_balancer.stepping import step_one
 from grpo_gym.envs.load_balancer.trace import balancer_of, refresh_phase
 
 _IDLE = np.zeros(1, SERVER)

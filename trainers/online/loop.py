@@ -6,8 +6,9 @@ Shapes: N servers, F weights, D observed numbers, T requests.
 import numpy as np
 
 from grpo_gym.envs.kernels import kernel
-from grpo_gym.envs.load_balancer.dynamics import Memory, estimate, step_one
+from grpo_gym.envs.load_balancer.dynamics import Memory, estimate
 from grpo_gym.envs.load_balancer.online import estimated_reward, observe_features
+from grpo_gym.envs.load_balancer.stepping import step_one
 from grpo_gym.trainers.online.kernels import LearningRule, PolicyArrays, choose, learn
 
 
