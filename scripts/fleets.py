@@ -179,8 +179,8 @@ def compare(env_kwargs: Mapping[str, Any], episodes: int) -> dict[str, Any]:
     return {
         "servers": fleet.num_servers,
         "utilisation": fleet.utilisation,
-        "sizes": fleet.size_distribution,
-        "arrivals": fleet.arrival_process,
+        "size_distribution": fleet.size_distribution,
+        "arrival_process": fleet.arrival_process,
         **{
             kind: against(
                 pretrained("router", {**kwargs, **observed}).evaluate(

@@ -51,8 +51,8 @@ def main() -> None:
     for title, label in (
         ("By number of servers", lambda fleet: band(fleet["servers"], (2, 4, 8, 16, 25))),
         ("By utilisation", lambda fleet: band(fleet["utilisation"], (0.4, 0.55, 0.7, 0.86))),
-        ("By law of sizes", lambda fleet: fleet["sizes"]),
-        ("By law of arrivals", lambda fleet: fleet["arrivals"]),
+        ("By law of sizes", lambda fleet: fleet["size_distribution"]),
+        ("By law of arrivals", lambda fleet: fleet["arrival_process"]),
     ):
         print(f"\n## {title}\n\n" + breakdown(unseen, label))
     print("\n## The best heuristics\n\n" + winners(unseen))
