@@ -9,6 +9,8 @@ import pytest
 from grpo_gym.policies import registry
 from grpo_gym.policies.options import (
     BoardOptions,
+    CNNOptions,
+    CombinedOptions,
     GRUOptions,
     MLPOptions,
     PolicyOptions,
@@ -34,6 +36,8 @@ def test_its_table_names_every_option() -> None:
     kinds: dict[str, Any] = {
         "linear": PolicyOptions,
         "mlp": MLPOptions,
+        "cnn": CNNOptions,
+        "combined": CombinedOptions,
         "board": BoardOptions,
         "servers": ServersOptions,
         "gru": GRUOptions,

@@ -13,7 +13,7 @@ from grpo_gym.settings import suggest
 COMMANDS = {
     "train": "train a policy in any Gymnasium environment",
     "evaluate": "play episodes with a trained policy or a baseline",
-    "play": "play Battleship with a policy's advice, or record its game",
+    "play": "watch a policy play in a window, the terminal or a file; Battleship with its advice",
     "compare": "train GRPO and algorithms of Stable-Baselines3 alike, and report",
     "tune": "search for settings of GRPO or of one of those algorithms",
     "benchmark": "measure the speed of environments and training on this machine",

@@ -18,6 +18,8 @@ def episode_frames(model: GRPO, seed: int) -> np.ndarray | None:
     """
     # Pictures are optional: whatever a third-party renderer raises, training continues.
     try:
+        if not _draws_pictures(str(model.env_source), model.env_kwargs):
+            return None
         env = gym.make(
             str(model.env_source),
             render_mode="rgb_array",
@@ -36,6 +38,13 @@ def episode_frames(model: GRPO, seed: int) -> np.ndarray | None:
         return None
     picked = np.linspace(0, len(frames) - 1, min(_PICTURES, len(frames))).round().astype(int)
     return np.stack([frames[index] for index in picked])
+
+
+def _draws_pictures(env_id: str, kwargs: dict[str, Any]) -> bool:
+    """Whether an environment has the render mode: Gymnasium warns when it is asked for another."""
+    plain = gym.make(env_id, disable_env_checker=True, **kwargs)
+    plain.close()
+    return "rgb_array" in (plain.metadata.get("render_modes") or [])
 
 
 def _play(model: GRPO, env: gym.Env[Any, Any], seed: int) -> list[Any]:

@@ -1,69 +1,76 @@
-"""`play`: Battleship in the terminal with a policy's advice, or a recording of its game."""
+"""`play`: watch a policy in any environment, or play Battleship with its advice."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import field
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import gymnasium as gym
 import numpy as np
-from PIL import Image
 from rich.console import Console
 
+from grpo_gym.cli.battleship_game import pictures_of_game, play_game
 from grpo_gym.cli.failures import reported
-from grpo_gym.cli.options import CommandLine
+from grpo_gym.cli.options import CommandLine, as_option
 from grpo_gym.cli.outputs import claim_output
-from grpo_gym.envs.battleship.baselines import make_baseline
-from grpo_gym.envs.battleship.env import BattleshipEnv
-from grpo_gym.envs.battleship.posterior import Posterior
-from grpo_gym.envs.battleship.rendering import heat
-from grpo_gym.envs.battleship.terminal import show
-from grpo_gym.settings import ConfigError, EnvId, Flag, Natural, checked_dataclass
+from grpo_gym.cli.recording import check_recording, write_recording
+from grpo_gym.cli.signals import StopSignals
+from grpo_gym.cli.watching import action_function, frames_per_second, make_visible, terminal, watch
+from grpo_gym.evaluation.episodes import Evaluable
+from grpo_gym.settings import ConfigError, Count, EnvId, Flag, Natural, checked_dataclass
+from grpo_gym.settings.effects import Needs, refuse_without_effect
 from grpo_gym.trainers.grpo import GRPO
-from grpo_gym.trainers.named_policies import baseline_names, find_checkpoint, load_model
+from grpo_gym.trainers.named_policies import baseline_names, check_environment, load_policy
 
-Advice = Callable[[np.ndarray], tuple[np.ndarray, int]]
-"""From an observation: a value of each cell, shape (A,), and the cell to shoot at."""
+_GAME = "Battleship-v0"
+_ADVISER = "probability_density"
+_GAME_PICTURES_PER_SECOND = 4.0
 
 
 @checked_dataclass
 class PlayOptions:
-    """The game, the adviser, and who shoots."""
+    """The environment, the policy, and where to see it."""
 
-    env: EnvId = "Battleship-v0"
-    """Id of the environment."""
+    env: EnvId | None = None
+    """Id of the environment; by default the one the policy was trained in, or Battleship-v0."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment; with a trained policy, over those of training."""
-    policy: str = "probability_density"
-    """Who advises: a baseline's name, a checkpoint file, or a run's folder."""
+    policy: str | None = None
+    """A baseline's name, a checkpoint file, a run's folder, or pretrained:router; by default
+    random, in Battleship-v0 probability_density."""
     seed: Natural = 0
-    """Seed of the board."""
+    """Seed of the first episode; episode i has seed + i."""
+    episodes: Count = 1
+    """How many episodes to show."""
+    steps: Count = 1000
+    """Steps to show of each at most."""
+    stochastic: Flag = False
+    """Sample a trained policy's actions instead of taking the most probable."""
+    show: Literal["window", "terminal"] | None = None
+    """Where to watch; by default a window if the environment has one and there is a display, else
+    the terminal. In Battleship-v0, by default you play."""
     auto: Flag = False
-    """Let the adviser play."""
+    """In your game of Battleship-v0, let the adviser play."""
     record: Path | None = None
-    """Let the adviser play and write pictures of its game to this file, .gif or .mp4."""
+    """Write pictures to this file, .gif or .mp4, instead."""
 
     def __post_init__(self) -> None:
-        if self.env != "Battleship-v0":
-            raise ConfigError(f"env must be 'Battleship-v0' to be played, got {self.env!r}")
-        if self.record is None:
-            return
-        if self.record.suffix not in (".gif", ".mp4"):
-            raise ConfigError(f"--record must end in .gif or .mp4, got {self.record}")
-        if self.record.suffix == ".mp4" and not find_spec("moviepy"):
-            raise ConfigError(
-                f"--record must end in .gif without moviepy, got {self.record}: "
-                'pip install "grpo-gym[render]"'
-            )
+        if self.record is not None:
+            check_recording(self.record)
+            if self.show is not None:
+                raise ConfigError("--record must come without --show: it writes a file instead")
 
 
 _LINE = CommandLine(
     "play",
-    "Play Battleship in the terminal with a policy's advice, or record its game.\n\n"
+    "Watch a policy play in a window, in the terminal, or in a file; or play Battleship with its "
+    "advice.\n\n"
     "For example:\n"
-    "  --env Battleship-v0 --env-kwargs preset=microgrpo-5x5 --policy exact_posterior\n"
-    "  --policy runs/Battleship-v0/grpo-seed0-... --record game.gif",
+    "  --env CartPole-v1 --policy runs/CartPole-v1/grpo-seed0-... --record cart.mp4\n"
+    "  --env LoadBalancer-v0 --policy least_connections --show terminal\n"
+    "  --env Battleship-v0 --env-kwargs preset=microgrpo-5x5 --policy exact_posterior",
     {"play": PlayOptions},
 )
 
@@ -72,131 +79,101 @@ _LINE = CommandLine(
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
     options: PlayOptions = _LINE.read(arguments)["play"]
+    env_id, kwargs, policy, model = _resolve(options)
+    is_game = env_id.removeprefix("grpo_gym:") == _GAME and options.show is None
+    watched = "an environment is watched, not your game of Battleship-v0"
+    needs = (
+        Needs(("auto",), "--env is Battleship-v0, without --show", lambda _: is_game),
+        Needs(("episodes", "steps"), watched, lambda _: not is_game),
+        Needs(
+            ("stochastic",),
+            "--policy is a trained one, and " + watched,
+            lambda _: model is not None and not is_game,
+        ),
+    )
+    refuse_without_effect(options, needs, vars(options), as_option)
     if options.record is not None:
         claim_output(options.record, "--record")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     console = Console(highlight=False)
-    model = None if options.policy in baseline_names(options.env) else _load(options)
-    env: gym.Env[Any, Any] = gym.make(
-        options.env,
-        render_mode=None if options.record is None else "rgb_array",
-        **(options.env_kwargs if model is None else model.env_kwargs),
-    )
-    game = cast(BattleshipEnv, env.unwrapped)
-    if model is None:
-        advise, title = _baseline_advice(options.policy, game), "placements that fit, %"
-    else:
-        advise, title = _model_advice(model, game), "next shot, %"
-    if options.record is None:
-        _play(env, advise, title, options, console)
-    else:
-        _record(env, advise, options.seed, options.record)
+    with StopSignals().installed():
+        if is_game:
+            _game(options, kwargs, policy, cast(GRPO | None, model), console)
+        else:
+            _watch(options, env_id, kwargs, policy, model, console)
+    if options.record is not None:
         console.print(f"written: {options.record}", markup=False)
     return 0
 
 
-def _load(options: PlayOptions) -> GRPO:
-    """The trained policy, for the environment of its training with the options' arguments."""
-    checkpoint = find_checkpoint(options.policy, options.env)
-    return cast(GRPO, load_model(checkpoint, options.env, options.env_kwargs))
+def _resolve(options: PlayOptions) -> tuple[str, dict[str, Any], str, Evaluable | None]:
+    """The environment and its arguments, and the policy: a name, and a model unless a baseline."""
+    env_id, policy = options.env, options.policy
+    if env_id is None and (policy is None or policy in baseline_names(_GAME)):
+        env_id = _GAME
+    if policy is None:
+        policy = _ADVISER if env_id is not None and _ADVISER in baseline_names(env_id) else "random"
+    if env_id is not None:
+        check_environment(env_id, options.env_kwargs)
+        if policy in baseline_names(env_id):
+            return env_id, options.env_kwargs, policy, None
+    model = load_policy(policy, env_id, options.env_kwargs)
+    return str(model.env_source), model.env_kwargs, policy, model
 
 
-def _baseline_advice(name: str, game: BattleshipEnv) -> Advice:
-    baseline = make_baseline(name, game)
-    state: Any = None
-
-    def advise(observation: np.ndarray) -> tuple[np.ndarray, int]:
-        nonlocal state
-        action, state = baseline.predict(observation, state)
-        return heat(game.simulator, 0, None), int(action)
-
-    return advise
-
-
-def _model_advice(model: GRPO, game: BattleshipEnv) -> Advice:
-    def advise(observation: np.ndarray) -> tuple[np.ndarray, int]:
-        shares = model.probabilities(observation, game.action_masks())
-        return shares, int(shares.argmax())
-
-    return advise
-
-
-def _play(
-    env: gym.Env[Any, Any], advise: Advice, title: str, options: PlayOptions, console: Console
+def _game(
+    options: PlayOptions,
+    kwargs: dict[str, Any],
+    policy: str,
+    model: GRPO | None,
+    console: Console,
 ) -> None:
-    """Play one game; the player types cells or takes the advice, whose values have this title."""
-    observation, _ = env.reset(seed=options.seed)
-    game = cast(BattleshipEnv, env.unwrapped)
-    posterior = _posterior(game)
-    history: list[int] = []
-    done = False
-    while not done:
-        values, advised = advise(observation)
-        maps = {title: values}
-        if posterior is not None:
-            maps["chance of a ship, %"] = posterior.shares()[0]
-        console.print(show(game.simulator, history, maps))
-        cell = advised if options.auto else _ask(game, advised, console)
-        if cell is None:
-            break
-        observation, _, won, cut, _ = env.step(cell)
-        history.append(cell)
-        done = won or cut
-    console.print(show(game.simulator, history, {}, reveal=True))
+    mode = None if options.record is None else "rgb_array"
+    with closing(gym.make(_GAME, render_mode=mode, **kwargs)) as env:
+        if options.record is None:
+            play_game(env, policy, model, options.seed, options.auto, console)
+        else:
+            pictures = list(pictures_of_game(env, policy, model, options.seed))
+            write_recording(pictures, options.record, _GAME_PICTURES_PER_SECOND)
 
 
-def _posterior(game: BattleshipEnv) -> Posterior | None:
-    """The exact posterior, if all boards can be enumerated."""
-    try:
-        return Posterior(game.simulator)
-    except ConfigError:
-        return None
-
-
-def _ask(game: BattleshipEnv, advised: int, console: Console) -> int | None:
-    """The cell that the player types, or None to stop."""
-    rows, columns = game.config.board_size
-    row, column = divmod(advised, columns)
-    while True:
-        try:
-            text = console.input(
-                f"row column (Enter: the advice, {row} {column}; q: stop) > ", markup=False
+def _watch(
+    options: PlayOptions,
+    env_id: str,
+    kwargs: dict[str, Any],
+    policy: str,
+    model: Evaluable | None,
+    console: Console,
+) -> None:
+    env, view = make_visible(env_id, kwargs, "file" if options.record else options.show)
+    per_second = frames_per_second(env)
+    pictures: list[np.ndarray] = []
+    show = terminal(console.is_terminal, per_second, console.out)
+    with closing(env):
+        act = action_function(policy, model, env_id, env, not options.stochastic, options.seed)
+        seeds = range(options.seed, options.seed + options.episodes)
+        keep = pictures.append if view == "file" else show
+        for episode in watch(env, act, seeds, options.steps, keep):
+            end = "" if episode.is_over else ", and it goes on"
+            console.print(
+                f"episode of seed {episode.seed}: return {episode.total:.6g} in "
+                f"{episode.steps:,} steps{end}"
             )
-        except EOFError:
-            return None
-        words = text.replace(",", " ").split()
-        if not words:
-            return advised
-        if words[0] in ("q", "quit", "exit"):
-            return None
-        if len(words) == 2 and all(word.isdigit() for word in words):
-            row_typed, column_typed = map(int, words)
-            cell = row_typed * columns + column_typed
-            if row_typed < rows and column_typed < columns:
-                if game.action_masks()[cell]:
-                    return cell
-                console.print("you have shot there before")
-                continue
-        console.print(f"type a row from 0 to {rows - 1} and a column from 0 to {columns - 1}")
+    if options.record is not None:
+        _check_pictures(env_id, pictures)
+        write_recording(pictures, options.record, per_second)
 
 
-def _record(env: gym.Env[Any, Any], advise: Advice, seed: int, path: Path) -> None:
-    """Write pictures of the adviser's game, with its values beside the board."""
-    observation, _ = env.reset(seed=seed)
-    game = cast(BattleshipEnv, env.unwrapped)
-    frames: list[Any] = []
-    done = False
-    while not done:
-        game.heat_map, cell = advise(observation)
-        frames.append(env.render())
-        observation, _, won, cut, _ = env.step(cell)
-        done = won or cut
-    frames.append(env.render())
-    env.close()
-    if path.suffix == ".gif":
-        images = [Image.fromarray(frame) for frame in frames]
-        durations = [250] * (len(images) - 1) + [3000]
-        images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0)
-    else:
-        from moviepy import ImageSequenceClip  # of the extra `render`
+def _check_pictures(env_id: str, pictures: Sequence[Any]) -> None:
+    """Refuse what is no RGB picture of one size.
 
-        ImageSequenceClip(frames, fps=env.metadata["render_fps"]).write_videofile(path, logger=None)
+    Raises:
+        ConfigError: If the environment draws something else.
+    """
+    for picture in pictures:
+        shape, dtype = np.shape(picture), getattr(picture, "dtype", type(picture))
+        if len(shape) != 3 or shape[2] != 3 or dtype != np.uint8 or shape != pictures[0].shape:
+            raise ConfigError(
+                f"{env_id} must draw arrays of shape (height, width, 3), uint8, all of one size, "
+                f"got {dtype} of shape {shape}"
+            )

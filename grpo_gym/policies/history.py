@@ -136,7 +136,7 @@ class HistoryNormaliser(RunningNormaliser):
 
     @override
     def forward(self, observations: Tensor) -> Tensor:
-        shifted = observations - self.shift[self.statistic]
+        shifted = observations - self.shift_of(observations)[self.statistic]
         return (shifted * self.scale[self.statistic]).clamp(-self.clip, self.clip)
 
     @override

@@ -82,7 +82,7 @@ class Policy(nn.Module):
         )
 
     def raw_features(self, observations: Tensor) -> Tensor:
-        """Observations, rows (..., W), as numbers: shape (..., D), float32."""
+        """Observations, rows (..., W), as numbers: shape (..., D), float32 or float64."""
         if not self.rows.has_bytes or self.frame_history == 1:
             return self.rows.features(observations)
         frames = observations.unflatten(-1, (self.frame_history, self.rows.width))
@@ -91,10 +91,9 @@ class Policy(nn.Module):
     def features(self, observations: Tensor) -> Tensor:
         """Observations (..., W) as the network sees them: normalised, shape (..., D), float32."""
         features = self.raw_features(observations)
-        if self.normaliser is None:
-            return features
-        normalised: Tensor = self.normaliser(features)
-        return normalised
+        if self.normaliser is not None:
+            features = self.normaliser(features)
+        return features.to(torch.float32)
 
     def observe(self, observations: Tensor) -> None:
         """Add observations, rows (M, W), to the statistics that normalise."""

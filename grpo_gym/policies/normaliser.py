@@ -35,8 +35,15 @@ class RunningNormaliser(nn.Module):
         self.register_buffer("scale", torch.ones(size))
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Normalise observations, shape (..., D), float32."""
-        return ((observations - self.shift) * self.scale).clamp(-self.clip, self.clip)
+        """Normalise observations, shape (..., D), float32 or float64."""
+        shifted = observations - self.shift_of(observations)
+        return (shifted * self.scale).clamp(-self.clip, self.clip)
+
+    def shift_of(self, observations: Tensor) -> Tensor:
+        """What to subtract from observations, shape (D,), in their precision."""
+        if observations.dtype != torch.float64:
+            return self.shift
+        return torch.where(self.shift == 0.0, 0.0, self.mean)
 
     @torch.no_grad()
     def update(self, observations: Tensor) -> None:

@@ -140,7 +140,7 @@ class ServersNormaliser(RunningNormaliser):
         return torch.cat([rows.flatten(-2), shared], dim=-1).flatten(-2)
 
     def _normalised(self, features: Tensor, which: slice) -> Tensor:
-        scaled = (features - self.shift[which]) * self.scale[which]
+        scaled = (features - self.shift_of(features)[which]) * self.scale[which]
         return scaled.clamp(-self.clip, self.clip)
 
     @override

@@ -1,10 +1,12 @@
-"""How observations are stored: rows of float32 features or, with images among them, of bytes.
+"""How observations are stored: rows of features or, with images among them, of bytes.
 
-Pixels of type uint8 stay bytes, which take a quarter of the memory. Where an observation has other
-parts too, their float32 features lie between the pixels as four bytes each.
+Features are float32. Those that may be large are float64: of the time since 1970, or of a price,
+float32 would lose what changes before a normaliser can subtract the rest. Pixels of type uint8 stay
+bytes, which take a quarter of the memory. Where an observation has other parts too, their features
+lie between the pixels as four or eight bytes each.
 
 Shapes: leading axes "..." are any batch dimensions; D features of an observation, W numbers of its
-row, F of the features float32.
+row, F of the features not uint8.
 """
 
 from collections.abc import Sequence
@@ -18,26 +20,32 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+_LARGEST_FLOAT = 1000.0
+_LARGEST_INTEGER = 2**24
+"""Bounds within which float32 is good enough."""
+
 
 @dataclass(frozen=True)
 class RowFormat:
     """How the features of an observation lie in a row.
 
     Attributes:
-        runs: Neighbouring features of one type: whether they are bytes, and how many.
+        runs: Neighbouring features of one type: the type, and how many.
     """
 
-    runs: tuple[tuple[bool, int], ...]
+    runs: tuple[tuple[np.dtype[Any], int], ...]
 
     @property
     def has_bytes(self) -> bool:
-        """Whether rows are uint8; else they are the features, float32."""
-        return any(are_bytes for are_bytes, _ in self.runs)
+        """Whether rows are uint8; else they are the features."""
+        return np.dtype(np.uint8) in self._kinds
 
     @property
-    def dtype(self) -> type[np.generic]:
-        """Of rows: uint8 or float32."""
-        return np.uint8 if self.has_bytes else np.float32
+    def dtype(self) -> np.dtype[Any]:
+        """Of rows: uint8, float32 or float64."""
+        return (
+            np.dtype(np.uint8) if self.has_bytes else np.result_type(np.float32, *dict(self.runs))
+        )
 
     @property
     def num_features(self) -> int:
@@ -52,10 +60,10 @@ class RowFormat:
     @property
     def num_bytes(self) -> int:
         """Memory of a row."""
-        return self.width * np.dtype(self.dtype).itemsize
+        return self.width * self.dtype.itemsize
 
     def features(self, rows: Tensor) -> Tensor:
-        """Features, shape (..., D), float32, of rows (..., W)."""
+        """Features, shape (..., D), float32 or float64, of rows (..., W)."""
         if not self.has_bytes:
             return rows
         if len(self.runs) == 1:
@@ -63,36 +71,42 @@ class RowFormat:
         parts = rows.split(self._widths(), dim=-1)
         return torch.cat(
             [
-                # Cloned, as four bytes are read as one number only from where such numbers lie.
+                # Cloned, as bytes are read as a number only from where such numbers lie.
                 part.to(torch.float32)
-                if are_bytes
-                else part.clone(memory_format=torch.contiguous_format).view(torch.float32)
-                for (are_bytes, _), part in zip(self.runs, parts, strict=True)
+                if kind == np.uint8
+                else part.clone(memory_format=torch.contiguous_format).view(_TENSORS[kind])
+                for (kind, _), part in zip(self.runs, parts, strict=True)
             ],
             dim=-1,
         )
 
     def floats(self, rows: np.ndarray) -> np.ndarray:
-        """The features of rows (B, W) that may be nan or inf, shape (B, F), float32."""
+        """The features of rows (B, W) that may be nan or inf, shape (B, F)."""
         if not self.has_bytes:
             return rows
-        starts = np.cumsum([0, *self._widths()])
+        widths = self._widths()
         parts = [
-            np.ascontiguousarray(rows[:, start : start + 4 * count]).view(np.float32)
-            for (are_bytes, count), start in zip(self.runs, starts, strict=False)
-            if not are_bytes
+            np.ascontiguousarray(rows[:, start : start + width]).view(kind)
+            for (kind, _), width, start in zip(
+                self.runs, widths, np.cumsum([0, *widths]), strict=False
+            )
+            if kind != np.uint8
         ]
         return np.concatenate([np.zeros((len(rows), 0), np.float32), *parts], axis=1)
 
+    @property
+    def _kinds(self) -> list[np.dtype[Any]]:
+        return [kind for kind, _ in self.runs]
+
     def _widths(self) -> list[int]:
         """Bytes of each run."""
-        return [count if are_bytes else 4 * count for are_bytes, count in self.runs]
+        return [count * kind.itemsize for kind, count in self.runs]
 
 
 def join_parts(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Rows, shape (B, W), of the features of an observation's parts, each (B, d).
 
-    Parts are uint8 or float32; see `is_bytes`.
+    Parts are of the types that `type_of` gives them.
     """
     if any(part.dtype == np.uint8 for part in parts):
         parts = [np.ascontiguousarray(part).view(np.uint8) for part in parts]
@@ -101,7 +115,7 @@ def join_parts(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def row_format(space: gym.Space[Any]) -> RowFormat:
     """The format of a space's rows; its parts are supported."""
-    leaves = [(is_bytes(part), spaces.flatdim(part)) for part in leaves_of(space)]
+    leaves = [(type_of(part), spaces.flatdim(part)) for part in leaves_of(space)]
     grouped = groupby(leaves, key=lambda leaf: leaf[0])
     return RowFormat(tuple((kind, sum(count for _, count in run)) for kind, run in grouped))
 
@@ -117,4 +131,21 @@ def leaves_of(space: gym.Space[Any]) -> list[gym.Space[Any]]:
 
 def is_bytes(space: gym.Space[Any]) -> bool:
     """Whether the features of a part are stored as bytes."""
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8
+    return type_of(space) == np.uint8
+
+
+def type_of(space: gym.Space[Any]) -> np.dtype[Any]:
+    """The type that the features of a part are stored as: uint8, float32 or float64."""
+    if not isinstance(space, spaces.Box):
+        return np.dtype(np.float32)
+    if space.dtype == np.uint8:
+        return np.dtype(np.uint8)
+    wide = space.dtype == np.float64
+    if wide or (np.dtype(space.dtype).itemsize > 2 and space.dtype.kind in "iu"):
+        bounds = np.abs(np.array([space.low, space.high], np.float64))
+        if bounds.max(initial=0.0) > (_LARGEST_FLOAT if wide else _LARGEST_INTEGER):
+            return np.dtype(np.float64)
+    return np.dtype(np.float32)
+
+
+_TENSORS = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}

@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 
 from grpo_gym.rollouts.returned import as_array, choices_of, short
-from grpo_gym.rollouts.rows import is_bytes, join_parts
+from grpo_gym.rollouts.rows import is_bytes, join_parts, type_of
 from grpo_gym.settings import ConfigError
 
 _FLAT = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -60,8 +60,12 @@ def flatten_batch(space: gym.Space[Any], batch: Any, name: str = "observation") 
             raise ConfigError(f"{name} must be numbers, got {values.dtype}")
         if is_bytes(space):
             return _as_bytes(values, name).reshape(len(values), -1)
+        rows = values.reshape(len(values), -1)
         with np.errstate(over="ignore"):  # infinite then, which is refused with its place
-            return values.astype(np.float32, copy=False).reshape(len(values), -1)
+            single = rows.astype(np.float32, copy=False)
+        if type_of(space) == np.float32:
+            return single
+        return np.where(np.isinf(single), single, rows).astype(np.float64, copy=False)
     if isinstance(space, spaces.MultiBinary):
         if values.dtype.kind not in "biuf" or not ((values == 0) | (values == 1)).all():
             raise ConfigError(f"{name} must be 0 or 1 everywhere, got {short(values)}")

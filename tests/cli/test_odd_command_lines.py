@@ -34,7 +34,6 @@ train --env ::
 train --env x:y:z
 train --env NoSuch-v0
 train --env no_module:Env-v0
-train --env CartPole-v1 --env-kwargs
 train --env CartPole-v1 --env-kwargs =3
 train --env CartPole-v1 --env-kwargs a
 train --env CartPole-v1 --env-kwargs a=1 a=2
@@ -141,7 +140,6 @@ evaluate --policy random
 {STRANGE} --env-kwargs id=5
 {STRANGE} --env-kwargs self=5
 {STRANGE} --env-kwargs disable_env_checker=true
-{STRANGE} --env-kwargs render_mode=bogus max_episode_steps=-1
 evaluate --env CartPole-v1 --policy random --episodes 1e12
 evaluate --env CartPole-v1 --policy random --episodes 0
 evaluate --env CartPole-v1 --policy round_robin
