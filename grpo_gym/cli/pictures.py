@@ -54,7 +54,8 @@ def _play(model: GRPO, env: gym.Env[Any, Any], seed: int) -> list[Any]:
         # Environments that can draw the policy's probabilities have a `heat_map`.
         if hasattr(env.unwrapped, "heat_map") and model.config.frame_history == 1:
             mask = info.get("action_mask")
-            env.unwrapped.heat_map = model.probabilities(observation, mask)
+            over = mask is not None and not np.any(mask)
+            env.unwrapped.heat_map = None if over else model.probabilities(observation, mask)
         return env.render()
 
     observation, info = env.reset(seed=seed)

@@ -1,7 +1,7 @@
 """Groups of environments whose members start from the same state and share one trace.
 
 Shapes: G groups, K members, B = G*K environments (member k of group g has index g*K + k),
-D features of a flattened observation, A choices.
+W numbers of an observation's row, A choices.
 """
 
 import numpy as np
@@ -50,7 +50,7 @@ class EnvGroups:
                 unrelated episodes; integers >= 0.
 
         Returns:
-            Observations, shape (B, D), float32, and action masks (B, A), bool, or None.
+            Observations as rows, shape (B, W), and action masks (B, A), bool, or None.
 
         Raises:
             GroupError: If members that share a seed do not start with the same observation.

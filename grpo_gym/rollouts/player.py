@@ -1,6 +1,6 @@
 """A policy that plays in groups of environments and can return to an earlier state.
 
-Shapes: B environments, M of them, D features, H frames of a history, A choices.
+Shapes: B environments, M of them, W numbers of a row, H frames of a history, A choices.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ class SamplingPolicy(Protocol):
         """Its `to_environment(actions)` gives actions in the environment's form."""
 
     def __call__(self, observations: Tensor, /) -> Tensor:
-        """Distribution parameters, shape (B, P), for observations (B, D), float32."""
+        """Distribution parameters, shape (B, P), for observations as rows (B, W)."""
 
     def distribution(self, outputs: Tensor, masks: Tensor | None, /) -> Any:
         """The action distribution: `sample(noise)`, `log_prob(actions)`."""
@@ -37,7 +37,7 @@ class PlayerState:
 
     Attributes:
         environments: Their snapshot; None if M is 0.
-        frames: Histories of observations, shape (M, H, D), float32.
+        frames: Histories of observations, shape (M, H, W).
         masks: Legal actions, shape (M, A), bool, or None.
         elapsed: Steps since the reset.
     """

@@ -37,8 +37,13 @@ def read_rewards(rewards: Sequence[Any] | np.ndarray) -> np.ndarray:
     values = as_array(rewards, "rewards")
     if values.dtype == np.object_:
         values = np.array([_number(reward) for reward in rewards])
-    if values.dtype.kind not in "biuf" or values.size != len(rewards):
+    if values.dtype.kind not in "biuf":
         raise ConfigError(f"rewards must be numbers, got {short(*rewards[:1])}")
+    if values.size != len(rewards):
+        raise ConfigError(
+            f"rewards must be one number for each step, got {short(*rewards[:1])}: combine several "
+            "objectives with a wrapper, such as mo_gymnasium.wrappers.LinearReward"
+        )
     return values.reshape(-1).astype(np.float64, copy=False)
 
 

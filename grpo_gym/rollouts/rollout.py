@@ -1,6 +1,6 @@
 """What a policy did in groups of environments, as tensors.
 
-Shapes: T steps, B environments, G groups, K members, B = G*K, D features, P distribution
+Shapes: T steps, B environments, G groups, K members, B = G*K, W numbers of a row, P distribution
 parameters, C action components, A choices. Rollouts are time-major, (T, G, K, ...).
 """
 
@@ -17,7 +17,7 @@ class StepTensors:
     """Steps of environments: one step with leading axes (B,), or a rollout with (T, G, K).
 
     Attributes:
-        observations: Shape (..., D), float32, not normalised.
+        observations: Rows, shape (..., W), as `rollouts.rows` stores them, not normalised.
         actions: Shape (..., C), int64 or float32.
         log_probs: Of the actions under the policy that acted, shape (...), float32.
         outputs: That policy's distribution parameters, shape (..., P), float32.

@@ -37,7 +37,13 @@ def flat_size(space: gym.Space[Any]) -> int:
                 "observation space must be a Box, Discrete, MultiDiscrete or MultiBinary, or a "
                 f"Dict or Tuple of them, got {leaf}{place and f' as its part {place}'}: {remedy}"
             )
-    return sum(int(spaces.flatdim(leaf)) for _, leaf in named)
+    size = sum(int(spaces.flatdim(leaf)) for _, leaf in named)
+    if size == 0:
+        raise ConfigError(
+            f"observation space must be of at least one number, got {short(space)}: if there is "
+            "nothing to observe, return a constant"
+        )
+    return size
 
 
 def flatten_batch(space: gym.Space[Any], batch: Any, name: str = "observation") -> np.ndarray:

@@ -159,7 +159,12 @@ RESULTS: dict[str, tuple[Break, str]] = {
     "reward a huge integer": (value(1, 10**400), "rewards must be finite, .*got inf"),
     "reward text": (value(1, "1.0"), "rewards must be numbers, got '1.0'"),
     "reward none": (value(1, None), "rewards must be numbers, got None"),
-    "reward two": (value(1, np.ones(2)), "rewards must be numbers, got array"),
+    "reward two": (value(1, np.ones(2)), r"one number for each step, got array.*LinearReward"),
+    "reward of two objectives": (
+        value(1, [1.0, 2.0]),
+        r"one number for each step, got \[1.0, 2.0\]",
+    ),
+    "reward of none": (value(1, np.ones(0)), "rewards must be one number for each step"),
     "reward complex": (value(1, 1j), "rewards must be numbers, got 1j"),
     "terminated none": (value(2, None), "terminated must be True or False, got None"),
     "terminated text": (value(2, "no"), "terminated must be True or False, got 'no'"),

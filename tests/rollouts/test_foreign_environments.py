@@ -32,7 +32,8 @@ class Foreign(gym.Env[Any, Any]):
         observation_space: gym.Space[Any] | None = None,
     ) -> None:
         self.action_space = spaces.Discrete(2) if action_space is None else action_space
-        self.observation_space = observation_space or spaces.Box(-1.0, 1.0, (2,), np.float32)
+        box = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.observation_space = box if observation_space is None else observation_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
@@ -424,3 +425,67 @@ def test_masks_that_do_not_fit(case: str, mask: Any, message: str) -> None:
     model = GRPO("linear", lambda: Foreign(CHOICES[case]))
     with pytest.raises(ConfigError, match=message):
         model.predict(np.zeros(2), action_masks=mask)
+
+
+# Observation spaces of every shape, and infos of every kind
+
+
+OBSERVED: dict[str, gym.Space[Any]] = {
+    "a number": spaces.Box(-1.0, 1.0, (), np.float32),
+    "a double": spaces.Box(-np.inf, np.inf, (), np.float64),
+    "integers": spaces.Box(-5, 5, (2,), np.int8),
+    "large integers": spaces.Box(0, 2**40, (2, 2), np.int64),
+    "truths": spaces.Box(0, 1, (2,), np.bool_),
+    "half precision": spaces.Box(-1.0, 1.0, (2,), np.float16),
+    "bits": spaces.MultiBinary(3),
+    "a table of bits": spaces.MultiBinary([2, 2]),
+    "discrete from -3": spaces.Discrete(4, start=-3),
+    "one observation": spaces.Discrete(1),
+    "many from -2": spaces.MultiDiscrete([2, 3], start=[-2, 4]),
+    "a table": spaces.MultiDiscrete(np.array([[2, 3], [4, 1]])),
+    "nested": spaces.Dict(
+        {
+            "inner": spaces.Dict({"a": spaces.Discrete(2), "b": spaces.MultiBinary(2)}),
+            "tuple": spaces.Tuple((spaces.Box(-1.0, 1.0, (2, 2)), spaces.Discrete(3, start=-1))),
+            "number": spaces.Box(-1.0, 1.0, ()),
+        }
+    ),
+    "a tuple of tuples": spaces.Tuple((spaces.Tuple((spaces.Discrete(2),)), spaces.Discrete(2))),
+}
+
+
+@pytest.mark.parametrize("case", OBSERVED)
+def test_observations_of_any_shape_train(case: str) -> None:
+    space = OBSERVED[case]
+    model = learn(lambda: Foreign(None, space), policy="mlp", frame_history=2)
+    space.seed(1)
+    model = learn(lambda: Foreign(None, space))
+    action, _ = model.predict(space.sample(), deterministic=True)
+    assert model.action_space.contains(action)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Text(3),
+        spaces.Sequence(spaces.Discrete(2)),
+        spaces.Graph(spaces.Box(-1.0, 1.0, (2,)), None),
+        spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Tuple((spaces.Text(3),))}),
+        spaces.Box(-1.0, 1.0, (0,), np.float32),
+        spaces.Dict({}),
+        spaces.Tuple(()),
+    ],
+)
+def test_other_observations_are_refused_in_a_line(space: gym.Space[Any]) -> None:
+    with pytest.raises(ConfigError, match="observation space must be") as caught:
+        GRPO("linear", lambda: Foreign(None, space))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_infos_of_mixed_keys_train() -> None:
+    class Mixed(Foreign):
+        def info(self) -> dict[Any, Any]:
+            return {1: 2.0, ("a", 1): 3, None: "x", "speed": self.time, "text": "a", b"b": [1]}
+
+    model = learn(Mixed)
+    assert model.evaluate(2).metrics["speed"].tolist() == [2.5, 2.5]

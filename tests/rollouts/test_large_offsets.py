@@ -36,7 +36,7 @@ class Clock(gym.Env[Any, Any]):
         limits = np.iinfo(self.dtype) if whole else np.finfo(self.dtype)
         low, high = (limits.min, limits.max) if whole else (-np.inf, np.inf)
         box = spaces.Box(low, high, (1,), self.dtype)
-        self.observation_space = {
+        self.observation_space: Any = {
             "box": box,
             "dict": spaces.Dict({"clock": box, "noise": spaces.Box(-1.0, 1.0, (2,), np.float32)}),
             "image": spaces.Dict({"clock": box, "pixels": spaces.Box(0, 255, (2, 2, 1), np.uint8)}),

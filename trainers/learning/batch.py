@@ -23,7 +23,7 @@ class TrainingBatch:
     """The M steps of a rollout that take part in an update.
 
     Attributes:
-        observations: Shape (M, D), float32.
+        observations: Rows, shape (M, W), as `rollouts.rows` stores them.
         actions: Shape (M, C).
         old_log_probs: Shape (M,), float32.
         old_outputs: Distribution parameters of the policy that acted, shape (M, P), float32.
