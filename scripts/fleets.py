@@ -181,6 +181,12 @@ def compare(env_kwargs: Mapping[str, Any], episodes: int) -> dict[str, Any]:
         "utilisation": fleet.utilisation,
         "size_distribution": fleet.size_distribution,
         "arrival_process": fleet.arrival_process,
+        "heuristics": {
+            "with weights" if weights else "without": {
+                name: round(-each.mean_return, 2) for name, each in by_name.items()
+            }
+            for weights, by_name in heuristics.items()
+        },
         **{
             kind: against(
                 pretrained("router", {**kwargs, **observed}).evaluate(
@@ -198,12 +204,11 @@ def against(policy: Evaluation, heuristics: Mapping[str, Evaluation]) -> dict[st
     best = max(heuristics, key=lambda name: heuristics[name].mean_return)
     saved = policy.returns - heuristics[best].returns
     return {
-        "policy": -policy.mean_return,
-        "heuristics": {name: -each.mean_return for name, each in heuristics.items()},
+        "policy": round(-policy.mean_return, 2),
         "best": best,
-        "ratio": policy.mean_return / heuristics[best].mean_return,
-        "saved": float(saved.mean()),
-        "saved_sem": float(saved.std(ddof=1) / len(saved) ** 0.5),
+        "ratio": round(policy.mean_return / heuristics[best].mean_return, 4),
+        "saved": round(float(saved.mean()), 3),
+        "saved_sem": round(float(saved.std(ddof=1) / len(saved) ** 0.5), 4),
     }
 
 

@@ -73,7 +73,9 @@ def read(path: Path) -> dict[str, list[Fleet]]:
     for kind in KINDS:
         for key, fleet in fleets.items():
             name = ", ".join(filter(None, [key.rpartition("/")[0], kind]))
-            groups[name].append({**fleet, **fleet[kind]})
+            known = "with weights" if KINDS[kind]["observe_weights"] else "without"
+            heuristics = fleet["heuristics"][known]
+            groups[name].append({**fleet, **fleet[kind], "heuristics": heuristics})
     return groups
 
 

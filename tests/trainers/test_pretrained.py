@@ -99,7 +99,7 @@ def test_what_it_cannot_do(name: str, kwargs: dict[str, Any] | None, message: st
 
 def test_evaluate_knows_it(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", "--policy", "pretrained:router", "--episodes", "3"]
-    assert main([*words, "--env-kwargs.num-servers", "7"]) == 0
+    assert main([*words, "--env-kwargs", "num_servers=7"]) == 0
     assert "pretrained:router on LoadBalancer-v0" in capsys.readouterr().out
     assert main([*words, "--env", "CartPole-v1"]) == 2
     assert "env must be LoadBalancer-v0" in capsys.readouterr().err
