@@ -15,6 +15,8 @@ STRIP_STEPS = 10
 STRIP_KEY = f"{{}} every {STRIP_STEPS} minutes"
 """Key of these values in the results, by the name of the series."""
 COLOURS = {"shadow": "#8c929c", "gradual": "#e0a12d", "full": "#0c8a5c"}
+_LETTERS, _LONGEST_LINE = 95, 62
+"""How many letters fit into a panel's width, and into a line of a reason."""
 DEMAND, REPLICAS, MARK = "#465878", "#005cb8", "#cc1428"
 
 
@@ -47,25 +49,26 @@ def draw_share(axes: Any, run: Mapping[str, Any], last_hour: float) -> None:
         if mode == "gradual" and by == "guard":
             continue  # the height shows these steps
         axes.axvline(start, color=MARK, lw=1.0)
-        late = mode != "full" and start > 0.55 * last_hour
         text, height, box = f"{start:.2f} h, full", 112.0, None
         if mode != "full":
             brief = textwrap.shorten(reason, 130, placeholder=" ...")
-            text = f"{start:.2f} h, {mode}: {textwrap.fill(brief, 46)}"
-            height = 137.0 if number == 0 else 65.0
+            # To the right of the line, where the bars have ended, and as wide as there is room.
+            width = min(int(_LETTERS * (1.0 - start / last_hour)), _LONGEST_LINE)
+            text = textwrap.fill(f"{start:.2f} h, {mode}: {brief}", max(width, 10))
+            height = 137.0 if number == 0 else 55.0
             box = {"boxstyle": "round", "fc": "white", "ec": "none", "alpha": 0.85, "pad": 0.15}
         axes.annotate(
             text,
             (start, height),
-            xytext=(-4 if late else 4, 0),
+            xytext=(4, 0),
             textcoords="offset points",
-            ha="right" if late else "left",
+            ha="left",
             va="center",
             fontsize=9,
             bbox=box,
         )
     axes.set(ylim=(0.0, 150.0), yticks=(0, 50, 100), ylabel="policy's share (%)")
-    axes.legend(loc="lower right", ncols=3, fontsize=8, framealpha=0.9)
+    axes.legend(loc="upper right", ncols=3, fontsize=8, framealpha=0.9)
 
 
 def draw_traffic(axes: Any, run: Mapping[str, Any], hours: np.ndarray) -> None:

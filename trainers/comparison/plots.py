@@ -92,14 +92,14 @@ def draw_overview(tasks: Sequence[TaskResults]) -> bytes:
     """Final returns of every algorithm, one row per task; a PNG file, 1600 pixels wide."""
     algorithms = list(dict.fromkeys(name for results in tasks for name in results.trainings))
     inches = [0.35 + 0.32 * len(results.trainings) for results in tasks]
-    height = 2.65 + sum(inches) + _ROW_GAP * (len(tasks) - 1)
+    height = 2.9 + sum(inches) + _ROW_GAP * (len(tasks) - 1)
     figure = Figure(figsize=(WIDTH, height))
     rows = figure.subplots(len(tasks), 1, squeeze=False, height_ratios=inches)[:, 0]
     labels = [_row_label(results) for results in tasks]
     figure.subplots_adjust(
         left=_LABEL_WIDTH * max(len(line) for name in labels for line in name.split("\n")) + 0.025,
         right=0.96,
-        bottom=1.25 / height,
+        bottom=1.5 / height,
         top=1.0 - 1.4 / height,
         hspace=_ROW_GAP * len(tasks) / sum(inches),
     )
@@ -108,6 +108,7 @@ def draw_overview(tasks: Sequence[TaskResults]) -> bytes:
     rows[-1].set_xlabel(
         "interquartile mean of the return after training (further right is better)",
         fontsize=MEDIUM,
+        labelpad=10,
     )
     add_title(figure, "Return after training", algorithms, height)
     add_caption(
@@ -226,6 +227,9 @@ def _draw_row(axes: Axes, results: TaskResults, algorithms: Sequence[str]) -> No
     axes.set_ylim(len(present) - 0.4, -0.6)
     axes.set_yticks([])
     axes.margins(x=0.08)
+    low, high = axes.dataLim.intervalx
+    if low == high:  # all alike, perhaps the best there is: no room for what cannot be
+        axes.set_xlim(high - 0.1 * (abs(high) or 1.0), high + 0.005 * (abs(high) or 1.0))
     axes.set_ylabel(
         _row_label(results), rotation=0, ha="right", va="center",
         fontsize=MEDIUM, labelpad=12,
