@@ -167,7 +167,7 @@ def draw(unseen: dict[str, list[Fleet]], fault: dict[str, Any], path: Path) -> N
         axis.set_title(title)
         axis.set_xlabel("request")
         axis.set_ylabel(unit)
-    shares.legend()
+    times.legend(loc="upper right")
     figure.tight_layout()
     figure.savefig(path, dpi=130)
 
