@@ -69,11 +69,11 @@ class GRPO(PersistentModel):
         """Set up a policy for an environment; nothing is collected yet.
 
         Args:
-            policy: "mlp"; "linear", without hidden layers; "cnn", for images; "combined", for images
-                among other parts; "board", a convolutional network with one logit per cell of a
-                board; "servers", which scores any number of servers; "gru" or "temporal", which
-                read a history; a name that `register_policy` registered; or a network of your own:
-                a callable as described there.
+            policy: "mlp"; "linear", without hidden layers; "cnn", for images; "combined", for
+                images among other parts; "board", a convolutional network with one logit per cell
+                of a board; "servers", which scores any number of servers; "gru" or "temporal",
+                which read a history; a name that `register_policy` registered; or a network of
+                your own: a callable as described there.
             env: A registered id, a made environment or vector environment, or a function that makes
                 one; see docs/environments.md.
             env_kwargs: Passed to the environment; only with an id.
