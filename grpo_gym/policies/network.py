@@ -89,11 +89,15 @@ class Policy(nn.Module):
         return self.rows.features(frames).flatten(-2)
 
     def features(self, observations: Tensor) -> Tensor:
-        """Observations (..., W) as the network sees them: normalised, shape (..., D), float32."""
+        """Observations (..., W) as the network sees them: normalised, shape (..., D).
+
+        They have the precision of the network's weights, float32 unless a user changed it.
+        """
         features = self.raw_features(observations)
         if self.normaliser is not None:
             features = self.normaliser(features)
-        return features.to(torch.float32)
+        weights = next(self.parameters(), None)
+        return features.to(torch.float32 if weights is None else weights.dtype)
 
     def observe(self, observations: Tensor) -> None:
         """Add observations, rows (M, W), to the statistics that normalise."""

@@ -121,7 +121,7 @@ def test_every_setting_with_a_need_is_tried() -> None:
 @pytest.mark.parametrize(
     ("policy", "name", "value", "named"),
     [
-        ("linear", "hidden_sizes", (8,), "'mlp' or 'gru', or learned_baseline"),
+        ("linear", "hidden_sizes", (8,), "'mlp' or 'combined' or 'gru', or learned_baseline"),
         ("linear", "activation", "relu", "policy is 'mlp'"),
         ("mlp", "gru_width", 8, "policy is 'gru'"),
         ("mlp", "channels", 8, "policy is 'board'"),
