@@ -148,9 +148,9 @@ def test_theirs_is_refused_with_the_remedy() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'learning_rate'"):
         GRPO("mlp", "CartPole-v1", learning_rates=0.1)
     with pytest.raises(ConfigError, match="action space must be"):
-        GRPO("mlp", ManyButtons)
+        GRPO("mlp", WholeNumbers)
 
 
-class ManyButtons(gym.Env[np.ndarray, np.ndarray]):
+class WholeNumbers(gym.Env[np.ndarray, np.ndarray]):
     observation_space = gym.spaces.Box(-1.0, 1.0, (1,))
-    action_space = gym.spaces.MultiBinary(3)
+    action_space = gym.spaces.Box(0, 9, (3,), np.int64)
