@@ -14,7 +14,7 @@ from probe_envs import Luck
 def test_an_environment_without_render_modes_is_not_asked_for_pictures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    spec = EnvSpec("Plain-v0", Luck, max_episode_steps=5)
+    spec = EnvSpec("Plain-v0", lambda **_: Luck(), max_episode_steps=5)
     monkeypatch.setitem(gym.registry, "Plain-v0", spec)
     model = GRPO("linear", "Plain-v0", num_groups=2, group_size=2)
     with warnings.catch_warnings():

@@ -1,5 +1,6 @@
 """Environments and networks of users may raise anything: one line, whole iterations are kept."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Any:
     Path("users_code.py").write_text(CODE)
     monkeypatch.syspath_prepend(".")
     monkeypatch.delenv("GRPO_GYM_TRACEBACK", raising=False)
-    import users_code
-
+    users_code = import_module("users_code")
     users_code.CALLS[0] = 0
     return users_code.CALLS
 

@@ -278,7 +278,7 @@ def test_a_recorded_episode_is_that_of_the_seed() -> None:
         ([*SHORT, "--plot", "day.gif"], "--plot must be a .png, .pdf or .svg file"),
         ([*SHORT, "--plot", "file/day.png"], "--plot must be a file that can be written"),
         ([*SHORT, "--plot", "folder.png"], "--plot must be a file that can be written"),
-        ([*SHORT, "--plot-beside", "static"], "--plot-beside must be left out unless --plot FILE is given"),
+        ([*SHORT, "--plot-beside", "static"], "--plot-beside must be left out unless --plot FILE"),
         ([*SHORT, "--plot", "day.png", "--plot-beside", "hpaa"], "Did you mean 'hpa'"),
         (
             ["--env", "LoadBalancer-v0", "--policy", "random", "--plot", "day.png"],
