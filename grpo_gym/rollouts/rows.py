@@ -12,13 +12,14 @@ row, F of the features not uint8.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium import spaces
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LARGEST_FLOAT = 1000.0
 _LARGEST_INTEGER = 2**24
@@ -62,8 +63,10 @@ class RowFormat:
         """Memory of a row."""
         return self.width * self.dtype.itemsize
 
-    def features(self, rows: Tensor) -> Tensor:
+    def features(self, rows: "Tensor") -> "Tensor":
         """Features, shape (..., D), float32 or float64, of rows (..., W)."""
+        import torch  # here, as options are read and spaces are checked without it
+
         if not self.has_bytes:
             return rows
         if len(self.runs) == 1:
@@ -74,7 +77,9 @@ class RowFormat:
                 # Cloned, as bytes are read as a number only from where such numbers lie.
                 part.to(torch.float32)
                 if kind == np.uint8
-                else part.clone(memory_format=torch.contiguous_format).view(_TENSORS[kind])
+                else part.clone(memory_format=torch.contiguous_format).view(
+                    getattr(torch, kind.name)
+                )
                 for (kind, _), part in zip(self.runs, parts, strict=True)
             ],
             dim=-1,
@@ -146,6 +151,3 @@ def type_of(space: gym.Space[Any]) -> np.dtype[Any]:
         if bounds.max(initial=0.0) > (_LARGEST_FLOAT if wide else _LARGEST_INTEGER):
             return np.dtype(np.float64)
     return np.dtype(np.float32)
-
-
-_TENSORS = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
