@@ -25,7 +25,10 @@ SEED = 1_000_000
 """Seed of the closing table's first episode."""
 TRAINED = "trained policy"
 PAIRED = "vs. trained"
+MARGIN = "± 95 %"
 _MOST_DECIMALS = 6
+_UNLIMITED = 10_000
+"""Columns in which any table fits."""
 
 
 def compare_with_baselines(checkpoint: Path, episodes: int, progress_console: Console) -> None:
@@ -51,7 +54,13 @@ def compare_with_baselines(checkpoint: Path, episodes: int, progress_console: Co
     console.print(f"\n{env_id}: {episodes:,} episodes from seed {SEED}", highlight=False)
     descriptor = descriptor_of(env_id)
     columns = {} if descriptor is None else descriptor.table_columns
-    console.print(closing_table(results, privileged, columns))
+    table = closing_table(results, privileged, columns)
+    if (
+        console.measure(table, options=console.options.update(width=_UNLIMITED)).maximum
+        > console.width
+    ):
+        table = closing_table(results, privileged, columns, margins=False)
+    console.print(table)
     console.print(f"> {checkpoint.parent.name}/{checkpoint.name}, most probable actions")
     console.print(f"{PAIRED}: mean difference of the returns in the same episodes, ± 95 %")
     if privileged:
@@ -62,15 +71,19 @@ def closing_table(
     results: dict[str, Evaluation],
     privileged: set[str],
     metrics: Mapping[str, tuple[str, float]],
+    *,
+    margins: bool = True,
 ) -> Table:
     """Policies by mean return, best first; a column of equal lengths is left out.
 
     Returns are also compared with those of the trained policy, episode by episode. Privileged
     policies are marked. `metrics` have a column each: its title, and the factor to the title's
-    unit.
+    unit. Without `margins`, which the differences have too, long names have more room.
     """
     ordered = sorted(results, key=lambda name: -results[name].mean_return)
     columns = _columns([results[name] for name in ordered], results.get(TRAINED), metrics)
+    if not margins:
+        del columns[MARGIN]
     table = _plain_table("policy", *columns)
     for row, name in enumerate(ordered):
         cells = [column[row] for column in columns.values()]
@@ -106,7 +119,7 @@ def _columns(
     means, margins, places = _with_margins([evaluation.returns for evaluation in evaluations])
     columns = {
         "return": [_fixed(mean, places) for mean in means],
-        "± 95 %": [_fixed(margin, places) for margin in margins],
+        MARGIN: [_fixed(margin, places) for margin in margins],
     }
     if trained is not None:
         differences = [evaluation.difference(trained).returns for evaluation in evaluations]
@@ -134,10 +147,10 @@ def _with_margins(quantities: Sequence[np.ndarray]) -> tuple[list[float], list[f
 def _plain_table(first: str, *titles: str) -> Table:
     """A table for 80 columns: names on the left, numbers right-aligned, few lines.
 
-    Where that is too narrow, names are shortened and numbers are not.
+    Where that is too narrow, names go on in the next line and numbers do not.
     """
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True)
-    table.add_column(first, overflow="ellipsis")
+    table.add_column(first, overflow="fold")
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     return table
