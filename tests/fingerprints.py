@@ -226,8 +226,9 @@ def commands() -> Iterator[Task]:
         for path in sorted((ROOT / "configs").glob(pattern)):
             name = f"configs {path.relative_to(ROOT / 'configs')}"
             yield name, partial(command, "--config", str(path), *short)
-    online = ("--algo", "online", "--final-episodes", "200")
-    yield "online flaky", partial(command, *online, "--total-steps", "20000")
+    online = ("--algo", "online")
+    learning = ("--total-steps", "20000", "--final-episodes", "200")
+    yield "online flaky", partial(command, *online, *learning)
     yield "online tiny-grpo", partial(command, *online, "--env-kwargs", "preset=tiny-grpo")
     yield "README", partial(command, "--env", "LoadBalancer-v0", "--final-episodes", "0")
 

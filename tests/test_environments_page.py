@@ -29,6 +29,7 @@ def test_its_vector_environment_learns() -> None:
     assert run(OWN).evaluate(30).mean_return > 7.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", OTHERS, ids=["envpool", "minigrid", "ale_py"])
 def test_its_examples_run(code: str) -> None:
     """Each with its own settings, but an iteration of a few steps."""
