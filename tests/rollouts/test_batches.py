@@ -71,10 +71,10 @@ UNMAKEABLE: dict[str, tuple[Any, dict[str, Any], str]] = {
     "no spec": (BestAction(), {}, "env must have a spec"),
     "wrapper not recorded": (NotRecorded(gym.make("CartPole-v1")), {}, "cannot be made again"),
     "nothing that makes one": (7, {}, "env must be an id, an environment or a function"),
-    "a vector environment": (gym.make_vec("CartPole-v1", 2), {}, "env must be an id"),
+    "makes no environment": (lambda: 7, {}, "env must make a gymnasium.Env"),
     "the same every time": (lambda: ALWAYS_THE_SAME, {}, "make a new environment"),
     "observations": (lambda: Sized(spaces.Text(3)), {}, "observation space must be"),
-    "actions": (lambda: Sized(actions=spaces.MultiBinary(2)), {}, "action space must be"),
+    "actions": (lambda: Sized(actions=spaces.Text(3)), {}, "action space must be"),
 }
 
 
