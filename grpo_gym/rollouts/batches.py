@@ -67,10 +67,11 @@ def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: i
     first = make()
     if is_vector(first):
         return VectorBatch(cast(VectorEnv[Any, Any, Any], first))
-    if not isinstance(first, gym.Env) and hasattr(first, "num_envs"):
+    foreign = not isinstance(first, gym.Env)
+    if foreign and (hasattr(first, "num_envs") or not hasattr(first, "reset")):
         raise ConfigError(
             "env must make a gymnasium.Env or a gymnasium.vector.VectorEnv, got a "
-            f"{type(first).__name__}: pass a function that makes one of its environments"
+            f"{type(first).__name__}: pass a function that makes one environment"
         )
     return _make_loop(first, make, num_envs)
 
