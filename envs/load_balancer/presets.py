@@ -1,7 +1,7 @@
 """The named presets of the load balancer, and how settings become a configuration."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -16,7 +16,13 @@ from grpo_gym.envs.load_balancer.config import (
 from grpo_gym.envs.load_balancer.distributions import is_law, parse
 from grpo_gym.envs.load_balancer.fleets import draw_config, most_servers, random_config
 from grpo_gym.envs.randomness import fold_seed
-from grpo_gym.settings import ConfigError, Natural, check_value
+from grpo_gym.settings import (
+    ConfigError,
+    Natural,
+    UnknownSettingError,
+    check_value,
+    suggest,
+)
 
 
 def _park_rates(num_servers: int) -> tuple[float, ...]:
@@ -121,6 +127,7 @@ def make_config(
         num_servers = len(overrides.get("service_rates") or ()) or None
     num_servers = laws.pop("num_servers", num_servers)
     overrides |= laws
+    _check_names(overrides, f"LoadBalancer ({preset})")
     settings: dict[str, Any] = {**PRESETS[preset], **overrides}
     if num_servers is None:
         num_servers = _usual_number(preset, settings)
@@ -137,6 +144,21 @@ def make_config(
         return config
     fleet = draw_config(config, fold_seed(check_value("fleet_seed", fleet_seed, Natural)))
     return replace(fleet, max_servers=None)
+
+
+def _check_names(overrides: Mapping[str, Any], source: str) -> None:
+    """Refuse unknown settings here, where all arguments are known, for a good suggestion.
+
+    Raises:
+        UnknownSettingError: At the first of them.
+    """
+    known = [each.name for each in fields(LoadBalancerConfig)]
+    for name in overrides:
+        if name not in known:
+            hint = suggest(name, [*known, "preset", "num_servers", "fleet_seed"])
+            raise UnknownSettingError(
+                f"{source}: {name!r} is not a setting of LoadBalancerConfig.{hint}", name
+            )
 
 
 def _usual_number(preset: str, settings: Mapping[str, Any]) -> Any:

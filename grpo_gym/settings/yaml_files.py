@@ -111,7 +111,8 @@ def save_yaml(config: Any, path: str | os.PathLike[str]) -> None:
     try:
         write_atomic(path, to_yaml(config).encode())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot write {path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"cannot write {path}: {reason}") from error
 
 
 def to_yaml(config: Any) -> str:
