@@ -203,8 +203,8 @@ class LoadBalancerConfig:
             shortest_ms = self.mean_gap_ms / _MOST_CHANGES
             if self.arrival_process == "markov_modulated" and getattr(self, name) < shortest_ms:
                 raise ConfigError(
-                    f"{name} must be at least a thousandth of the mean time between arrivals, "
-                    f"{shortest_ms:.3g} ms, got {getattr(self, name)}: use Poisson arrivals"
+                    f"{name} must be at least {shortest_ms:.3g} ms, the mean time between arrivals "
+                    f"over {_MOST_CHANGES:,}, got {getattr(self, name)}: use Poisson arrivals"
                 )
         if self.num_balancers > 1:
             for name, usual in (("dynamics", "queue"), ("staleness_ms", 0.0)):
@@ -260,7 +260,7 @@ PER_SERVER_FIELDS = (
     "error_rates",
     "load_decay",
 )
-_MOST_CHANGES = 1_000
+_MOST_CHANGES = 100_000
 """Changes between calm and bursts in a mean time between arrivals."""
 WHOLE_NUMBERS = ("num_servers", "workers", "connection_limit")
 """Settings that count something, of those that can be drawn at reset."""

@@ -164,11 +164,14 @@ def test_a_terminal_that_hangs_up_stops_the_run_as_sigterm_does(
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGHUP)
 
-    before = signal.getsignal(signal.SIGHUP)
-    with monkeypatch.context() as patch:
-        fail_in_step(patch, 2 * STEPS + 7, hang_up)
-        assert main([*EIGHT, "--run-dir", "run", "--quiet"]) == 129
-    assert signal.getsignal(signal.SIGHUP) == before
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    try:
+        with monkeypatch.context() as patch:
+            fail_in_step(patch, 2 * STEPS + 7, hang_up)
+            assert main([*EIGHT, "--run-dir", "run", "--quiet"]) == 129
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert saved_iteration() == 3, "the iteration is finished"
     assert main(["--resume", "run", "--quiet"]) == 0
     assert weights(Path("run")) == expected
