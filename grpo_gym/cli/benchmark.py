@@ -15,6 +15,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -140,6 +141,7 @@ def _online_decisions() -> Work:
 def _table(rates: dict[str, list[float]]) -> Table:
     first = next(iter(rates.values()))
     table = Table(
+        box=box.SIMPLE_HEAD,
         title=f"environment steps/s on one thread, {len(first)} repetitions; {_machine()}",
         title_justify="left",
     )
