@@ -1,0 +1,1 @@
+"""The admin port: metrics, health, status page and commands, on loopback."""

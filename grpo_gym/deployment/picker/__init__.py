@@ -1,0 +1,1 @@
+"""A picker of endpoints beside Envoy."""

@@ -1,0 +1,1 @@
+"""The embedded reverse proxy of `grpo-gym route`."""

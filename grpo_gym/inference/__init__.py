@@ -1,0 +1,1 @@
+"""Trained policies without torch: NumPy alone."""
