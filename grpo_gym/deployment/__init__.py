@@ -1,6 +1,6 @@
 """Deploy a trained policy to real traffic, behind a guard that decides when it may act."""
 
-from grpo_gym.deployment.config import GuardConfig
+from grpo_gym.deployment.config import GuardConfig, QuickAlarmConfig
 from grpo_gym.deployment.constraints import (
     SCALING_ALTERNATIVES,
     Constraint,
@@ -14,6 +14,7 @@ from grpo_gym.deployment.records import (
     Decision,
     GuardError,
     GuardStatus,
+    QuickAlarmStatus,
     Transition,
     Violation,
 )
@@ -32,6 +33,8 @@ __all__ = [
     "GuardStatus",
     "MaximumChange",
     "MinimumReplicas",
+    "QuickAlarmConfig",
+    "QuickAlarmStatus",
     "Transition",
     "Violation",
 ]

@@ -21,6 +21,40 @@ Percentage = Annotated[Number, Field(gt=0, le=100)]
 
 
 @checked_dataclass
+class QuickAlarmConfig:
+    """Thresholds on the policy's requests, and how many failed checks roll it back.
+
+    Checks each minute, 5 failed ones, and 99 % are what Flagger's documentation begins with.
+    """
+
+    check_seconds: Positive = 60.0
+    """Seconds from one check to the next."""
+    failed_checks: Count = 5
+    """Failed checks among the last ones that roll the policy back."""
+    of_last_checks: Count = 10
+    """How many last checks count."""
+    minimum_requests: Count = 100
+    """Requests of the policy that a check needs; with fewer it is skipped, and the next one judges
+    them too. The fallback needs as many to be compared with."""
+    minimum_success_percentage: Annotated[Number, Field(ge=0, le=100)] = 99.0
+    """Least share of the policy's requests that must succeed, in %; 0: no limit."""
+    maximum_p99_ms: Positive | None = None
+    """Largest 99th percentile of the policy's latencies; None: no fixed limit."""
+    maximum_p99_ratio: Annotated[Number, Field(ge=1)] | None = 1.5
+    """The same as a multiple of the fallback's; None: not compared."""
+    unobserved_decisions: Count | None = 10
+    """Decisions of the policy since the last check that make the next one fail if not one request,
+    of either arm, was observed meanwhile; None: missing observations fail no check."""
+
+    def __post_init__(self) -> None:
+        if self.of_last_checks < self.failed_checks:
+            raise ConfigError(
+                f"of_last_checks must be >= failed_checks, got {self.of_last_checks} and "
+                f"{self.failed_checks}: so many could never fail"
+            )
+
+
+@checked_dataclass
 class GuardConfig:
     """When a policy may act, when its share of the traffic grows, and when it is rolled back.
 
@@ -82,6 +116,8 @@ class GuardConfig:
     """Weight of the latest block in that level and deviation."""
     restart_blocks: Count = 100
     """Blocks between restarts of the test, which detect a policy that turns bad after long."""
+    quick_alarm: QuickAlarmConfig | None = None
+    """Thresholds on the requests that `Guard.observe_request` tells of; None: no quick alarm."""
     save_every: Count = 1
     """Calls of `act` and `report` between saves of the state; transitions are saved immediately.
     1: a restart loses nothing."""

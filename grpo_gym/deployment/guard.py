@@ -4,32 +4,21 @@ import math
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
 from grpo_gym.deployment.config import GuardConfig, Mode, Percentage
 from grpo_gym.deployment.constraints import Constraint
-from grpo_gym.deployment.experiment import Experiment
-from grpo_gym.deployment.records import (
-    Author,
-    Context,
-    Decision,
-    GuardError,
-    GuardStatus,
-    Transition,
-    Violation,
-    decision_from,
-    plain_decision,
-)
-from grpo_gym.deployment.rollout import Rollout
+from grpo_gym.deployment.course import Course
+from grpo_gym.deployment.records import Arm, Decision, GuardError, GuardStatus, Transition
 from grpo_gym.deployment.shield import Alternatives, Shield
-from grpo_gym.deployment.state_file import State, StateFile
-from grpo_gym.settings import ConfigError, Integer, check_value
+from grpo_gym.deployment.state_file import StateFile
+from grpo_gym.settings import ConfigError, check_value
+
+_ARMS = get_args(Arm)
 
 
 class Guard(AbstractContextManager["Guard"]):
@@ -37,6 +26,11 @@ class Guard(AbstractContextManager["Guard"]):
 
     All methods are thread-safe: a lock serialises them. A guard has its state file for itself,
     until `close`, the end of a `with` statement, or the end of its process.
+
+    For each decision `act(observation) -> Decision` and, once its outcome is known,
+    `report(outcome, decision)`. A quick alarm (`GuardConfig.quick_alarm`) needs every request too,
+    as it finishes: `observe_request(ok, latency_ms, decision.arm)`, in time O(1) and bounded
+    memory. It judges at the next `act`.
 
     Attributes:
         config: Its settings.
@@ -73,18 +67,12 @@ class Guard(AbstractContextManager["Guard"]):
             GuardError: If the state cannot be saved.
         """
         self.config = GuardConfig() if config is None else config
-        self._shield = Shield(
-            policy, fallback, constraints, alternatives, self.config.policy_deadline_ms
-        )
-        self._clock = clock
+        shield = Shield(policy, fallback, constraints, alternatives, self.config.policy_deadline_ms)
         self._lock = threading.RLock()
-        self._rollout = Rollout(self.config)
-        self._experiment = Experiment(self.config)
-        self._history: deque[Decision] = deque(maxlen=self.config.history_size)
-        self._decisions = 0
         self._file = StateFile(state_path, self.config)
+        self._course = Course(self.config, shield, clock, self._file)
         try:
-            self._file.load(self._restore)
+            self._file.load(self._course.restore)
             if state_path is not None:
                 self.save()
         except BaseException:
@@ -106,15 +94,10 @@ class Guard(AbstractContextManager["Guard"]):
         """
         with self._lock:
             try:
-                now_s = self._pass_time()
-                self._review()
-                decision = self._decide(observation, now_s)
-                self._history.append(plain_decision(decision))
-                self._decisions += 1
+                return self._course.decide(observation)
             finally:
                 # Also when the fallback failed, as a rollback may have happened.
-                self._file.save_if_due(self._state)
-            return decision
+                self._file.save_if_due(self._course.state)
 
     def report(self, outcome: float, decision: Decision | None = None) -> None:
         """Report the outcome of a decision; higher is better.
@@ -131,12 +114,26 @@ class Guard(AbstractContextManager["Guard"]):
         """
         value = _as_number(outcome)
         with self._lock:
-            if decision is None:
-                if not self._history:
-                    raise GuardError("report needs a decision: call act first")
-                decision = self._history[-1]
-            self._experiment.report(value, decision)
-            self._file.save_if_due(self._state)
+            self._course.report(value, decision)
+            self._file.save_if_due(self._course.state)
+
+    def observe_request(self, ok: bool, latency_ms: float | None, arm: Arm) -> None:
+        """Tell the quick alarm of a request that has finished; without one, do nothing.
+
+        Args:
+            ok: Whether it succeeded.
+            latency_ms: How long it took; None if that is unknown, as when nobody answered.
+            arm: The `arm` of the decision that it followed from.
+
+        Raises:
+            ConfigError: If the latency is not a finite number >= 0, or there is no such arm.
+        """
+        if latency_ms is not None and not 0.0 <= latency_ms < math.inf:
+            raise ConfigError(f"latency_ms must be finite and >= 0, or None, got {latency_ms!r}")
+        if arm not in _ARMS:
+            raise ConfigError(f"arm must be 'policy' or 'fallback', got {arm!r}: see Decision.arm")
+        with self._lock:
+            self._course.observe_request(bool(ok), latency_ms, arm)
 
     # Commands of an operator
 
@@ -147,9 +144,9 @@ class Guard(AbstractContextManager["Guard"]):
             GuardError: If the mode is full, or the window holds too many violations.
         """
         with self._lock:
-            self._pass_time()
-            self._change(*self._rollout.next_step(self._recent_violations()), "operator", reason)
-            self._file.save_if_due(self._state)
+            self._course.pass_time()
+            self._course.promote("operator", reason)
+            self._file.save_if_due(self._course.state)
 
     def set_mode(self, mode: Mode, reason: str = "set_mode") -> None:
         """Change the mode unconditionally, and forget past violations.
@@ -161,10 +158,10 @@ class Guard(AbstractContextManager["Guard"]):
         with self._lock:
             if mode == self.mode:
                 return
-            self._pass_time()
-            self._rollout.forget_violations()
-            self._change(mode, None, "operator", reason)
-            self._file.save_if_due(self._state)
+            self._course.pass_time()
+            self._course.rollout.forget_violations()
+            self._course.change(mode, None, "operator", reason)
+            self._file.save_if_due(self._course.state)
 
     def set_percentage(self, percentage: float, reason: str = "set_percentage") -> None:
         """Change the policy's share of the blocks in gradual, in %.
@@ -182,9 +179,9 @@ class Guard(AbstractContextManager["Guard"]):
                     f"set_percentage needs mode 'gradual', it is {self.mode!r}: "
                     "call set_mode('gradual') first"
                 )
-            self._pass_time()
-            self._change("gradual", checked, "operator", reason)
-            self._file.save_if_due(self._state)
+            self._course.pass_time()
+            self._course.change("gradual", checked, "operator", reason)
+            self._file.save_if_due(self._course.state)
 
     def save(self) -> None:
         """Save the state now.
@@ -197,7 +194,7 @@ class Guard(AbstractContextManager["Guard"]):
             if path is None:
                 raise GuardError("save needs a state_path: give one to the guard")
             self._file.save_soon()
-            self._file.save_if_due(self._state)
+            self._file.save_if_due(self._course.state)
             if self._file.error is not None:
                 raise GuardError(f"cannot save the state to {path}: {self._file.error}")
 
@@ -222,126 +219,29 @@ class Guard(AbstractContextManager["Guard"]):
     @property
     def mode(self) -> Mode:
         """Current mode."""
-        return self._rollout.mode
+        return self._course.rollout.mode
 
     @property
     def percentage(self) -> float:
         """Current percentage; 0 in shadow, 100 in full."""
-        return self._rollout.percentage
+        return self._course.rollout.percentage
 
     @property
     def history(self) -> tuple[Decision, ...]:
         """The last decisions, newest last."""
         with self._lock:
-            return tuple(self._history)
+            return tuple(self._course.history)
 
     @property
     def transitions(self) -> tuple[Transition, ...]:
         """The last changes of mode or percentage, newest last."""
         with self._lock:
-            return tuple(self._rollout.transitions)
+            return tuple(self._course.rollout.transitions)
 
     def status(self) -> GuardStatus:
         """Mode, counts and evidence."""
         with self._lock:
-            experiment = self._experiment
-            return GuardStatus(
-                mode=self.mode,
-                percentage=self.percentage,
-                decisions=self._decisions,
-                missed_deadlines=self._rollout.missed,
-                violations_in_window=sum(self._rollout.violated),
-                clean_hours=self._rollout.clean_s / 3600.0,
-                waiting_for=self._waiting_for(),
-                evidence=experiment.test.evidence,
-                policy_blocks=experiment.counts["policy"],
-                fallback_blocks=experiment.counts["fallback"],
-                policy_outcome=experiment.mean("policy"),
-                fallback_outcome=experiment.mean("fallback"),
-                late_outcomes=experiment.late,
-                save_error=self._file.error,
-            )
-
-    def _decide(self, observation: Any, now_s: float) -> Decision:
-        context = Context(now_s, tuple(self._history), self._decisions == len(self._history))
-        situation = self._shield.assess(observation, context)
-        self._rollout.observe(bool(situation.violations), situation.policy.missed_deadline)
-        reason = self._rollout.rollback_reason(self._recent_violations(situation.violations))
-        if self.mode != "shadow" and reason is not None:
-            self._change("shadow", None, "guard", reason)
-        block = self._experiment.open_block(self._rollout.share)
-        source, action, violations = self._shield.select(situation, block.arm)
-        block.steps += 1
-        return Decision(
-            number=self._decisions,
-            time_s=now_s,
-            mode=self.mode,
-            percentage=self.percentage,
-            arm=block.arm,
-            source=source,
-            action=action,
-            policy_action=situation.policy.action,
-            fallback_action=situation.fallback.action,
-            fallback_error=situation.fallback.error,
-            violations=violations,
-            block=block.number,
-            block_step=block.steps - 1,
-        )
-
-    def _review(self) -> None:
-        """Roll back or promote by the outcomes and the clean time so far."""
-        if self._experiment.close_finished_block() and self.mode != "shadow":
-            self._change("shadow", None, "guard", self._experiment.alarm_reason())
-        if self._waiting_for() == "nothing":
-            reason = f"{self._rollout.clean_s / 3600.0:.2f} clean hours"
-            self._change(*self._rollout.next_step(self._recent_violations()), "guard", reason)
-
-    def _recent_violations(
-        self, latest: tuple[Violation, ...] | None = None
-    ) -> Iterator[Violation]:
-        """Those in the window, `latest` of a decision that is not in the history yet included.
-
-        Lazily: few decisions need them.
-        """
-        before = len(self._rollout.violated)
-        if latest is not None:
-            before -= 1
-            yield from latest
-        for decision in islice(reversed(self._history), before):
-            yield from decision.violations
-
-    def _pass_time(self) -> float:
-        now_s = float(self._clock())
-        if not math.isfinite(now_s):
-            raise GuardError(f"clock must return finite seconds, got {now_s}")
-        self._rollout.pass_time(now_s)
-        return now_s
-
-    def _waiting_for(self) -> str:
-        return self._rollout.waiting_for(self._experiment.measured, self._file.error)
-
-    def _change(self, mode: Mode, percentage: float | None, by: Author, reason: str) -> None:
-        if self.mode == "shadow":
-            self._experiment.restart()
-        # The guard's own step-ups wait for the block's end, so that the test gets every block.
-        elif mode == "shadow" or by == "operator":
-            self._experiment.abort()
-        self._rollout.change(mode, percentage, by, reason, self._experiment.measured)
-        self._file.save_soon()
-
-    def _state(self) -> State:
-        return {
-            "decisions": self._decisions,
-            "rollout": self._rollout.state(),
-            "experiment": self._experiment.state(),
-            "history": list(self._history),
-        }
-
-    def _restore(self, state: State) -> None:
-        self._decisions = check_value("decisions", state["decisions"], Integer)
-        self._rollout.restore(state["rollout"])
-        self._experiment.restore(state["experiment"])
-        self._history.extend(decision_from(each) for each in state["history"])
+            return self._course.status()
 
 
 def _as_number(outcome: Any) -> float:

@@ -91,6 +91,28 @@ class Context:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QuickAlarmStatus:
+    """The quick alarm in figures."""
+
+    checks: int
+    """Checks since leaving shadow."""
+    failed_checks: int
+    """Failed ones among the last ones that count."""
+    last_failure: str
+    """What was wrong in the last check that failed; empty if none has."""
+    policy_requests: int
+    """Requests of the policy since the last check."""
+    policy_success_percentage: float | None
+    """How many of them succeeded, in %; None without any."""
+    policy_p99_ms: float | None
+    """Their 99th percentile; None without latencies."""
+    fallback_requests: int
+    """Requests of the fallback that the policy's are compared with, so far."""
+    fallback_success_percentage: float | None
+    fallback_p99_ms: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class GuardStatus:
     """State of a guard in figures."""
 
@@ -122,6 +144,8 @@ class GuardStatus:
     """Outcomes that were ignored because their block had ended."""
     save_error: str | None
     """Why the last save failed; nothing is promoted until one succeeds."""
+    quick_alarm: QuickAlarmStatus | None = None
+    """The quick alarm; None if there is none."""
 
 
 def describe(error: BaseException) -> str:

@@ -118,8 +118,31 @@ class DecisionState(TypedDict):
     block_step: _Count
 
 
+class RequestsState(TypedDict):
+    """`quick_alarm.Requests`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    count: _Count
+    errors: _Count
+    latencies: dict[Annotated[str, Field(pattern="^[0-9]{1,4}$")], _Count]
+
+
+class AlarmState(TypedDict):
+    """`QuickAlarm.state`."""
+
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    checks: list[Flag]
+    total: _Count
+    last_failure: str
+    requests: dict[Arm, RequestsState]
+    reference: RequestsState | None
+    began_s: Number | None
+    decisions: _Count
+    is_blind: Flag
+
+
 class GuardState(TypedDict):
-    """`Guard._state`, and the config it was made with."""
+    """`Course.state`, and the config it was made with."""
 
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     config: dict[str, Any]
@@ -127,3 +150,4 @@ class GuardState(TypedDict):
     rollout: RolloutState
     experiment: ExperimentState
     history: list[DecisionState]
+    alarm: NotRequired[AlarmState]
