@@ -24,17 +24,23 @@ class ConflictError(RuntimeError):
 
 
 @checked_dataclass
-class _Reason:
+class Reason:
+    """Why an operator changes the mode, for the guard's transitions."""
+
     reason: Annotated[str, Field(min_length=1, max_length=200)] = "by the admin port"
 
 
 @checked_dataclass
-class _NewPolicy:
+class NewPolicy:
+    """The policy to swap in, as the service's command line names it."""
+
     policy: Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 @checked_dataclass
-class _NewEndpoint:
+class NewEndpoint:
+    """An endpoint to add; see `routing.Endpoint`."""
+
     url: Annotated[str, Field(max_length=2048)]
     weight: Positive = 1.0
     workers: Count = 1
@@ -55,7 +61,7 @@ def promote(service: Service, body: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: If the body cannot be used.
         GuardError: If the guard does not allow it.
     """
-    service.guard.promote(from_mapping(_Reason, body, "body").reason)
+    service.guard.promote(from_mapping(Reason, body, "body").reason)
     return guard_report(service.guard)
 
 
@@ -65,7 +71,7 @@ def to_shadow(service: Service, body: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: If the body cannot be used.
     """
-    service.guard.set_mode("shadow", from_mapping(_Reason, body, "body").reason)
+    service.guard.set_mode("shadow", from_mapping(Reason, body, "body").reason)
     return guard_report(service.guard)
 
 
@@ -78,7 +84,7 @@ def swap_policy(service: Service, body: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(service, SwapsPolicy):
         raise UnsupportedError("this service keeps the policy that it started with")
-    service.swap_policy(from_mapping(_NewPolicy, body, "body").policy)
+    service.swap_policy(from_mapping(NewPolicy, body, "body").policy)
     return {"policy": service.status().policy}
 
 
@@ -91,7 +97,7 @@ def add_endpoint(service: Service, body: Mapping[str, Any]) -> dict[str, Any]:
         UnsupportedError: If the service has no endpoints.
     """
     routes = _routes_requests(service)
-    new = from_mapping(_NewEndpoint, body, "body")
+    new = from_mapping(NewEndpoint, body, "body")
     endpoint = Endpoint.from_url(new.url, new.weight, new.workers, new.max_in_flight)
     if endpoint.name in _names(service):
         raise ConflictError(f"there is an endpoint {endpoint.name!r} already: remove it first")
