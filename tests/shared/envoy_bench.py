@@ -1,0 +1,267 @@
+"""Backends, a picker and the real Envoy on this machine, for tests."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
+
+ENVOY = next(
+    (
+        path
+        for path in (str(Path(sys.executable).with_name("envoy")), shutil.which("envoy"))
+        if path and Path(path).exists()
+    ),
+    None,
+)
+_OPTIONS = ["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning"]
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for a condition.
+
+    Raises:
+        AssertionError: If it does not come true.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "this did not happen in time"
+        time.sleep(0.02)
+
+
+class Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, Any], seconds: float = 60.0) -> Any:
+        """Run a coroutine there and return its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(seconds)
+
+    def block(self, seconds: float) -> None:
+        """Let the loop hang, as a stuck process would."""
+        self._loop.call_soon_threadsafe(time.sleep, seconds)
+
+    def close(self) -> None:
+        """Cancel what runs there, and end the thread."""
+        self.run(self._cancel_all())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    async def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass
+class Backend:
+    """A server that says its name.
+
+    Attributes:
+        served: Requests that it has answered.
+        seen: Headers of the last request.
+    """
+
+    loop: Loop
+    port: int = 0
+    delay_s: float = 0.0
+    status: int = 200
+    body_delay_s: float = 0.0
+    breaks_off: bool = False
+    served: int = 0
+    seen: dict[str, str] = field(default_factory=dict)
+    _runner: Any = None
+
+    @property
+    def name(self) -> str:
+        """Its address, as endpoints are named."""
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> "Backend":
+        """Listen."""
+        self.loop.run(self._start())
+        return self
+
+    def stop(self) -> None:
+        """Refuse connections from now on."""
+        self.loop.run(self._runner.cleanup())
+
+    async def _start(self) -> None:
+        server = web.Server(self._handle)
+        self._runner = web.ServerRunner(server, shutdown_timeout=0.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def _handle(self, request: Any) -> Any:
+        self.seen = {name.lower(): value for name, value in request.headers.items()}
+        await asyncio.sleep(self.delay_s)
+        self.served += 1
+        response = web.StreamResponse(status=self.status, headers={"x-served-by": self.name})
+        await response.prepare(request)
+        await response.write(b"a")
+        if self.breaks_off:
+            request.transport.abort()
+            return response
+        await asyncio.sleep(self.body_delay_s)
+        await response.write(b"b")
+        return response
+
+
+class Envoy:
+    """The real Envoy with a generated configuration."""
+
+    def __init__(self, config: dict[str, Any], folder: Path) -> None:
+        """Start it, and wait until it is ready."""
+        self.port = _port(config["static_resources"]["listeners"][0])
+        self.admin = f"http://127.0.0.1:{_port(config['admin'])}"
+        file = folder / f"envoy-{self.port}.yaml"
+        file.write_text(yaml.safe_dump(config, sort_keys=False))
+        self.log = folder / f"envoy-{self.port}.log"
+        assert ENVOY is not None
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                [ENVOY, "-c", str(file), *_OPTIONS],
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            wait_until(self._is_ready, 20.0)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def url(self) -> str:
+        """Where clients send their requests."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def stats(self, part: str) -> dict[str, int]:
+        """Counters and gauges whose name contains this."""
+        text = _get(f"{self.admin}/stats?filter={part}&format=json")
+        return {each["name"]: each["value"] for each in json.loads(text)["stats"] if "name" in each}
+
+    def stat(self, name: str) -> int:
+        """The sum of the counters whose name ends so."""
+        found = {key: value for key, value in self.stats(name).items() if key.endswith(name)}
+        assert found, f"Envoy has no counter {name}"
+        return sum(found.values())
+
+    def clusters(self) -> dict[str, Any]:
+        """What Envoy knows of its clusters' hosts, by cluster."""
+        found = json.loads(_get(f"{self.admin}/clusters?format=json"))["cluster_statuses"]
+        return {each["name"]: each.get("host_statuses", []) for each in found}
+
+    def close(self) -> None:
+        """Stop it."""
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def _is_ready(self) -> bool:
+        assert self._process.poll() is None, self.log.read_text()
+        with contextlib.suppress(OSError):
+            return _get(f"{self.admin}/ready").strip() == "LIVE"
+        return False
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What clients got.
+
+    Attributes:
+        statuses: How often each status came; 0: a broken connection.
+        served_by: How often each backend served.
+        slowest_s: The longest time that a client waited.
+    """
+
+    statuses: Counter[int]
+    served_by: Counter[str]
+    slowest_s: float
+
+
+def load(
+    url: str,
+    requests: int,
+    at_once: int = 8,
+    method: str = "GET",
+    headers: dict[str, str] | None = None,
+) -> Answers:
+    """Send requests, a number of them at a time."""
+    return asyncio.run(_load(url, requests, at_once, method, headers or {}))
+
+
+async def _load(
+    url: str, requests: int, at_once: int, method: str, headers: dict[str, str]
+) -> Answers:
+    statuses: Counter[int] = Counter()
+    served: Counter[str] = Counter()
+    durations = [0.0]
+    left = iter(range(requests))
+
+    async def client(session: Any) -> None:
+        for _ in left:
+            begin = time.monotonic()
+            try:
+                async with session.request(method, url, headers=headers) as response:
+                    await response.read()
+                    statuses[response.status] += 1
+                    if "x-served-by" in response.headers:
+                        served[response.headers["x-served-by"]] += 1
+            except ClientError:
+                statuses[0] += 1
+            durations.append(time.monotonic() - begin)
+
+    connector = TCPConnector(limit=at_once)
+    timeout = ClientTimeout(total=30)
+    async with ClientSession(connector=connector, timeout=timeout) as session:
+        await asyncio.gather(*(client(session) for _ in range(at_once)))
+    return Answers(statuses, served, max(durations))
+
+
+@contextlib.contextmanager
+def backends(count: int) -> Iterator[list[Backend]]:
+    """Some running backends."""
+    loop = Loop()
+    started = [Backend(loop).start() for _ in range(count)]
+    try:
+        yield started
+    finally:
+        loop.close()
+
+
+def _port(part: dict[str, Any]) -> int:
+    return int(part["address"]["socket_address"]["port_value"])
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return str(answer.read().decode())
