@@ -6,7 +6,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from grpo_gym.deployment.config import Mode
-from grpo_gym.deployment.records import GuardStatus
+from grpo_gym.deployment.records import Arm, GuardStatus
 from grpo_gym.settings import ConfigError
 
 
@@ -89,15 +89,18 @@ class NoEndpointError(RuntimeError):
 
 
 class Observer(Protocol):
-    """Hears of every request, at once and in the caller's thread: be quick, and do not raise."""
+    """Hears of every request, at once and in the caller's thread: be quick, and do not raise.
 
-    def on_pick(self, endpoint: str) -> None:
+    `arm` is that of the guard's decision: who chose, the policy or the fallback.
+    """
+
+    def on_pick(self, endpoint: str, arm: Arm) -> None:
         """A request goes to an endpoint."""
 
-    def on_finish(self, endpoint: str, ok: bool, latency_ms: float) -> None:
+    def on_finish(self, endpoint: str, arm: Arm, ok: bool, latency_ms: float) -> None:
         """An endpoint has answered, or failed."""
 
-    def on_cancel(self, endpoint: str) -> None:
+    def on_cancel(self, endpoint: str, arm: Arm) -> None:
         """A client went away, or a token was forgotten by age."""
 
 
