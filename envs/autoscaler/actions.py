@@ -175,6 +175,30 @@ def configure(choice: int, cluster: Any) -> None:
 
 
 @kernel
+def change_kernel(
+    actions: np.ndarray,
+    metrics: np.ndarray,
+    clusters: np.ndarray,
+    parameters: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Write the replicas that actions add, as far as that is allowed.
+
+    Args:
+        actions: Shape (B,), int64; those of "multi" numbered like those of "flat".
+        metrics: `METRIC` records of the last step, shape (B,).
+        clusters: `CLUSTER` records, shape (B,).
+        parameters: From `kernel_parameters`.
+        out: Written, shape (B,), int64.
+    """
+    p = parameters[0]
+    for b in range(out.shape[0]):
+        change, _, _ = wanted(actions[b], metrics[b].requests_per_s, clusters[b], p)
+        fewest, most = allowed_changes(clusters[b], p)
+        out[b] = min(max(change, fewest), most)
+
+
+@kernel
 def mask_kernel(clusters: np.ndarray, parameters: np.ndarray, out: np.ndarray) -> None:
     """Write safe actions as 1, others as 0.
 

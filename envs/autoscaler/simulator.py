@@ -79,14 +79,14 @@ class AutoScalerSimulator(BatchSimulator):
         trace.draw_traces(distinct, rows, self.parameters, self._recorded, self.demand, self.starts)
         self.outcomes[members] = np.zeros((), records.OUTCOME)
         start_kernel(members, *self._memory)
-        self._remember(members)
+        self.remember(members)
 
     @override
     def step(self, actions: np.ndarray, skip: np.ndarray | None = None) -> Observations:
         if self.config.action == "multi":
             actions = encode("flat", actions)
         step_kernel(actions, self._no_skip if skip is None else skip, *self._memory)
-        self._remember(self._all)
+        self.remember(self._all)
         return self.observe()
 
     @override
@@ -128,6 +128,14 @@ class AutoScalerSimulator(BatchSimulator):
         """The ten metrics of the last step in their units, shape (B, 10), float64: a view."""
         return self.metrics.view(np.float64).reshape(self.num_envs, observation.NUM_METRICS)
 
+    def remember(self, members: np.ndarray) -> None:
+        """Put the last metrics of the given environments, shape (M,), into their histories."""
+        if self.config.history == 0:
+            return
+        rows = np.empty((self.num_envs, observation.NUM_METRICS), np.float32)
+        observation.observe_metrics(self.measured(), rows)
+        observation.remember(members, self.episodes, rows, self.history)
+
     def demand_ahead(self, steps: int) -> np.ndarray:
         """Demand of the next steps, requests/s, shape (B, steps): what no policy can know.
 
@@ -152,13 +160,6 @@ class AutoScalerSimulator(BatchSimulator):
         # Not where the recorded demand lies, but what it is.
         recorded = hashlib.sha256(self._recorded.tobytes()).hexdigest()
         return {**super()._settings(), "demand_csv": recorded}
-
-    def _remember(self, members: np.ndarray) -> None:
-        if self.config.history == 0:
-            return
-        rows = np.empty((self.num_envs, observation.NUM_METRICS), np.float32)
-        observation.observe_metrics(self.measured(), rows)
-        observation.remember(members, self.episodes, rows, self.history)
 
 
 def _parameters_of(config: AutoScalerConfig) -> np.ndarray:
