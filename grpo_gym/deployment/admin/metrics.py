@@ -15,7 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from grpo_gym.deployment.admin.service import ScalingStatus, Service, Status
-from grpo_gym.deployment.admin.traffic import BUCKETS_S, Tally, Traffic
+from grpo_gym.deployment.admin.traffic import ARMS, BUCKETS_S, EndpointTally, Traffic
 from grpo_gym.deployment.config import GuardConfig, Mode
 from grpo_gym.deployment.records import GuardStatus
 from grpo_gym.deployment.routing import RoutingStatus
@@ -135,7 +135,6 @@ _GUARD_LIMITS: _Table = (
         lambda config: config.most_violations,
     ),
 )
-_ARMS = ("policy", "fallback")
 
 
 class ServiceCollector(Collector):
@@ -188,7 +187,7 @@ def _guard(status: GuardStatus, config: GuardConfig) -> Iterator[Metric]:
     outcome = GaugeMetricFamily(
         "grpo_gym_guard_outcome", "Mean outcome of the blocks; higher is better.", labels=["arm"]
     )
-    for arm in _ARMS:
+    for arm in ARMS:
         blocks.add_metric([arm], getattr(status, f"{arm}_blocks"))
         if (mean := getattr(status, f"{arm}_outcome")) is not None:
             outcome.add_metric([arm], mean)
@@ -206,25 +205,27 @@ def _routing(status: RoutingStatus, traffic: Traffic) -> Iterator[Metric]:
     yield from _requests(traffic.of([each.name for each in status.endpoints]))
 
 
-def _requests(tallies: dict[str, Tally]) -> Iterable[Metric]:
+def _requests(endpoints: dict[str, EndpointTally]) -> Iterable[Metric]:
+    labels = ["endpoint", "arm"]
     picks = CounterMetricFamily(
-        "grpo_gym_picks", "Requests sent to the endpoint, retries included.", labels=["endpoint"]
+        "grpo_gym_picks", "Requests sent to the endpoint, retries included.", labels=labels
     )
     requests = CounterMetricFamily(
-        "grpo_gym_requests", "Requests that ended, by outcome.", labels=["endpoint", "outcome"]
+        "grpo_gym_requests", "Requests that ended.", labels=[*labels, "outcome"]
     )
     durations = HistogramMetricFamily(
         "grpo_gym_request_duration_seconds",
         "Time from the pick to the end of the answer, or to the failure.",
-        labels=["endpoint"],
+        labels=labels,
     )
-    for name, tally in tallies.items():
-        picks.add_metric([name], tally.picks)
-        requests.add_metric([name, "success"], tally.successes)
-        requests.add_metric([name, "error"], tally.errors)
-        requests.add_metric([name, "cancelled"], tally.cancelled)
-        counts = accumulate(tally.buckets)
-        durations.add_metric([name], list(zip(_BOUNDS, counts, strict=True)), tally.total_s)
+    for name, endpoint in endpoints.items():
+        for arm, tally in endpoint.arms.items():
+            picks.add_metric([name, arm], tally.picks)
+            requests.add_metric([name, arm, "success"], tally.successes)
+            requests.add_metric([name, arm, "error"], tally.errors)
+            requests.add_metric([name, arm, "cancelled"], tally.cancelled)
+            buckets = list(zip(_BOUNDS, accumulate(tally.buckets), strict=True))
+            durations.add_metric([name, arm], buckets, tally.total_s)
     return picks, requests, durations
 
 

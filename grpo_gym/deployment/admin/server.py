@@ -16,7 +16,7 @@ from grpo_gym.deployment.admin.metrics import make_registry
 from grpo_gym.deployment.admin.page import CONTENT_SECURITY_POLICY, PAGE
 from grpo_gym.deployment.admin.protection import check_request, is_loopback
 from grpo_gym.deployment.admin.service import RoutesRequests, Service, Status
-from grpo_gym.deployment.admin.traffic import Traffic
+from grpo_gym.deployment.admin.traffic import Traffic, quantile
 from grpo_gym.deployment.records import GuardError, plain
 from grpo_gym.deployment.routing import RoutingStatus
 from grpo_gym.settings import ConfigError
@@ -132,10 +132,11 @@ class AdminServer:
             tallies = self._traffic.of([each.name for each in status.endpoints])
             for endpoint in report["endpoints"]:
                 tally = tallies[endpoint["name"]]
-                endpoint["picks"] = tally.picks
-                endpoint["errors"] = tally.errors
-                endpoint["p50_ms"] = tally.quantile_ms(0.50)
-                endpoint["p99_ms"] = tally.quantile_ms(0.99)
+                arms = tally.arms.values()
+                endpoint["picks"] = sum(arm.picks for arm in arms)
+                endpoint["errors"] = sum(arm.errors for arm in arms)
+                endpoint["p50_ms"] = quantile(tally.recent_ms, 0.50)
+                endpoint["p99_ms"] = quantile(tally.recent_ms, 0.99)
         return report
 
     async def _read(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
