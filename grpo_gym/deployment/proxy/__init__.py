@@ -1,1 +1,1 @@
-"""The embedded reverse proxy of `grpo-gym route`."""
+"""The embedded reverse proxy: `grpo-gym route`. See docs/routing.md."""

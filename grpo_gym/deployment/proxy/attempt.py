@@ -1,0 +1,79 @@
+"""A request at one endpoint, which the core hears the end of exactly once."""
+
+import time
+from collections.abc import Callable, Collection
+from types import TracebackType
+from typing import Protocol, Self
+
+from grpo_gym.deployment.routing import Endpoint, Pick
+
+
+class Core(Protocol):
+    """What the proxy asks of a `RoutingCore`."""
+
+    def pick(self, *, size: float | None = None, exclude: Collection[str] = ()) -> Pick:
+        """Choose an endpoint."""
+
+    def finish(self, token: int, ok: bool, latency_ms: float | None = None) -> bool:
+        """The endpoint has answered, or failed."""
+
+    def cancel(self, token: int) -> bool:
+        """The client went away."""
+
+    def set_health(self, name: str, healthy: bool) -> None:
+        """A health check has changed its mind."""
+
+    @property
+    def endpoints(self) -> Collection[Endpoint]:
+        """The endpoints now."""
+
+
+class Attempt:
+    """A request at an endpoint; it is cancelled at the end of a `with` unless it was finished.
+
+    Attributes:
+        endpoint: The endpoint's name.
+    """
+
+    def __init__(
+        self, core: Core, pick: Pick, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.endpoint = pick.endpoints[0]
+        self._core = core
+        self._token: int | None = pick.token
+        self._clock = clock
+        self._started_s = clock()
+
+    def elapsed_ms(self) -> float:
+        """Time since the pick."""
+        return (self._clock() - self._started_s) * 1_000.0
+
+    def finish(self, ok: bool, latency_ms: float | None = None) -> None:
+        """Report the endpoint's answer, unless its end is known already.
+
+        Args:
+            ok: Whether it answered, with a status below 500.
+            latency_ms: How long it took; None: until now.
+        """
+        if (token := self._take_token()) is not None:
+            self._core.finish(token, ok, self.elapsed_ms() if latency_ms is None else latency_ms)
+
+    def cancel(self) -> None:
+        """Report that the client went away, unless the end is known already."""
+        if (token := self._take_token()) is not None:
+            self._core.cancel(token)
+
+    def _take_token(self) -> int | None:
+        token, self._token = self._token, None
+        return token
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.cancel()

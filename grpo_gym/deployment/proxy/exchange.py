@@ -1,0 +1,223 @@
+"""A request from a client to a backend, and the response back."""
+
+import asyncio
+import secrets
+from collections.abc import Collection
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+from grpo_gym.deployment.proxy.attempt import Attempt, Core
+from grpo_gym.deployment.proxy.backend import BackendError, send
+from grpo_gym.deployment.proxy.body import RequestBody
+from grpo_gym.deployment.proxy.config import ProxyConfig
+from grpo_gym.deployment.proxy.headers import request_headers, response_headers
+from grpo_gym.deployment.proxy.refusals import RefusedError
+from grpo_gym.deployment.proxy.requests import check_request
+from grpo_gym.deployment.proxy.websocket import asks_for_websocket, relay_websocket
+from grpo_gym.deployment.routing import NoEndpointError
+
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""Methods that may be repeated. Source: RFC 9110, 9.2.2."""
+
+
+class Exchanges:
+    """Handles requests.
+
+    Attributes:
+        draining: Whether responses end their connections.
+        closing: Set when WebSockets are to be closed.
+    """
+
+    def __init__(self, core: Core, session: aiohttp.ClientSession, config: ProxyConfig) -> None:
+        self.draining = False
+        self.closing = asyncio.Event()
+        self._core = core
+        self._session = session
+        self._config = config
+        self._pseudonym = f"grpo-gym-{secrets.token_hex(4)}"
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being handled."""
+        return self._in_flight
+
+    async def wait_until_idle(self) -> None:
+        """Wait until no request is being handled."""
+        await self._idle.wait()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request."""
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            return await self._answer(request)
+        except RefusedError as refusal:
+            return self._ending(refusal.response())
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        check_request(request, self._config)
+        if asks_for_websocket(request):
+            return await self._upgrade(request)
+        body = RequestBody(request, self._config)
+        await body.keep_if_small()
+        tried: list[str] = []
+        attempt = self._pick(tried)
+        while True:
+            with attempt:
+                tried.append(attempt.endpoint)
+                outcome = await self._ask(request, body, attempt)
+                following = None
+                if len(tried) <= self._config.retries and self._may_repeat(request, body, outcome):
+                    attempt.finish(ok=False)
+                    following = self._pick_another(tried)
+                if following is None:
+                    return await self._relay(request, outcome, attempt)
+            if isinstance(outcome, aiohttp.ClientResponse):
+                outcome.close()
+            attempt = following
+
+    def _pick(self, exclude: Collection[str]) -> Attempt:
+        try:
+            return Attempt(self._core, self._core.pick(exclude=exclude))
+        except NoEndpointError as error:
+            if error.saturated:
+                raise RefusedError(
+                    429, "all backends have as many requests as they may", 1
+                ) from None
+            raise RefusedError(503, "no backend is ready", 1) from None
+
+    def _pick_another(self, tried: Collection[str]) -> Attempt | None:
+        try:
+            return Attempt(self._core, self._core.pick(exclude=tried))
+        except NoEndpointError:
+            return None
+
+    async def _ask(
+        self, request: web.BaseRequest, body: RequestBody, attempt: Attempt
+    ) -> aiohttp.ClientResponse | BackendError:
+        timeout_s = self._config.response_timeout_s
+        try:
+            url = self._url(request, attempt.endpoint)
+            headers = self._headers(request, url)
+            return await send(self._session, request.method, url, headers, body, timeout_s)
+        except BackendError as error:
+            return error
+
+    def _may_repeat(
+        self,
+        request: web.BaseRequest,
+        body: RequestBody,
+        outcome: aiohttp.ClientResponse | BackendError,
+    ) -> bool:
+        if body.streamed:
+            return False
+        if isinstance(outcome, BackendError):
+            return not outcome.sent or request.method in _IDEMPOTENT
+        is_wanted = outcome.status in self._config.retry_statuses
+        return is_wanted and request.method in _IDEMPOTENT
+
+    async def _relay(
+        self,
+        request: web.BaseRequest,
+        outcome: aiohttp.ClientResponse | BackendError,
+        attempt: Attempt,
+    ) -> web.StreamResponse:
+        if isinstance(outcome, BackendError):
+            attempt.finish(ok=False)
+            raise RefusedError(outcome.status, f"the backend failed: {outcome}")
+        try:
+            return await self._stream(request, outcome, attempt)
+        finally:
+            outcome.close()
+
+    async def _stream(
+        self, request: web.BaseRequest, response: aiohttp.ClientResponse, attempt: Attempt
+    ) -> web.StreamResponse:
+        """Pass a response on as it comes.
+
+        Raises:
+            ConnectionError: If either side broke off; the client sees that the body is not whole.
+        """
+        headers = response_headers(response.headers)
+        answer = _PassedOn(status=response.status, reason=response.reason, headers=headers)
+        await self._ending(answer).prepare(request)
+        while chunk := await self._next_chunk(request, response, attempt):
+            await self._write(request, answer, chunk)
+        attempt.finish(ok=response.status < 500)
+        await answer.write_eof()
+        return answer
+
+    async def _next_chunk(
+        self, request: web.BaseRequest, response: aiohttp.ClientResponse, attempt: Attempt
+    ) -> bytes:
+        try:
+            async with asyncio.timeout(self._config.idle_timeout_s):
+                return await response.content.readany()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            attempt.finish(ok=False)
+            raise _broken_off(request) from error
+
+    async def _write(
+        self, request: web.BaseRequest, answer: web.StreamResponse, chunk: bytes
+    ) -> None:
+        try:
+            async with asyncio.timeout(self._config.idle_timeout_s):
+                await answer.write(chunk)
+        except TimeoutError as error:
+            raise _broken_off(request) from error
+
+    async def _upgrade(self, request: web.BaseRequest) -> web.StreamResponse:
+        with self._pick(()) as attempt:
+            try:
+                url = self._url(request, attempt.endpoint)
+                headers = self._headers(request, url)
+                return await relay_websocket(
+                    request, self._session, url, headers, attempt, self.closing, self._config
+                )
+            except BackendError as error:
+                attempt.finish(ok=error.status < 500)
+                raise RefusedError(error.status, f"no WebSocket: {error}") from None
+
+    def _url(self, request: web.BaseRequest, name: str) -> URL:
+        """Where a request goes at an endpoint, its path and query as the client wrote them."""
+        for endpoint in self._core.endpoints:
+            if endpoint.name == name:
+                return URL(endpoint.url + request.raw_path, encoded=True)
+        raise BackendError(502, "it was removed just now", sent=False)
+
+    def _headers(self, request: web.BaseRequest, url: URL) -> CIMultiDict[str]:
+        host = url.authority if self._config.host == "backend" else None
+        return request_headers(request, self._pseudonym, host, self._config.trust_forwarded)
+
+    def _ending(self, answer: web.StreamResponse) -> web.StreamResponse:
+        """An answer, after which the connection ends if the proxy is about to."""
+        if self.draining:
+            answer.force_close()
+        return answer
+
+
+def _broken_off(request: web.BaseRequest) -> ConnectionError:
+    """Cut the client's connection, which may be the only way to say that the body is not whole."""
+    if request.transport is not None:
+        request.transport.abort()
+    return ConnectionResetError("broken off")
+
+
+class _PassedOn(web.StreamResponse):
+    """A response without the headers that aiohttp would add."""
+
+    async def _prepare_headers(self) -> None:
+        added = {"Content-Type", "Server"}.difference(self.headers)
+        await super()._prepare_headers()
+        for name in added:
+            self.headers.popall(name, None)
