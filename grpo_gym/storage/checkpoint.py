@@ -1,7 +1,7 @@
 """Checkpoints: checksummed files, written atomically and read without executing code.
 
-A file is one ASCII line, `grpo-gym-checkpoint <format version> <SHA-256> <number of bytes>`,
-followed by that many bytes of `torch.save`. Tensors may have any shape and dtype.
+`container` says how a file begins; its body is that of `torch.save`. Tensors may have any shape and
+dtype.
 """
 
 import codecs
@@ -9,27 +9,27 @@ import hashlib
 import io
 import json
 import os
-import re
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from grpo_gym.storage import CheckpointError
+from grpo_gym.storage.container import (
+    FORMAT_VERSION,
+    header_of,
+    leaves,
+    open_archive,
+    read_body,
+    refuse,
+)
 from grpo_gym.storage.files import write_atomic
 
-FORMAT_VERSION = 1
-_MAGIC = b"grpo-gym-checkpoint "
-_HEADER_LIMIT = 128
 _SCALAR_TYPES = (bool, int, float, str, bytes, type(None))
 # torch reads integers of up to 255 bytes, but writes longer ones too.
 _LARGEST_INT_BITS = 255 * 8 - 1
-_DEEPEST = 100
-"""Nested containers; what prints or compares a payload is recursive."""
 
 
 def save(path: str | os.PathLike[str], payload: dict[str, Any], *, kind: str) -> None:
@@ -60,9 +60,8 @@ def save(path: str | os.PathLike[str], payload: dict[str, Any], *, kind: str) ->
     except RecursionError as error:
         raise CheckpointError(f"cannot save {path}: payload is nested too deeply") from error
     body = buffer.getbuffer()
-    header = f"{FORMAT_VERSION} {hashlib.sha256(body).hexdigest()} {len(body)}\n".encode()
     try:
-        write_atomic(path, _MAGIC, header, body)
+        write_atomic(path, header_of(body), body)
     except OSError as error:
         raise CheckpointError(
             f"cannot save {path}: {error.strerror or error}: free space or choose another path; "
@@ -86,7 +85,7 @@ def load(path: str | os.PathLike[str], *, kind: str) -> dict[str, Any]:
     """
     found, payload = _read(path)
     if found != kind:
-        _refuse(path, f"kind must be {kind!r}, got {found!r}: choose another file")
+        refuse(path, f"kind must be {kind!r}, got {found!r}: choose another file")
     return payload
 
 
@@ -122,106 +121,37 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
 
 def _read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
     """Kind and payload."""
-    body = _read_verified_body(path)
+    body = read_body(path)
     try:
-        _refuse_compression(body)
+        open_archive(body).close()
         content = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
     except Exception as error:  # torch may raise anything for a forged file
         # torch's own message would advise the user to disable the safe mode.
         reason = f"torch cannot read its content safely ({type(error).__name__})"
-        _refuse(path, f"{reason}: do not use it", error)
+        refuse(path, f"{reason}: do not use it", error)
     match content:
         case {"kind": str(kind), "payload": dict(payload)} if not _is_odd(payload):
             return kind, payload
         case _:
-            _refuse(path, "its content is not what grpo-gym writes: do not use it")
-
-
-def _refuse_compression(body: bytes) -> None:
-    """Refuse an archive that grows when it is read: `torch.save` compresses nothing.
-
-    Raises:
-        ValueError: If it would, or is no archive.
-    """
-    try:
-        with zipfile.ZipFile(io.BytesIO(body)) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-    except zipfile.BadZipFile as error:
-        raise ValueError("not an archive") from error
-    if size > len(body):
-        raise ValueError("compressed")
+            refuse(path, "its content is not what grpo-gym writes: do not use it")
 
 
 def _is_odd(payload: Any) -> bool:
     """Whether a payload holds what `save` never writes.
 
-    That is a container in two places or in itself, whose printed form may be endless; nesting
-    beyond `_DEEPEST`; or a tensor whose data are not all in the file.
+    It never writes containers that `container.leaves` refuses, nor a tensor whose data are not all
+    in the file.
     """
-    seen = set()
-    pending = [(payload, 1)]
-    while pending:
-        value, depth = pending.pop()
-        if isinstance(value, Tensor):
-            dense = value.layout is torch.strided and not value.is_meta
-            size = value.numel() * value.element_size()
-            if not dense or value.untyped_storage().nbytes() < size:
-                return True
-        elif isinstance(value, (dict, list, tuple)) and value:
-            if id(value) in seen or depth > _DEEPEST:
-                return True
-            seen.add(id(value))
-            items = value.values() if isinstance(value, dict) else value
-            pending += [(item, depth + 1) for item in items]
-    return False
-
-
-def _read_verified_body(path: str | os.PathLike[str]) -> bytes:
-    """The bytes after the header, after checks of magic, version, length and SHA-256."""
     try:
-        if Path(path).exists() and not Path(path).is_file():
-            _refuse(path, "it is a folder or a device, not a file: name the checkpoint itself")
-        with open(path, "rb") as file:
-            header = file.readline(_HEADER_LIMIT)
-            sha256, length = _parse_header(path, header)
-            found = os.fstat(file.fileno()).st_size - len(header)
-            if found != length:
-                state = "truncated" if found < length else "followed by other data"
-                _refuse(path, f"it is {state} ({found} of {length} bytes): use another copy")
-            body = file.read()
-    except FileNotFoundError as error:
-        _refuse(path, "there is no such file: check the path", error)
-    except OSError as error:
-        _refuse(path, f"{error.strerror or error}: check the path and its permissions", error)
-    if hashlib.sha256(body).hexdigest() != sha256:
-        _refuse(path, "it is damaged (its SHA-256 does not match): use another copy")
-    return body
+        return any(_lacks_data(leaf) for leaf in leaves(payload) if isinstance(leaf, Tensor))
+    except ValueError:
+        return True
 
 
-def _parse_header(path: str | os.PathLike[str], header: bytes) -> tuple[str, int]:
-    if not header.startswith(_MAGIC):
-        if _MAGIC.startswith(header):
-            _refuse(path, "it is empty or truncated within its first line: use another copy")
-        kind = "a PyTorch or zip archive" if header.startswith(b"PK") else "another kind of file"
-        _refuse(path, f"it is not a grpo-gym checkpoint but {kind}: choose another file")
-    rest = header.removeprefix(_MAGIC)
-    version = re.match(rb"([0-9]{1,9}) ", rest)
-    if version and int(version[1]) > FORMAT_VERSION:
-        _refuse(
-            path,
-            f"format version must be <= {FORMAT_VERSION}, got {int(version[1])}: "
-            "upgrade grpo-gym, which is older than the file",
-        )
-    fields = re.fullmatch(rb"%d ([0-9a-f]{64}) ([0-9]{1,18})\n" % FORMAT_VERSION, rest)
-    if not fields:
-        _refuse(path, "its first line is damaged or truncated: use another copy")
-    return fields[1].decode(), int(fields[2])
-
-
-def _refuse(
-    path: str | os.PathLike[str], reason: str, cause: BaseException | None = None
-) -> NoReturn:
-    raise CheckpointError(f"cannot load {os.fspath(path)}: {reason}") from cause
+def _lacks_data(tensor: Tensor) -> bool:
+    dense = tensor.layout is torch.strided and not tensor.is_meta
+    size = tensor.numel() * tensor.element_size()
+    return not dense or tensor.untyped_storage().nbytes() < size
 
 
 class _EmptyBytes:

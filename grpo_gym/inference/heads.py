@@ -1,0 +1,89 @@
+"""From a network's outputs to probabilities and actions, in NumPy: the heads of `policies.heads`.
+
+Shapes: B observations, A choices of all C components side by side, P network outputs.
+"""
+
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+
+from grpo_gym.inference.networks import Weights
+from grpo_gym.rollouts.returned import choices_of
+
+
+class Head(Protocol):
+    """Turns network outputs into actions of one kind of space."""
+
+    def actions(
+        self,
+        outputs: np.ndarray,
+        masks: np.ndarray | None,
+        generator: np.random.Generator | None,
+    ) -> np.ndarray:
+        """Actions in the environment's form, first axis B: samples, or the most probable ones."""
+
+
+class ChoiceHead:
+    """Discrete, MultiDiscrete and MultiBinary actions: one categorical for each component."""
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        """Lay out the choices of each component."""
+        self.sizes = choices_of(space)
+        self._shape = space.shape or ()
+        self._dtype = space.dtype
+        self._start = np.asarray(getattr(space, "start", 0), np.int64)
+        stops = np.cumsum(self.sizes).tolist()
+        self._parts = [slice(stop - n, stop) for n, stop in zip(self.sizes, stops, strict=True)]
+
+    def log_probs(self, outputs: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
+        """Log-probabilities of all choices, shape (B, A), float32; -inf where a mask forbids one.
+
+        Raises:
+            ValueError: If a mask allows nothing.
+        """
+        if masks is not None:
+            outputs = np.where(masks, outputs, -np.inf).astype(outputs.dtype, copy=False)
+        if len(self.sizes) == 1:
+            return _log_softmax(outputs)
+        return np.concatenate([_log_softmax(outputs[:, part]) for part in self._parts], axis=1)
+
+    def actions(
+        self,
+        outputs: np.ndarray,
+        masks: np.ndarray | None,
+        generator: np.random.Generator | None,
+    ) -> np.ndarray:
+        """As for `Head`."""
+        log_probs = self.log_probs(outputs, masks)
+        parts = [log_probs[:, part] for part in self._parts]
+        if generator is None:
+            chosen = [part.argmax(axis=1) for part in parts]
+        else:
+            noise = generator.random((len(outputs), len(parts)), np.float32)
+            chosen = [_sample(part, noise[:, [i]]) for i, part in enumerate(parts)]
+        actions = np.stack(chosen, axis=1).reshape(len(outputs), *self._shape) + self._start
+        return actions.astype(self._dtype, copy=False)
+
+
+def make_head(space: gym.Space[Any], options: dict[str, Any], weights: Weights) -> Head:
+    """The head of an action space."""
+    return ChoiceHead(space)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log-probabilities of one component's choices, shape (B, n)."""
+    best = logits.max(axis=1, keepdims=True)
+    if best.min(initial=0.0) == -np.inf:
+        raise ValueError("an action mask must allow at least one action, got none")
+    shifted = logits - best
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _sample(log_probs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Choices, shape (B,), where uniforms (B, 1) cut the distribution function."""
+    cumulative = np.exp(log_probs).cumsum(axis=1)
+    total = cumulative[:, -1:]
+    choice = (cumulative <= noise * total).sum(axis=1)
+    # Rounding may lead past the end: stay at the last choice of positive probability.
+    return np.minimum(choice, (cumulative < total).sum(axis=1))
