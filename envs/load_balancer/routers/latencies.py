@@ -7,7 +7,7 @@ import numpy as np
 from typing_extensions import override
 
 from grpo_gym.envs.load_balancer.routers.answers import hear_peaks, hear_queues
-from grpo_gym.envs.load_balancer.routers.router import Memory, Router
+from grpo_gym.envs.load_balancer.routers.router import Memory, Router, State
 from grpo_gym.settings import Positive, PositiveFraction
 
 _PENALTY_MS = 1e14
@@ -57,6 +57,10 @@ class PeakEwma(Router):
         latencies_ms = np.where(looked_at, decayed_ms, latencies_ms)
         updated_ms = np.where(looked_at, now_ms, updated_ms)
         return actions, (latencies_ms, updated_ms, heard_ms, cursors)
+
+    @override
+    def rewind(self, state: State) -> State:
+        return _rewound(state)
 
     def _pick(self, costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The chosen servers, shape (B,), and which were looked at, shape (B, N), bool."""
@@ -120,8 +124,17 @@ class C3(Router):
         averages = [self._recover(each, actions) for each in (queues, responses_ms, services_ms)]
         return actions, (*averages, heard_ms, cursors)
 
+    @override
+    def rewind(self, state: State) -> State:
+        return _rewound(state)
+
     def _recover(self, averages: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Move known averages half way towards those of the chosen servers, by `weight`."""
         chosen = averages[np.arange(len(actions)), actions][:, None]
         known = (averages >= 0.0) & (chosen >= 0.0)
         return np.where(known, averages + 0.5 * self.weight * (chosen - averages), averages)
+
+
+def _rewound(state: State) -> State:
+    """The state with its last array, the first slots that may have news, at the log's start."""
+    return *state[:-1], np.zeros_like(state[-1])

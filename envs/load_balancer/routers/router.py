@@ -54,6 +54,13 @@ class Router(Baseline):
         """
         return self._least(self.costs()), memory
 
+    def rewind(self, state: State) -> State:
+        """The state after requests have moved in the log: it is read from its start again.
+
+        A simulator's log never moves. One of real requests has no end, and drops old ones.
+        """
+        return state
+
     def costs(self) -> np.ndarray:
         """Estimate what choosing each server would cost, shape (B, N)."""
         raise NotImplementedError

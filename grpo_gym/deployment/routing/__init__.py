@@ -1,9 +1,11 @@
 """The routing core: which endpoint gets the next request, behind a guard. Imports no torch."""
 
-from grpo_gym.deployment.routing.config import RoutingConfig
+from grpo_gym.deployment.routing.config import RoutingConfig, routing_guard
+from grpo_gym.deployment.routing.core import RoutingCore
 from grpo_gym.deployment.routing.records import (
     Endpoint,
     EndpointStatus,
+    Failure,
     NoEndpointError,
     Observer,
     Pick,
@@ -13,9 +15,12 @@ from grpo_gym.deployment.routing.records import (
 __all__ = [
     "Endpoint",
     "EndpointStatus",
+    "Failure",
     "NoEndpointError",
     "Observer",
     "Pick",
     "RoutingConfig",
+    "RoutingCore",
     "RoutingStatus",
+    "routing_guard",
 ]

@@ -1,15 +1,44 @@
 """Settings of the routing core. Imports no torch."""
 
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from grpo_gym.deployment.config import GuardConfig, QuickAlarmConfig
 from grpo_gym.settings import (
     ConfigError,
     Count,
     Flag,
+    Integer,
     Positive,
     PositiveFraction,
     checked_dataclass,
 )
+
+
+def routing_guard(**changes: Any) -> GuardConfig:
+    """Settings of a guard for requests, of which there are many a second.
+
+    They differ from the guard's own defaults: longer blocks, because many requests are in flight
+    when one ends; no deadline, because a network of ours does not hang and a thread costs time; a
+    quick alarm; less history, saved less often.
+
+    Args:
+        **changes: Fields of `GuardConfig`, such as `mode`.
+
+    Raises:
+        ConfigError: If a value makes no sense.
+    """
+    usual: dict[str, Any] = {
+        "policy_deadline_ms": None,
+        "block_steps": 500,
+        "warmup_steps": 100,
+        "history_size": 100,
+        "save_every": 1_000,
+        "quick_alarm": QuickAlarmConfig(),
+    }
+    return GuardConfig(**{**usual, **changes})
 
 
 @checked_dataclass
@@ -23,15 +52,13 @@ class RoutingConfig:
     """Whether the policy sees the endpoints' weights. None: if they differ."""
     observe_sizes: Flag = False
     """Whether every request comes with a size, which the policy sees."""
-    size_mean: Positive = 20.0
-    """Mean size of a request, in any unit; only with `observe_sizes`."""
-    metrics_weight: PositiveFraction = 0.2
-    """Weight of a new answer in the moving averages, as in `LoadBalancer-v0`."""
+    size_mean: Positive | Literal["auto"] = "auto"
+    """Mean size of a request, in any unit, such as tokens; "auto": that of the sizes so far."""
 
     token_age_s: Positive = 300.0
     """Age at which an unfinished request is forgotten."""
-    log_size: Count = 4_096
-    """Requests that the log has room for, those in flight included."""
+    log_size: Annotated[Integer, Field(ge=16, le=1_000_000)] = 8_192
+    """Requests that the log has room for. Half of them may be in flight; more are refused."""
 
     consecutive_errors: Count = 5
     """Errors in a row that eject an endpoint."""
@@ -50,6 +77,8 @@ class RoutingConfig:
     """Largest share of the endpoints that may be ejected at once; one always may, of several."""
     probe_successes: Count = 3
     """Good answers, one request at a time, that bring an endpoint back after an ejection."""
+    guard: GuardConfig = field(default_factory=routing_guard)
+    """When the policy may act."""
 
     def __post_init__(self) -> None:
         if self.longest_ejection_s < self.ejection_s:

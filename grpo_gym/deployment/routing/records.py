@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 from grpo_gym.deployment.config import Mode
 from grpo_gym.deployment.records import Arm, GuardStatus
 from grpo_gym.settings import ConfigError
+
+Failure = Literal["error", "refused", "timeout"]
+"""How a request failed: after it was served, before, or because it took too long."""
 
 
 @dataclass(frozen=True)

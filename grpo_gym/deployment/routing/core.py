@@ -1,0 +1,442 @@
+"""The routing core: which endpoint gets the next request. See docs/routing.md.
+
+A request is picked for, sent, and finished or cancelled:
+
+    with RoutingCore([Endpoint.from_url("http://127.0.0.1:9001"), ...]) as core:
+        pick = core.pick()
+        ...  # send the request to pick.endpoints[0]
+        core.finish(pick.token, ok=True)
+"""
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from grpo_gym.deployment.guard import Guard
+from grpo_gym.deployment.routing.chooser import Chooser
+from grpo_gym.deployment.routing.config import RoutingConfig
+from grpo_gym.deployment.routing.figures import endpoint_figures
+from grpo_gym.deployment.routing.fleet import Fleet
+from grpo_gym.deployment.routing.kernels import ANSWERED, FAILED, REFUSED, TIMED_OUT
+from grpo_gym.deployment.routing.learning import OnlineRanker
+from grpo_gym.deployment.routing.policies import (
+    ONLINE,
+    PRETRAINED,
+    depends_on_weights,
+    make_ranker,
+    observes_weights,
+)
+from grpo_gym.deployment.routing.rankers import Ranker
+from grpo_gym.deployment.routing.records import (
+    Endpoint,
+    Failure,
+    NoEndpointError,
+    Observer,
+    Pick,
+    RoutingStatus,
+)
+from grpo_gym.deployment.routing.roster import Member, Roster
+from grpo_gym.deployment.routing.scale import Scale
+from grpo_gym.deployment.routing.tickets import NO_SLOT, Ticket, Tickets
+from grpo_gym.settings import ConfigError, suggest
+
+_FAILURES = {"error": FAILED, "refused": REFUSED, "timeout": TIMED_OUT}
+_EXPIRY_S = 1.0
+"""Time between looks for tickets that are too old."""
+
+
+class RoutingCore(AbstractContextManager["RoutingCore"]):
+    """Chooses endpoints for requests, and learns from their answers. Thread-safe.
+
+    Attributes:
+        config: Its settings.
+        observers: Hear of every request.
+    """
+
+    def __init__(
+        self,
+        endpoints: Iterable[Endpoint],
+        policy: str | Ranker = PRETRAINED,
+        config: RoutingConfig | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        guard_clock: Callable[[], float] = time.time,
+        state_path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Start with nothing in flight, or with the guard and the weights of an earlier process.
+
+        Args:
+            endpoints: Where requests can go; more may come and go while running.
+            policy: See `make_ranker`, or a ranker of your own.
+            config: Settings; None: the defaults.
+            clock: Returns seconds that never go back.
+            guard_clock: Of the guard; must continue across restarts.
+            state_path: File of the guard's state; beside it, with the suffix ".online", lie the
+                weights of the policy "online". None: nothing is kept.
+
+        Raises:
+            ConfigError: If an argument cannot be used.
+            CheckpointError: If the policy's file cannot be.
+            GuardStateError: If the saved state cannot be.
+        """
+        self.config = RoutingConfig() if config is None else config
+        self.observers: list[Observer] = []
+        self._lock = threading.RLock()
+        self._clock, self._start_s = clock, clock()
+        self._roster = Roster(tuple(endpoints), self.config)
+        self._online_path = None if state_path is None else Path(f"{os.fspath(state_path)}.online")
+        ranker = self._load(policy, self._roster.endpoints)
+        self._policy = policy if isinstance(policy, str) else type(policy).__name__
+        self._scale = Scale(self.config)
+        self._fleet = Fleet(self._roster.endpoints, ranker.layout, self.config.log_size)
+        self._scale.apply(self._fleet)
+        self._fleet.warm_up()
+        ranker.bind(self._fleet)
+        self._tickets = Tickets(self.config.token_age_s)
+        self._next_expiry_s = self._start_s
+        self._picks = self._finished = self._errors = 0
+        self._cancelled = self._expired = self._unknown = 0
+        # Last, because it owns a file.
+        self._chooser = Chooser(ranker, self.config.guard, guard_clock, state_path)
+
+    @property
+    def guard(self) -> Guard:
+        """Decides when the policy may act."""
+        return self._chooser.guard
+
+    # Requests
+
+    def pick(
+        self,
+        *,
+        size: float | None = None,
+        among: Collection[str] | None = None,
+        exclude: Collection[str] = (),
+        probe: bool = True,
+    ) -> Pick:
+        """Choose an endpoint for a request; from now on it counts as in flight there.
+
+        Args:
+            size: Its size, if `observe_sizes`; None: a mean size.
+            among: Names of endpoints to choose from; None: all.
+            exclude: Names not to choose, such as those that a retry has tried.
+            probe: Whether it may go to an endpoint that was ejected, to see whether it is well
+                again. Say no for a request that could not be sent again.
+
+        Raises:
+            NoEndpointError: If no endpoint can take it.
+            ValueError: If the size is not finite and above 0.
+        """
+        if size is not None and not 0.0 < size < math.inf:
+            raise ValueError(f"size must be finite and > 0, or None, got {size!r}")
+        with self._lock:
+            now_s = self._pass_time()
+            in_flight = self._fleet.servers["in_flight"].tolist()
+            candidates = self._roster.candidates(in_flight, among, exclude, probe)
+            if len(self._tickets) >= self.config.log_size // 2:
+                raise NoEndpointError("log_size / 2 requests are in flight: try again soon", True)
+            self._fleet.arrive(self._ms(now_s), self._scale.size_ms(size))
+            choice = self._chooser.choose(
+                self._fleet,
+                candidates,
+                in_flight[: len(self._roster.members)],
+                self._scale.is_known,
+            )
+            chosen, ranker = choice.order[0], self._chooser.ranker
+            is_probe = chosen is candidates.probe
+            chosen.health.probes += is_probe
+            self._picks += 1
+            chosen.last_pick = self._picks
+            ticket = Ticket(
+                member=chosen,
+                slot=self._fleet.send(chosen.place),
+                sent_s=now_s,
+                in_flight=in_flight[chosen.place] + 1,
+                probe=is_probe,
+                decision=choice.decision,
+                ranker=ranker,
+                memo=None if choice.decision is None else ranker.sent(chosen.place),
+            )
+            token = self._tickets.add(ticket)
+            names = tuple([member.endpoint.name for member in choice.order])
+        for observer in self.observers:
+            observer.on_pick(names[0])
+        return Pick(names, token)
+
+    def finish(
+        self,
+        token: int,
+        ok: bool,
+        latency_ms: float | None = None,
+        endpoint: str | None = None,
+        failure: Failure | None = None,
+    ) -> bool:
+        """Note how a request ended.
+
+        Args:
+            token: Of its pick.
+            ok: Whether it was answered well.
+            latency_ms: How long that took; None: the time since the pick.
+            endpoint: Who served it, if not the first of the pick, which then counts as having
+                failed.
+            failure: How it failed. None: "refused" if it took less than a mean service time, else
+                "error". What was refused says nothing about latency; a "timeout" says nothing about
+                the time of one service.
+
+        Returns:
+            Whether the token was known.
+
+        Raises:
+            ValueError: If the latency is not finite and >= 0, or the failure is unknown.
+        """
+        if latency_ms is not None and not 0.0 <= latency_ms < math.inf:
+            raise ValueError(f"latency_ms must be finite and >= 0, or None, got {latency_ms!r}")
+        if failure is not None and failure not in _FAILURES:
+            raise ValueError(f"failure must be one of {', '.join(_FAILURES)}, got {failure!r}")
+        with self._lock:
+            ticket = self._tickets.pop(token)
+            if ticket is None:
+                self._unknown += 1
+                return False
+            now_s = self._clock()
+            if latency_ms is None:
+                latency_ms = max(0.0, 1_000.0 * (now_s - ticket.sent_s))
+            self._finished += 1
+            self._errors += not ok
+            served = self._served(ticket, endpoint, now_s)
+            name = ticket.member.endpoint.name if endpoint is None else endpoint
+            if served is not None:
+                self._learn(ticket, served, ok, latency_ms, failure, now_s)
+            self._chooser.report(ticket, ok, latency_ms, self._scale.service_ms)
+        for observer in self.observers:
+            observer.on_finish(name, ok, latency_ms)
+        return True
+
+    def cancel(self, token: int) -> bool:
+        """Note that a client went away: the request is no longer in flight, and teaches nothing.
+
+        Returns:
+            Whether the token was known.
+        """
+        with self._lock:
+            ticket = self._tickets.pop(token)
+            if ticket is None:
+                self._unknown += 1
+                return False
+            self._cancelled += 1
+            self._withdraw(ticket, self._clock())
+        for observer in self.observers:
+            observer.on_cancel(ticket.member.endpoint.name)
+        return True
+
+    # Endpoints and policies
+
+    def set_endpoints(self, endpoints: Iterable[Endpoint]) -> None:
+        """Route to these endpoints from now on; those that stay keep what is known of them.
+
+        Requests in flight at others still finish.
+
+        Raises:
+            ConfigError: If two have one name, or the policy cannot choose among them; then nothing
+                changes.
+        """
+        with self._lock:
+            roster = Roster(tuple(endpoints), self.config, self._roster)
+            ranker = self._chooser.ranker
+            if depends_on_weights(self._policy) and ranker.layout.weights != observes_weights(
+                roster.endpoints, self.config
+            ):
+                ranker = self._load(self._policy, roster.endpoints)
+            self._use(roster, ranker)
+
+    def add(self, endpoint: Endpoint) -> None:
+        """Route to one more endpoint; one of the same name is replaced, and keeps its averages.
+
+        Raises:
+            ConfigError: As `set_endpoints`.
+        """
+        with self._lock:
+            kept = [each for each in self._roster.endpoints if each.name != endpoint.name]
+            self.set_endpoints([*kept, endpoint])
+
+    def remove(self, name: str) -> None:
+        """Route to an endpoint no more; what is in flight there still finishes.
+
+        Raises:
+            ConfigError: If there is none of this name, or as `set_endpoints`.
+        """
+        with self._lock:
+            self._known(name)
+            self.set_endpoints([each for each in self._roster.endpoints if each.name != name])
+
+    def swap_policy(self, policy: str | Ranker) -> None:
+        """Let another policy act from the next request on, in the guard's present mode.
+
+        Raises:
+            ConfigError: If there is no such policy, or it does not fit; the old one stays.
+            CheckpointError: If its file cannot be used; the old one stays.
+        """
+        with self._lock:
+            endpoints = self._roster.endpoints
+        ranker = self._load(policy, endpoints)  # reads a file, while requests go on
+        with self._lock:
+            self._save_online()
+            self._use(self._roster, ranker)
+            self._policy = policy if isinstance(policy, str) else type(policy).__name__
+
+    def set_health(self, name: str, healthy: bool) -> None:
+        """Take over the result of an active health check.
+
+        An endpoint that is not healthy gets no requests, unless none is. A good check of one that
+        is ejected ends its ejection: single requests try it.
+
+        Raises:
+            ConfigError: If there is no endpoint of this name.
+        """
+        with self._lock:
+            member = self._known(name)
+            if member.health.report(healthy):
+                self._fleet.forget_answers(member.place)
+
+    def status(self) -> RoutingStatus:
+        """Everything in figures."""
+        with self._lock:
+            guard = self.guard.status()
+            return RoutingStatus(
+                policy=self._policy,
+                mode=guard.mode,
+                percentage=guard.percentage,
+                guard=guard,
+                picks=self._picks,
+                finished=self._finished,
+                errors=self._errors,
+                cancelled=self._cancelled,
+                expired=self._expired,
+                unknown_tokens=self._unknown,
+                service_ms=self._scale.service_ms if self._scale.is_known else None,
+                endpoints=endpoint_figures(self._roster, self._fleet, self._ms(self._pass_time())),
+            )
+
+    def save(self) -> None:
+        """Save the guard's state and what the policy "online" has learnt, if there is a file.
+
+        Raises:
+            GuardError: If the state cannot be saved.
+            CheckpointError: If the weights cannot be.
+        """
+        with self._lock:
+            self._save_online()
+            if self._online_path is not None:
+                self.guard.save()
+
+    def close(self) -> None:
+        """Save, and let another process have the files. Idempotent."""
+        with self._lock:
+            try:
+                self._save_online()
+            finally:
+                self.guard.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Internals, with the lock held
+
+    def _pass_time(self) -> float:
+        """Read the clock, end ejections, and forget old requests; the time in seconds."""
+        now_s = self._clock()
+        for member in self._roster.pass_time(now_s):
+            self._fleet.forget_answers(member.place)
+        if now_s >= self._next_expiry_s:
+            self._next_expiry_s = now_s + _EXPIRY_S
+            for ticket in self._tickets.pop_old(now_s):
+                self._expired += 1
+                self._withdraw(ticket, now_s)
+        if self._fleet.is_full:
+            moves = self._fleet.compact().tolist()
+            for ticket in self._tickets:
+                ticket.slot = moves[ticket.slot] if ticket.slot != NO_SLOT else NO_SLOT
+            self._chooser.ranker.log_moved()
+        return now_s
+
+    def _ms(self, now_s: float) -> float:
+        return 1_000.0 * (now_s - self._start_s)
+
+    def _withdraw(self, ticket: Ticket, now_s: float) -> None:
+        ticket.member.health.probes -= ticket.probe
+        if ticket.slot != NO_SLOT:
+            self._fleet.withdraw(ticket.slot, self._ms(now_s))
+
+    def _served(self, ticket: Ticket, name: str | None, now_s: float) -> Member | None:
+        """Who served a request, if still here; another than was picked has it now."""
+        if name is None or name == ticket.member.endpoint.name:
+            return ticket.member if ticket.slot != NO_SLOT else None
+        other = self._roster.get(name)
+        if ticket.slot == NO_SLOT or other is None:
+            self._withdraw(ticket, now_s)
+            return None
+        ticket.member.health.probes -= ticket.probe
+        ticket.member.health.observe(False, ticket.probe, now_s, self._roster.may_eject())
+        self._fleet.redirect(ticket.slot, other.place, self._ms(now_s))
+        ticket.probe, ticket.in_flight = False, 0
+        return other
+
+    def _learn(
+        self,
+        ticket: Ticket,
+        served: Member,
+        ok: bool,
+        latency_ms: float,
+        failure: Failure | None,
+        now_s: float,
+    ) -> None:
+        """Note what an endpoint shows by its answer."""
+        end = ANSWERED
+        if not ok:
+            quick = latency_ms < self._scale.service_ms
+            end = _FAILURES[failure or ("refused" if quick else "error")]
+        self._fleet.answer(ticket.slot, self._ms(now_s), latency_ms, end)
+        served.health.probes -= ticket.probe
+        served.health.observe(ok, ticket.probe, now_s, self._roster.may_eject())
+        if ok and ticket.in_flight > 0:
+            served.service.observe(latency_ms, ticket.in_flight, served.endpoint.workers)
+            self._scale.update((each.service for each in self._roster.members), self._fleet)
+
+    def _use(self, roster: Roster, ranker: Ranker) -> None:
+        """Go on with other endpoints or another policy, or raise ConfigError and change nothing."""
+        fleet = self._fleet
+        if roster is not self._roster or ranker.layout != fleet.layout:
+            fleet = fleet.rebuilt(roster.endpoints, ranker.layout)
+        ranker.bind(fleet)
+        for ticket in self._tickets:
+            stays = roster.get(ticket.member.endpoint.name)
+            if stays is None:
+                ticket.slot = NO_SLOT
+            else:
+                ticket.member = stays
+        self._roster, self._fleet, self._chooser.ranker = roster, fleet, ranker
+
+    def _known(self, name: str) -> Member:
+        member = self._roster.get(name)
+        if member is None:
+            names = [endpoint.name for endpoint in self._roster.endpoints]
+            raise ConfigError(f"there is no endpoint {name!r}.{suggest(name, names)}")
+        return member
+
+    def _load(self, policy: str | Ranker, endpoints: tuple[Endpoint, ...]) -> Ranker:
+        if not isinstance(policy, str):
+            return policy
+        ranker = make_ranker(policy, endpoints, self.config)
+        if policy == ONLINE and self._online_path is not None and self._online_path.exists():
+            assert isinstance(ranker, OnlineRanker)
+            ranker.load(self._online_path)
+        return ranker
+
+    def _save_online(self) -> None:
+        ranker = self._chooser.ranker
+        if isinstance(ranker, OnlineRanker) and self._online_path is not None:
+            ranker.save(self._online_path)
