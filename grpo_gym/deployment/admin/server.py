@@ -74,9 +74,10 @@ class AdminServer:
             await web.TCPSite(self._runner, self.host, port).start()
         except (OSError, OverflowError) as error:
             await self._runner.cleanup()
-            reason = getattr(error, "strerror", None) or error
+            reason = (getattr(error, "strerror", None) or str(error)).rsplit(": ")[-1]
             raise ConfigError(
-                f"admin port must be free, got {self.host}:{port} ({reason}): choose another"
+                f"the admin port cannot be opened at {self.host}:{port}: {reason}. Choose another "
+                "address or port"
             ) from None
         self.port = self._runner.addresses[0][1]
         if isinstance(self._service, RoutesRequests):
