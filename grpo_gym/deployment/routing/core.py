@@ -164,7 +164,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             token = self._tickets.add(ticket)
             names = tuple([member.endpoint.name for member in choice.order])
         for observer in self.observers:
-            observer.on_pick(names[0])
+            observer.on_pick(names[0], ticket.arm)
         return Pick(names, token)
 
     def finish(
@@ -213,7 +213,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
                 self._learn(ticket, served, ok, latency_ms, failure, now_s)
             self._chooser.report(ticket, ok, latency_ms, self._scale.service_ms)
         for observer in self.observers:
-            observer.on_finish(name, ok, latency_ms)
+            observer.on_finish(name, ticket.arm, ok, latency_ms)
         return True
 
     def cancel(self, token: int) -> bool:
@@ -229,8 +229,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
                 return False
             self._cancelled += 1
             self._withdraw(ticket, self._clock())
-        for observer in self.observers:
-            observer.on_cancel(ticket.member.endpoint.name)
+            self._tell_of_cancelled(ticket)
         return True
 
     # Endpoints and policies
@@ -356,6 +355,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             for ticket in self._tickets.pop_old(now_s):
                 self._expired += 1
                 self._withdraw(ticket, now_s)
+                self._tell_of_cancelled(ticket)
         if self._fleet.is_full:
             moves = self._fleet.compact().tolist()
             for ticket in self._tickets:
@@ -370,6 +370,10 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         ticket.member.health.probes -= ticket.probe
         if ticket.slot != NO_SLOT:
             self._fleet.withdraw(ticket.slot, self._ms(now_s))
+
+    def _tell_of_cancelled(self, ticket: Ticket) -> None:
+        for observer in self.observers:
+            observer.on_cancel(ticket.member.endpoint.name, ticket.arm)
 
     def _served(self, ticket: Ticket, name: str | None, now_s: float) -> Member | None:
         """Who served a request, if still here; another than was picked has it now."""

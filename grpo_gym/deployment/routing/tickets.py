@@ -2,10 +2,11 @@
 
 import secrets
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_gym.deployment.records import Decision
+from grpo_gym.deployment.records import Arm, Decision
 from grpo_gym.deployment.routing.rankers import Ranker
 from grpo_gym.deployment.routing.roster import Member
 
@@ -37,6 +38,11 @@ class Ticket:
     ranker: Ranker
     memo: Any
 
+    @property
+    def arm(self) -> Arm:
+        """Who chose: without a decision of the guard that was the fallback."""
+        return "fallback" if self.decision is None else self.decision.arm
+
 
 class Tickets:
     """Tickets by token, oldest first."""
@@ -52,7 +58,7 @@ class Tickets:
     def __len__(self) -> int:
         return len(self._tickets)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Ticket]:
         return iter(self._tickets.values())
 
     def add(self, ticket: Ticket) -> int:
