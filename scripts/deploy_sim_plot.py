@@ -55,7 +55,7 @@ def draw_share(axes: Any, run: Mapping[str, Any], last_hour: float) -> None:
             # To the right of the line, where the bars have ended, and as wide as there is room.
             width = min(int(_LETTERS * (1.0 - start / last_hour)), _LONGEST_LINE)
             text = textwrap.fill(f"{start:.2f} h, {mode}: {brief}", max(width, 10))
-            height = 137.0 if number == 0 else 55.0
+            height = 137.0 if number == 0 else 59.0
             box = {"boxstyle": "round", "fc": "white", "ec": "none", "alpha": 0.85, "pad": 0.15}
         axes.annotate(
             text,
@@ -64,7 +64,7 @@ def draw_share(axes: Any, run: Mapping[str, Any], last_hour: float) -> None:
             textcoords="offset points",
             ha="left",
             va="center",
-            fontsize=9,
+            fontsize=8.5,
             bbox=box,
         )
     axes.set(ylim=(0.0, 150.0), yticks=(0, 50, 100), ylabel="policy's share (%)")

@@ -17,7 +17,8 @@ COLOURS = ("#005cb8", "#e0792d", "#0c8a5c", "#962482", "#8a6200", "#465878")
 """Of policies, in turn."""
 _DEMAND, _PROMISE = "#1c2028", "#cc1428"
 _LEAST_ERROR_PERCENT = 0.01
-_LEAST_LATENCY_MS = 10.0
+_WIDTH, _APART = 1.1, 1.5 / 72.0
+"""Of a curve (pt), and the distance between equal curves (inches)."""
 
 
 def snapshot(env: Any) -> Frame:
@@ -54,48 +55,66 @@ def draw(
     hours = config.step_seconds / 3600.0
     first = next(iter(episodes.values()))
     demand, times = _column(first, "demand"), _column(first, "clock") * hours
-    rates.plot(times, demand, color=_DEMAND, label="demand", linewidth=1.1)
+    rates.plot(times, demand, color=_DEMAND, label="demand", linewidth=_WIDTH)
     for number, (name, frames) in enumerate(episodes.items()):
-        _plot_policy(axes, name, frames, COLOURS[number % len(COLOURS)], hours, len(episodes) == 1)
+        colour, place = COLOURS[number % len(COLOURS)], number - (len(episodes) - 1) / 2.0
+        _plot_policy(axes, name, frames, colour, place, hours, len(episodes) == 1)
     promise = f"promised {latency_text(config.sla_p99_ms)}"
     latencies.axhline(config.sla_p99_ms, color=_PROMISE, linestyle="--", label=promise)
     _format_axes(axes, len(first) * hours / 24.0)
     every = [frame for frames in episodes.values() for frame in frames]
     slowest, most = _column(every, "p99_latency_ms").max(), _column(every, "error_percent").max()
-    latencies.set_ylim(_LEAST_LATENCY_MS, max(2.0 * config.sla_p99_ms, 1.2 * slowest))
+    # Several policies show no medians, so that their p99 may fill the panel.
+    quickest = _column(every, "p50_latency_ms" if len(episodes) == 1 else "p99_latency_ms").min()
+    latencies.set_ylim(0.8 * quickest, max(1.3 * config.sla_p99_ms, 1.2 * slowest))
     errors.set_ylim(_LEAST_ERROR_PERCENT, max(1.0, 1.2 * most))
     figure.suptitle(title)
     content = io.BytesIO()
-    figure.savefig(content, format=file_format, dpi=100)
+    figure.savefig(content, format=file_format, dpi=150)
     return content.getvalue()
 
 
 def _plot_policy(
-    axes: Any, name: str, frames: Sequence[Frame], colour: str, hours: float, alone: bool
+    axes: Any,
+    name: str,
+    frames: Sequence[Frame],
+    colour: str,
+    place: float,
+    hours: float,
+    alone: bool,
 ) -> None:
+    """Draw a policy's curves, moved a little, so that equal ones lie side by side."""
+    from matplotlib.transforms import ScaledTranslation
+
     rates, latencies, costs, errors = axes
+    move = ScaledTranslation(place * _APART, place * _APART, rates.figure.dpi_scale_trans)
     times, paid = _column(frames, "clock") * hours, _column(frames, "cost_dollars")
-    curve: dict[str, Any] = {"color": colour, "linewidth": 1.1}
-    stairs = {**curve, "drawstyle": "steps-pre"}
-    rates.plot(times, _column(frames, "capacity"), label=f"capacity, {name}", **stairs)
+
+    def plot(panel: Any, values: np.ndarray, label: str, **style: Any) -> None:
+        style = {"color": colour, "linewidth": _WIDTH, "label": label, **style}
+        (line,) = panel.plot(times, values, **style)
+        line.set_transform(line.get_transform() + move)
+
+    plot(rates, _column(frames, "capacity"), f"capacity, {name}", drawstyle="steps-pre")
     label = f"p99, {name}:\nabove in {_column(frames, 'violation').mean():.2%} of steps"
-    latencies.plot(times, _column(frames, "p99_latency_ms"), label=label, **curve)
+    plot(latencies, _column(frames, "p99_latency_ms"), label)
     if alone:
-        medians = _column(frames, "p50_latency_ms")
-        latencies.plot(times, medians, label="median", color=colour, linestyle=":")
-    costs.plot(times, paid / hours, label=f"{name}: \\${paid.sum():,.0f}", **stairs)
-    shown = np.maximum(_column(frames, "error_percent"), _LEAST_ERROR_PERCENT)
-    errors.plot(times, shown, label=name, **curve)
+        plot(latencies, _column(frames, "p50_latency_ms"), "median", linestyle=":")
+    plot(costs, paid / hours, f"{name}: \\${paid.sum():,.0f}", drawstyle="steps-pre")
+    failed = _column(frames, "error_percent")
+    shown = np.maximum(failed, _LEAST_ERROR_PERCENT)
+    plot(errors, shown, f"{name}: {failed.mean():.3g} % on average")
 
 
 def _format_axes(axes: Any, days: float) -> None:
-    from matplotlib.ticker import MultipleLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MultipleLocator, NullFormatter
 
     rates, latencies, costs, errors = axes
     for axis in (latencies, errors):
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
+    latencies.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     labels = ("requests/s", "latency (ms)", "cost (\\$/h)", "errors (%)")
     errors.set_xlabel("time since midnight of the first day (h)")
     for axis in (rates, costs):

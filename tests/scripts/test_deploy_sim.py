@@ -246,3 +246,24 @@ def test_the_figure_of_what_was_measured(deploy_sim: Any, measured: Path) -> Non
     texts = [text.get_text() for text in figure.subfigs[0].axes[0].texts]
     assert any("11 violations" in text for text in texts)
     assert texts[0].startswith("1.00 h, gradual: the operator")
+
+
+def test_no_reason_lies_over_the_bars(deploy_sim: Any) -> None:
+    backend = pytest.importorskip("matplotlib.backends.backend_agg")
+    published = json.loads((SCRIPTS.parent / "docs" / "results" / "deploy_sim.json").read_text())
+    runs = {name.split("/")[0]: run for name, run in published.items() if "/seed 0" in name}
+    figure = deploy_sim.draw({name: run for name, run in runs.items() if "alone" not in name})
+    backend.FigureCanvasAgg(figure).draw()
+    reasons = 0
+    for cell in figure.subfigs:
+        if not cell.axes:
+            continue  # the last row may have one panel
+        share = cell.axes[0]
+        bars = [bar.get_window_extent() for bar in share.collections if len(bar.get_paths())]
+        for text in share.texts:
+            frame = text.get_bbox_patch()
+            shown = text.get_window_extent() if frame is None else frame.get_window_extent()
+            assert not any(shown.overlaps(bar) for bar in bars), text.get_text()
+            assert not shown.overlaps(share.get_legend().get_window_extent()), text.get_text()
+            reasons += 1
+    assert reasons >= 9

@@ -1,7 +1,9 @@
 """Pictures show the simulator's measurements; `evaluate --plot` refuses early."""
 
+import io
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from PIL import Image
 
 import grpo_gym  # noqa: F401, registers the environments
 from grpo_gym.cli import evaluate, plotting
+from grpo_gym.envs.autoscaler import figures
 from grpo_gym.envs.autoscaler.charts import linear_ticks, logarithmic_ticks
 from grpo_gym.envs.autoscaler.env import AutoScalerEnv
 from grpo_gym.envs.autoscaler.presets import make_config
@@ -242,6 +246,35 @@ def test_ansi_and_no_mode() -> None:
 
 
 SHORT = ["--env", "AutoScaler-v0", "--env-kwargs", "episode_steps=40", "--policy", "hpa"]
+
+
+def test_every_policy_of_a_plot_is_seen_where_curves_coincide() -> None:
+    pytest.importorskip("matplotlib")
+    steps = [step_of(step) for step in range(1, 61)]
+    names = ("hpa", "static", "threshold", "mine")
+    content = figures.draw(dict.fromkeys(names, steps), make_config(episode_steps=60), "a title")
+    # The panels only: legends, to their right, show every colour anyway.
+    panels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))[:, :1270]
+    for colour in figures.COLOURS[: len(names)]:
+        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (panels == wanted).all(axis=-1).sum() > 1_000, colour
+
+
+@pytest.mark.parametrize("names", [("hpa",), ("hpa", "static")])
+def test_a_plot_shows_latencies_as_large_as_they_fit(
+    names: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matplotlib = pytest.importorskip("matplotlib.figure")
+    drawn: list[Any] = []
+    monkeypatch.setattr(matplotlib.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    steps = [step_of(step) for step in range(1, 61)]
+    figures.draw(dict.fromkeys(names, steps), make_config(episode_steps=60), "a title")
+    latencies = drawn[0].axes[1]
+    low, high = latencies.get_ylim()
+    # One policy alone shows medians, too, of 30 ms; all have a p99 of 150 ms, and 200 are promised.
+    assert low == pytest.approx(24.0 if len(names) == 1 else 120.0)
+    assert high == pytest.approx(260.0)
+    assert 200.0 in latencies.get_yticks()
 
 
 @pytest.mark.parametrize("name", ["day.png", "day.pdf", "new/day.svg"])

@@ -11,9 +11,11 @@ from comparison_files import curve, task, training, write
 
 pytest.importorskip("matplotlib")
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
-from grpo_gym.trainers.comparison import statistics
+from grpo_gym.trainers.comparison import plots, statistics
 from grpo_gym.trainers.comparison.plot_style import COLOURS, colour_of, short_number
 from grpo_gym.trainers.comparison.plots import (
     band,
@@ -134,3 +136,19 @@ def test_labels_keep_their_distance_and_their_order() -> None:
 
 def test_short_numbers() -> None:
     assert [short_number(value) for value in (0.21, -15.4e6, 250.0)] == ["0.21", "−15.4 M", "250"]
+
+
+def test_an_overview_promises_no_returns_beyond_the_best_and_names_its_axis_below_its_ticks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "as_png", lambda figure: drawn.append(figure) or b"")
+    runs = {"grpo": [training(500.0), training(500.0)], "ppo": [training(500.0)]}
+    draw_overview([read_task(write(tmp_path / "a.json", runs))])
+    axes = drawn[0].axes[0]
+    FigureCanvasAgg(drawn[0]).draw()
+    ticks = [tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+    assert max(ticks) <= 500.0 <= axes.get_xlim()[1] < 505.0
+    label = axes.xaxis.label.get_window_extent()
+    assert not any(label.overlaps(tick.get_window_extent()) for tick in axes.get_xticklabels())
+    assert label.y0 > drawn[0].texts[-1].get_window_extent().y1  # the caption
