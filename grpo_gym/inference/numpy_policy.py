@@ -47,7 +47,8 @@ class NumpyPolicy:
         self.observation_space = space_from_json(card["observation_space"])
         self.action_space = space_from_json(card["action_space"])
         self._frame_history = int(card["options"]["frame_history"])
-        self._frame_size = row_format(self.observation_space).num_features
+        self._rows = row_format(self.observation_space)
+        self._frame_size = self._rows.num_features
         self._head = make_head(self.action_space, card["options"], file.weights)
         self._network = self._make_network(file)
         self._generator = np.random.default_rng(seed)
@@ -135,9 +136,10 @@ class NumpyPolicy:
             masks = masks_of(self.action_space, action_masks, len(rows))
         if self._frame_history > 1:
             state = stack_frames(state, rows, self._frame_history, starts)
-            rows = state.reshape(len(state), -1)
+            rows = state.reshape(-1, state.shape[2])
+        features = self._rows.features(rows).reshape(-1, self._frame_history * self._frame_size)
         generator = None if deterministic else self._generator
-        actions = self._head.actions(self._outputs(rows), masks, generator)
+        actions = self._head.actions(self._outputs(features), masks, generator)
         return (actions if many else actions[0]), state
 
     def _outputs(self, features: np.ndarray) -> np.ndarray:

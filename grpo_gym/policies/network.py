@@ -17,7 +17,7 @@ from grpo_gym.policies.heads import make_head
 from grpo_gym.policies.normaliser import RunningNormaliser
 from grpo_gym.policies.options import Activation, MLPOptions, PolicyOptions
 from grpo_gym.policies.symmetries import Symmetry
-from grpo_gym.rollouts.rows import row_format
+from grpo_gym.rollouts.rows import RowFormat, row_format
 from grpo_gym.rollouts.spaces import flat_size
 
 _NUMBERS_AT_ONCE = 4_000_000
@@ -84,9 +84,9 @@ class Policy(nn.Module):
     def raw_features(self, observations: Tensor) -> Tensor:
         """Observations, rows (..., W), as numbers: shape (..., D), float32 or float64."""
         if not self.rows.has_bytes or self.frame_history == 1:
-            return self.rows.features(observations)
+            return row_features(self.rows, observations)
         frames = observations.unflatten(-1, (self.frame_history, self.rows.width))
-        return self.rows.features(frames).flatten(-2)
+        return row_features(self.rows, frames).flatten(-2)
 
     def features(self, observations: Tensor) -> Tensor:
         """Observations (..., W) as the network sees them: normalised, shape (..., D).
@@ -173,6 +173,25 @@ class MLPPolicy(Policy):
             hidden_sizes=options.hidden_sizes,
             activation=options.activation,
         )
+
+
+def row_features(row_format: RowFormat, rows: Tensor) -> Tensor:
+    """Features, shape (..., D), float32 or float64, of rows (..., W); `RowFormat.features`."""
+    if not row_format.has_bytes:
+        return rows
+    if len(row_format.runs) == 1:
+        return rows.to(torch.float32)
+    parts = rows.split(row_format.widths, dim=-1)
+    return torch.cat(
+        [
+            # Cloned, as bytes are read as a number only from where such numbers lie.
+            part.to(torch.float32)
+            if kind == np.uint8
+            else part.clone(memory_format=torch.contiguous_format).view(getattr(torch, kind.name))
+            for (kind, _), part in zip(row_format.runs, parts, strict=True)
+        ],
+        dim=-1,
+    )
 
 
 def feedforward(

@@ -9,17 +9,14 @@ Shapes: leading axes "..." are any batch dimensions; D features of an observatio
 row, F of the features not uint8.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _LARGEST_FLOAT = 1000.0
 _LARGEST_INTEGER = 2**24
@@ -56,56 +53,44 @@ class RowFormat:
     @property
     def width(self) -> int:
         """Numbers of a row, W."""
-        return sum(self._widths()) if self.has_bytes else self.num_features
+        return sum(self.widths) if self.has_bytes else self.num_features
 
     @property
     def num_bytes(self) -> int:
         """Memory of a row."""
         return self.width * self.dtype.itemsize
 
-    def features(self, rows: "Tensor") -> "Tensor":
-        """Features, shape (..., D), float32 or float64, of rows (..., W)."""
-        import torch  # here, as options are read and spaces are checked without it
+    @property
+    def widths(self) -> list[int]:
+        """Bytes of each run."""
+        return [count * kind.itemsize for kind, count in self.runs]
 
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """The features of rows (B, W), shape (B, D), float32 or float64."""
         if not self.has_bytes:
             return rows
-        if len(self.runs) == 1:
-            return rows.to(torch.float32)
-        parts = rows.split(self._widths(), dim=-1)
-        return torch.cat(
-            [
-                # Cloned, as bytes are read as a number only from where such numbers lie.
-                part.to(torch.float32)
-                if kind == np.uint8
-                else part.clone(memory_format=torch.contiguous_format).view(
-                    getattr(torch, kind.name)
-                )
-                for (kind, _), part in zip(self.runs, parts, strict=True)
-            ],
-            dim=-1,
-        )
+        numbers = [
+            part.astype(np.float32) if kind == np.uint8 else part
+            for kind, part in self._parts(rows)
+        ]
+        return np.concatenate(numbers, axis=1)
 
     def floats(self, rows: np.ndarray) -> np.ndarray:
         """The features of rows (B, W) that may be nan or inf, shape (B, F)."""
         if not self.has_bytes:
             return rows
-        widths = self._widths()
-        parts = [
-            np.ascontiguousarray(rows[:, start : start + width]).view(kind)
-            for (kind, _), width, start in zip(
-                self.runs, widths, np.cumsum([0, *widths]), strict=False
-            )
-            if kind != np.uint8
-        ]
+        parts = [part for kind, part in self._parts(rows) if kind != np.uint8]
         return np.concatenate([np.zeros((len(rows), 0), np.float32), *parts], axis=1)
+
+    def _parts(self, rows: np.ndarray) -> Iterator[tuple[np.dtype[Any], np.ndarray]]:
+        """Each run's type and features (B, d) in rows of bytes."""
+        parts = np.split(rows, np.cumsum(self.widths)[:-1], axis=1)
+        for (kind, _), part in zip(self.runs, parts, strict=True):
+            yield kind, np.ascontiguousarray(part).view(kind)
 
     @property
     def _kinds(self) -> list[np.dtype[Any]]:
         return [kind for kind, _ in self.runs]
-
-    def _widths(self) -> list[int]:
-        """Bytes of each run."""
-        return [count * kind.itemsize for kind, count in self.runs]
 
 
 def join_parts(parts: Sequence[np.ndarray]) -> np.ndarray:

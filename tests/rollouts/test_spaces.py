@@ -7,6 +7,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 
+from grpo_gym.policies.network import row_features
 from grpo_gym.rollouts.rows import row_format
 from grpo_gym.rollouts.spaces import flat_size, flatten_batch, flatten_one, is_batch, sample_batch
 from grpo_gym.settings import ConfigError
@@ -55,13 +56,12 @@ def test_batches_are_flattened_as_gymnasium_flattens_each(space: gym.Space[Any])
     rows = row_format(space)
     assert flat.dtype == rows.dtype
     assert flat.shape == (20, rows.width)
-    features = rows.features(torch.from_numpy(flat))
-    assert features.dtype == torch.float32
-    assert features.shape == (20, flat_size(space))
-    np.testing.assert_array_equal(features, wanted)
-    np.testing.assert_array_equal(
-        rows.features(torch.from_numpy(flatten_one(space, samples[3]))), wanted[3:4]
-    )
+    for features in (rows.features(flat), row_features(rows, torch.from_numpy(flat)).numpy()):
+        assert features.dtype == np.float32
+        assert features.shape == (20, flat_size(space))
+        np.testing.assert_array_equal(features, wanted)
+    one = flatten_one(space, samples[3])
+    np.testing.assert_array_equal(row_features(rows, torch.from_numpy(one)), wanted[3:4])
 
 
 def test_pixels_take_a_byte_each() -> None:
