@@ -9,11 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from grpo_gym.deployment import Guard, GuardConfig
 from grpo_gym.deployment.admin import AdminServer, ScalingStatus, Service, start_admin
 from grpo_gym.deployment.config import QuickAlarmConfig
 from grpo_gym.deployment.routing import Endpoint, EndpointStatus, Observer, RoutingStatus
 from grpo_gym.settings import ConfigError
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def make_guard() -> Guard:
@@ -168,3 +172,17 @@ def admin_ports() -> Iterator[Callable[..., Admin]]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+def samples_of(text: str) -> Samples:
+    return {
+        (sample.name.removeprefix("grpo_gym_"), tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def samples_at(admin: Admin) -> Samples:
+    answer = admin.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    return samples_of(answer.text)

@@ -10,7 +10,7 @@ from grpo_gym.deployment.admin.service import RoutesRequests, Service, SwapsPoli
 from grpo_gym.deployment.guard import Guard
 from grpo_gym.deployment.records import plain
 from grpo_gym.deployment.routing import Endpoint
-from grpo_gym.settings import Count, Positive, checked_dataclass, from_mapping
+from grpo_gym.settings import ConfigError, Count, Positive, checked_dataclass, from_mapping
 
 _LAST_TRANSITIONS = 20
 
@@ -79,12 +79,17 @@ def swap_policy(service: Service, body: Mapping[str, Any]) -> dict[str, Any]:
     """Replace the policy.
 
     Raises:
-        ConfigError: If it does not fit; the old one stays.
+        ConfigError: If there is none of that name, or it does not fit; the old one stays.
+        CheckpointError: If its file cannot be used; the old one stays.
         UnsupportedError: If the service keeps the policy that it started with.
     """
     if not isinstance(service, SwapsPolicy):
         raise UnsupportedError("this service keeps the policy that it started with")
-    service.swap_policy(from_mapping(NewPolicy, body, "body").policy)
+    policy = from_mapping(NewPolicy, body, "body").policy
+    try:
+        service.swap_policy(policy)
+    except OSError as error:
+        raise ConfigError(f"policy must be a file that can be read: {error.strerror}") from None
     return {"policy": service.status().policy}
 
 

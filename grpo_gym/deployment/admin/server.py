@@ -20,6 +20,7 @@ from grpo_gym.deployment.admin.traffic import Traffic, quantile
 from grpo_gym.deployment.records import GuardError, plain
 from grpo_gym.deployment.routing import RoutingStatus
 from grpo_gym.settings import ConfigError
+from grpo_gym.storage import CheckpointError
 
 _LARGEST_BODY = 16_384
 _SLOWEST_BODY_S = 5.0
@@ -33,6 +34,7 @@ _HEADERS = {
 }
 _STATUS_OF: dict[type[Exception], int] = {
     ConfigError: 400,
+    CheckpointError: 400,
     commands.UnsupportedError: 404,
     commands.ConflictError: 409,
     GuardError: 409,

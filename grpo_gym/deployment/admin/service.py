@@ -55,7 +55,8 @@ class SwapsPolicy(Protocol):
         """Replace the policy.
 
         Raises:
-            ConfigError: If it does not fit; the old one stays.
+            ConfigError: If there is none of that name, or it does not fit; the old one stays.
+            CheckpointError: If its file cannot be used; the old one stays.
         """
 
 

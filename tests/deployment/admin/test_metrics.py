@@ -19,28 +19,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics
-from prometheus_client.parser import text_string_to_metric_families
 
-from admin_port import Admin, Router, Scaler
+from admin_port import Admin, Router, Scaler, samples_at
 from grpo_gym.deployment.admin.metrics import ServiceCollector
 from grpo_gym.deployment.admin.traffic import BUCKETS_S, Traffic, quantile
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "routing.md"
-Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-
-
-def samples_of(text: str) -> Samples:
-    return {
-        (sample.name.removeprefix("grpo_gym_"), tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def samples_at(admin: Admin) -> Samples:
-    answer = admin.get("/metrics")
-    assert answer.headers["content-type"].startswith("text/plain; version=")
-    return samples_of(answer.text)
 
 
 def send(router: Router, name: str, arm: Any, *latencies_ms: float, ok: bool = True) -> None:
