@@ -57,7 +57,9 @@ class Course:
         """
         now_s = self.pass_time()
         self._review(now_s)
-        context = Context(now_s, tuple(self.history), self.decisions == len(self.history))
+        # Nobody else reads the history, and a copy of it for each decision is slow.
+        history = tuple(self.history) if self._shield.has_constraints else ()
+        context = Context(now_s, history, self.decisions == len(history))
         decision = self._decide(self._shield.assess(observation, context), now_s)
         self.history.append(plain_decision(decision))
         self.decisions += 1
@@ -121,7 +123,7 @@ class Course:
             percentage=rollout.percentage,
             decisions=self.decisions,
             missed_deadlines=rollout.missed,
-            violations_in_window=sum(rollout.violated),
+            violations_in_window=rollout.violations,
             clean_hours=rollout.clean_s / 3600.0,
             waiting_for=self._waiting_for(),
             evidence=experiment.test.evidence,

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -17,8 +17,6 @@ from grpo_gym.deployment.records import Arm, Decision, GuardError, GuardStatus, 
 from grpo_gym.deployment.shield import Alternatives, Shield
 from grpo_gym.deployment.state_file import StateFile
 from grpo_gym.settings import ConfigError, check_value
-
-_ARMS = get_args(Arm)
 
 
 class Guard(AbstractContextManager["Guard"]):
@@ -120,6 +118,8 @@ class Guard(AbstractContextManager["Guard"]):
     def observe_request(self, ok: bool, latency_ms: float | None, arm: Arm) -> None:
         """Tell the quick alarm of a request that has finished; without one, do nothing.
 
+        It is judged at the next `act`, and saved with it.
+
         Args:
             ok: Whether it succeeded.
             latency_ms: How long it took; None if that is unknown, as when nobody answered.
@@ -128,9 +128,9 @@ class Guard(AbstractContextManager["Guard"]):
         Raises:
             ConfigError: If the latency is not a finite number >= 0, or there is no such arm.
         """
-        if latency_ms is not None and not 0.0 <= latency_ms < math.inf:
+        if latency_ms is not None and not _is_duration(latency_ms):
             raise ConfigError(f"latency_ms must be finite and >= 0, or None, got {latency_ms!r}")
-        if arm not in _ARMS:
+        if arm != "policy" and arm != "fallback":
             raise ConfigError(f"arm must be 'policy' or 'fallback', got {arm!r}: see Decision.arm")
         with self._lock:
             self._course.observe_request(bool(ok), latency_ms, arm)
@@ -242,6 +242,13 @@ class Guard(AbstractContextManager["Guard"]):
         """Mode, counts and evidence."""
         with self._lock:
             return self._course.status()
+
+
+def _is_duration(value: Any) -> bool:
+    try:
+        return 0.0 <= value < math.inf
+    except TypeError:
+        return False
 
 
 def _as_number(outcome: Any) -> float:

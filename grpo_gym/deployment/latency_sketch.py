@@ -12,7 +12,6 @@ RELATIVE_ERROR = 0.01
 _SHORTEST_MS, _LONGEST_MS = 1e-3, 1e7
 _GAMMA = (1.0 + RELATIVE_ERROR) / (1.0 - RELATIVE_ERROR)
 _BUCKETS_PER_E = 1.0 / math.log(_GAMMA)
-_BUCKETS = math.ceil(math.log(_LONGEST_MS / _SHORTEST_MS) * _BUCKETS_PER_E) + 1
 
 
 class LatencySketch:
@@ -32,8 +31,8 @@ class LatencySketch:
         self.count += 1
         bucket = 0
         if latency_ms > _SHORTEST_MS:
-            bucket = math.ceil(math.log(latency_ms / _SHORTEST_MS) * _BUCKETS_PER_E)
-            bucket = min(bucket, _BUCKETS)
+            steps = math.log(min(latency_ms, _LONGEST_MS) / _SHORTEST_MS) * _BUCKETS_PER_E
+            bucket = math.ceil(steps)
         self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
 
     def quantile(self, probability: float) -> float | None:

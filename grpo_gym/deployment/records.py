@@ -12,6 +12,8 @@ Arm = Literal["policy", "fallback"]
 Source = Literal["policy", "alternative", "fallback"]
 Author = Literal["guard", "operator"]
 _LONGEST_REASON = 300
+_PLAIN = (int, str, bool, type(None))
+"""Types that `plain` returns as they are."""
 
 
 class GuardError(RuntimeError):
@@ -174,6 +176,9 @@ def plain(value: Any) -> Any:
 
 def plain_decision(decision: Decision) -> Decision:
     """The decision with its actions in JSON types, as the history keeps it."""
+    actions = decision.action, decision.policy_action, decision.fallback_action
+    if all(type(action) in _PLAIN for action in actions):  # nothing to replace, which is slow
+        return decision
     return replace(
         decision,
         action=plain(decision.action),

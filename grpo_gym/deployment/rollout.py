@@ -16,6 +16,7 @@ class Rollout:
         mode: Current mode.
         percentage: Current percentage; 0 in shadow, 100 in full.
         violated: Whether each of the policy's last actions violated a constraint, newest last.
+        violations: How many of them did.
         missed: Actions of the policy that did not come in time, since the guard first started.
         clean_s: Seconds counted as clean since the last transition or violation.
         transitions: The last transitions, newest last.
@@ -27,6 +28,7 @@ class Rollout:
         self.mode: Mode = config.mode
         self.percentage = self._initial_percentage(config.mode)
         self.violated: deque[bool] = deque(maxlen=config.window)
+        self.violations = 0
         self.missed = 0
         self._missed_in_a_row = 0
         self.clean_s = 0.0
@@ -43,7 +45,7 @@ class Rollout:
     @property
     def has_too_many_violations(self) -> bool:
         """Whether the window exceeds its limit."""
-        return sum(self.violated) > self._config.most_violations
+        return self.violations > self._config.most_violations
 
     def rollback_reason(self, violations: Iterable[Violation]) -> str | None:
         """Why the policy's last actions roll it back; None if they do not.
@@ -54,7 +56,7 @@ class Rollout:
             return f"no action in time, {self._missed_in_a_row} times in a row"
         if self.has_too_many_violations:
             return (
-                f"{sum(self.violated)} violations in the last {len(self.violated)} actions, at "
+                f"{self.violations} violations in the last {len(self.violated)} actions, at "
                 f"most {self._config.most_violations:g} allowed: {_by_constraint(violations)}"
             )
         return None
@@ -68,7 +70,10 @@ class Rollout:
 
     def observe(self, violated: bool, missed_deadline: bool) -> None:
         """Add one action of the policy to the window."""
+        if len(self.violated) == self.violated.maxlen:
+            self.violations -= self.violated[0]
         self.violated.append(violated)
+        self.violations += violated
         if violated:
             self.clean_s = 0.0
         self.missed += missed_deadline
@@ -77,6 +82,7 @@ class Rollout:
     def forget_violations(self) -> None:
         """Begin with an empty window."""
         self.violated.clear()
+        self.violations = 0
         self._missed_in_a_row = 0
 
     def waiting_for(self, measured: int, save_error: str | None) -> str:
@@ -111,7 +117,7 @@ class Rollout:
         if self.has_too_many_violations:
             raise GuardError(
                 f"promote needs at most {self._config.most_violations:g} violations in the last "
-                f"{self._config.window} actions, got {sum(self.violated)} "
+                f"{self._config.window} actions, got {self.violations} "
                 f"({_by_constraint(violations)}): wait in shadow, or decide with set_mode, which "
                 "forgets them"
             )
@@ -152,6 +158,7 @@ class Rollout:
         self.mode = check_value("mode", state["mode"], Mode)
         self.percentage = state["percentage"]
         self.violated.extend(state["violated"])
+        self.violations = sum(self.violated)
         self.missed = state.get("missed", 0)  # older files have none
         self._missed_in_a_row = state.get("missed_in_a_row", 0)
         self.clean_s = state["clean_s"]

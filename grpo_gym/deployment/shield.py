@@ -64,7 +64,7 @@ class Controller:
     def propose_on_a_copy(self, observation: Any) -> Proposal:
         """The same for a finite observation, without a chance to change what others see."""
         try:
-            own = deepcopy(observation)
+            own = _copy(observation)
         except Exception as error:  # of the user's types
             return Proposal(None, f"the observation cannot be copied: {describe(error)}")
         try:
@@ -113,6 +113,11 @@ class Shield:
         self._constraints = tuple(constraints)
         check_constraints(self._constraints)
         self._alternatives = alternatives if callable(alternatives) else tuple(alternatives)
+
+    @property
+    def has_constraints(self) -> bool:
+        """Whether there is any rule to read a context."""
+        return bool(self._constraints)
 
     def assess(self, observation: Any, context: Context) -> Situation:
         """Ask both controllers in every mode: one with a memory must see all observations."""
@@ -173,14 +178,25 @@ def _check_observation(observation: Any) -> None:
 
 def _leaves(value: Any) -> Iterator[Any]:
     """What mappings, lists and tuples contain in the end."""
-    if isinstance(value, Mapping | list | tuple):
+    if type(value) in (int, str, bool, np.ndarray):  # most; the rest are slow to tell apart
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from _leaves(part)
     else:
         yield value
 
 
+def _copy(observation: Any) -> Any:
+    """A deep copy; for an array of numbers its own method, which is ten times faster."""
+    if type(observation) is np.ndarray and observation.dtype.kind in "biuf":
+        return observation.copy()
+    return deepcopy(observation)
+
+
 def _is_finite(value: Any) -> bool:
     """False for numbers that are not all finite; true for everything that is no number."""
+    if type(value) in (int, str, bool):  # what most actions are
+        return True
     numbers = np.asarray(value)
     return numbers.dtype.kind not in "fc" or bool(np.isfinite(numbers).all())
