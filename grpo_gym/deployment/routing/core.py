@@ -117,6 +117,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         among: Collection[str] | None = None,
         exclude: Collection[str] = (),
         probe: bool = True,
+        at: str | None = None,
     ) -> Pick:
         """Choose an endpoint for a request; from now on it counts as in flight there.
 
@@ -126,9 +127,11 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             exclude: Names not to choose, such as those that a retry has tried.
             probe: Whether it may go to an endpoint that was ejected, to see whether it is well
                 again. Say no for a request that could not be sent again.
+            at: The endpoint that somebody else has sent it to already, where it counts as in
+                flight; the pick says where it would have gone.
 
         Raises:
-            NoEndpointError: If no endpoint can take it.
+            NoEndpointError: If no endpoint can take it, or there is none of the name `at`.
             ValueError: If the size is not finite and above 0.
         """
         if size is not None and not 0.0 < size < math.inf:
@@ -136,7 +139,11 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         with self._lock:
             now_s = self._pass_time()
             in_flight = self._fleet.servers["in_flight"].tolist()
-            candidates = self._roster.candidates(in_flight, among, exclude, probe)
+            there = None if at is None else self._roster.get(at)
+            if at is not None and there is None:
+                raise NoEndpointError(f"there is no endpoint {at!r}", False)
+            may_probe = probe and there is None
+            candidates = self._roster.candidates(in_flight, among, exclude, may_probe)
             if len(self._tickets) >= self.config.log_size // 2:
                 raise NoEndpointError("log_size / 2 requests are in flight: try again soon", True)
             self._fleet.arrive(self._ms(now_s), self._scale.size_ms(size))
@@ -146,8 +153,8 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
                 in_flight[: len(self._roster.members)],
                 self._scale.is_known,
             )
-            chosen, ranker = choice.order[0], self._chooser.ranker
-            is_probe = chosen is candidates.probe
+            chosen, ranker = there or choice.order[0], self._chooser.ranker
+            is_probe = chosen is candidates.probe if there is None else there.health.wants_probe
             chosen.health.probes += is_probe
             self._picks += 1
             chosen.last_pick = self._picks
@@ -164,7 +171,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             token = self._tickets.add(ticket)
             names = tuple([member.endpoint.name for member in choice.order])
         for observer in self.observers:
-            observer.on_pick(names[0], ticket.arm)
+            observer.on_pick(chosen.endpoint.name, ticket.arm)
         return Pick(names, token)
 
     def finish(
@@ -304,7 +311,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
     def status(self) -> RoutingStatus:
         """Everything in figures."""
         with self._lock:
-            guard = self.guard.status()
+            now_ms, guard = self._ms(self._pass_time()), self.guard.status()
             return RoutingStatus(
                 policy=self._policy,
                 mode=guard.mode,
@@ -317,7 +324,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
                 expired=self._expired,
                 unknown_tokens=self._unknown,
                 service_ms=self._scale.service_ms if self._scale.is_known else None,
-                endpoints=endpoint_figures(self._roster, self._fleet, self._ms(self._pass_time())),
+                endpoints=endpoint_figures(self._roster, self._fleet, now_ms),
             )
 
     def save(self) -> None:

@@ -32,6 +32,7 @@ def endpoint_figures(roster: Roster, fleet: Fleet, now_ms: float) -> tuple[Endpo
                 healthy=member.health.may_be_chosen,
                 ejected=member.health.state != "healthy",
                 age_s=(now_ms - answered_ms) / 1_000.0 if answered_ms >= 0.0 else None,
+                probing=member.health.reported and member.health.state == "probing",
             )
         )
     return tuple(figures)

@@ -21,6 +21,8 @@ from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
 
 _LATENCY_SCALE = 5.0
 """The latency that costs one unit of reward, in mean service times, as in the preset `flaky`."""
+_NOBODY = (Endpoint("nobody", ""),)
+"""Stands in for the endpoints where there are none, as a simulator has at least one server."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ class Fleet:
         """Start without requests; `log_size` is T."""
         self.endpoints = tuple(endpoints)
         self.layout = layout
-        weights = np.array([endpoint.weight for endpoint in endpoints])
-        workers = np.array([endpoint.workers for endpoint in endpoints])
+        known = self.endpoints or _NOBODY
+        weights = np.array([endpoint.weight for endpoint in known])
+        workers = np.array([endpoint.workers for endpoint in known])
         # A weight is rate times workers, and a mean server has rate 1.
         rates = weights / workers
         self.simulator = LiveSimulator(
@@ -161,7 +164,7 @@ class Fleet:
 
     def warm_up(self) -> None:
         """Compile what requests run, before the first one waits; nothing changes in this fleet."""
-        other = Fleet(self.endpoints[:1], replace(self.layout, slots=None), log_size=16)
+        other = Fleet(_NOBODY, replace(self.layout, slots=None), log_size=16)
         for answered in (True, True, False):
             other.arrive(1.0, 1.0)
             other.observe()

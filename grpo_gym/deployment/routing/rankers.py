@@ -96,7 +96,8 @@ class NetworkRanker(_Fixed):
     def bind(self, fleet: Fleet) -> None:
         """Check that the network has room for the endpoints, exactly or with padding."""
         slots, count = self.layout.slots, len(fleet.endpoints)
-        if slots is not None and (count > slots or (count < slots and not self.layout.padded)):
+        too_few = 0 < count < (slots or 0) and not self.layout.padded
+        if slots is not None and (count > slots or too_few):
             rule = f"at most {slots}" if self.layout.padded else f"exactly {slots}"
             raise ConfigError(
                 f"endpoints must be {rule} for {self._source}, got {count}: train the policy "

@@ -122,6 +122,7 @@ class EndpointStatus:
         healthy: Whether the policy may choose it.
         ejected: Whether it is ejected for errors, or has only probes since.
         age_s: Time since its last answer; None before the first.
+        probing: Whether its ejection is over, and single requests try it.
     """
 
     name: str
@@ -134,6 +135,7 @@ class EndpointStatus:
     healthy: bool
     ejected: bool
     age_s: float | None
+    probing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
