@@ -3,17 +3,25 @@
 Shapes: B observations, A choices of all C components side by side, P network outputs.
 """
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 
-from grpo_gym.inference.networks import Weights
+from grpo_gym.inference.networks import Weights, vector
+from grpo_gym.rollouts.box_actions import BoxScale
 from grpo_gym.rollouts.returned import choices_of
 
 
 class Head(Protocol):
-    """Turns network outputs into actions of one kind of space."""
+    """Turns network outputs into actions of one kind of space.
+
+    Attributes:
+        sizes: Network outputs of each component of an action.
+    """
+
+    sizes: list[int]
 
     def actions(
         self,
@@ -66,8 +74,43 @@ class ChoiceHead:
         return actions.astype(self._dtype, copy=False)
 
 
-def make_head(space: gym.Space[Any], options: dict[str, Any], weights: Weights) -> Head:
-    """The head of an action space."""
+class BoxHead:
+    """Box actions: independent normals."""
+
+    def __init__(
+        self, space: gym.spaces.Box, log_std_bounds: tuple[float, float], weights: Weights
+    ) -> None:
+        """Find the deviations among the weights.
+
+        Raises:
+            ValueError: If they are not there.
+        """
+        self._scale = BoxScale(space)
+        self.sizes = [1] * int(np.prod(space.shape))
+        raw = vector(weights, "head.raw_log_std", len(self.sizes))
+        low, high = log_std_bounds
+        self._std = np.exp(0.5 * (low + high) + 0.5 * (high - low) * np.tanh(raw))
+
+    def actions(
+        self,
+        outputs: np.ndarray,
+        masks: np.ndarray | None,
+        generator: np.random.Generator | None,
+    ) -> np.ndarray:
+        """As for `Head`."""
+        if generator is not None:
+            outputs = outputs + self._std * generator.standard_normal(outputs.shape, np.float32)
+        return self._scale.to_environment(outputs)
+
+
+def make_head(space: gym.Space[Any], options: Mapping[str, Any], weights: Weights) -> Head:
+    """The head of an action space.
+
+    Raises:
+        Exception: Of any kind, if the options or weights do not fit it.
+    """
+    if isinstance(space, gym.spaces.Box):
+        return BoxHead(space, options["log_std_bounds"], weights)
     return ChoiceHead(space)
 
 

@@ -55,7 +55,7 @@ class FeedForward:
         for layer in range(count):
             weight = _matrix(weights, f"{prefix}.{2 * layer}.weight", width)
             width = weight.shape[0]
-            bias = _vector(weights, f"{prefix}.{2 * layer}.bias", width)
+            bias = vector(weights, f"{prefix}.{2 * layer}.bias", width)
             self._layers.append((np.ascontiguousarray(weight.T), bias))
         self.inputs = self._layers[0][0].shape[0]
         self.outputs = self._layers[-1][0].shape[1]
@@ -116,10 +116,6 @@ class ServersNetwork:
         if found != expected:
             raise ValueError(f"layers must have the widths {expected}, got {found}")
 
-    def size(self, servers: int) -> int:
-        """Features of a frame with so many servers."""
-        return servers * self._features + self._shared
-
     def servers(self, size: int) -> int | None:
         """How many servers a frame of so many features has; None if there is no such frame."""
         servers, left = divmod(size - self._shared, self._features)
@@ -157,9 +153,9 @@ class _Normaliser:
     """Standardises features by the statistics of training."""
 
     def __init__(self, weights: Weights, size: int) -> None:
-        self._shift = _vector(weights, "normaliser.shift", size)
-        self._scale = _vector(weights, "normaliser.scale", size)
-        mean = _vector(weights, "normaliser.mean", size, np.float64)
+        self._shift = vector(weights, "normaliser.shift", size)
+        self._scale = vector(weights, "normaliser.scale", size)
+        mean = vector(weights, "normaliser.mean", size, np.float64)
         # Of large numbers float32 would lose what changes before the rest is subtracted.
         self._wide_shift = np.where(self._shift == 0.0, 0.0, mean)
 
@@ -180,7 +176,12 @@ def _matrix(weights: Weights, name: str, inputs: int | None) -> np.ndarray:
     return weight
 
 
-def _vector(weights: Weights, name: str, size: int, dtype: Any = np.float32) -> np.ndarray:
+def vector(weights: Weights, name: str, size: int, dtype: Any = np.float32) -> np.ndarray:
+    """Weights of this name, shape (size,).
+
+    Raises:
+        ValueError: If they are missing, of another shape or type, or not finite.
+    """
     vector = _array(weights, name, dtype)
     if vector.shape != (size,):
         raise ValueError(f"{name} must have shape {(size,)}, got {vector.shape}")

@@ -9,6 +9,7 @@ Shapes: D features of an observation, A choices, B observations, H frames of a h
 from os import PathLike
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from grpo_gym.inference.files import PolicyFile, read_policy
@@ -42,13 +43,13 @@ class NumpyPolicy:
             Exception: Of any kind, if the file's content does not fit together.
         """
         card = file.card
-        self.kind: str = card["policy"]
-        self.card: dict[str, Any] = card
+        self.kind = str(card["policy"])
+        self.card: dict[str, Any] = {**card}
         self.observation_space = space_from_json(card["observation_space"])
         self.action_space = space_from_json(card["action_space"])
-        self._frame_history = int(card["options"]["frame_history"])
         self._rows = row_format(self.observation_space)
         self._frame_size = self._rows.num_features
+        self._frame_history = int(card["options"]["frame_history"])
         self._head = make_head(self.action_space, card["options"], file.weights)
         self._network = self._make_network(file)
         self._generator = np.random.default_rng(seed)
@@ -129,18 +130,33 @@ class NumpyPolicy:
                 nothing.
             FloatingPointError: If the outputs are not finite.
         """
-        rows, many = features_of(self.observation_space, observation)
+        observed, acts = self._spaces_of(observation)
+        rows, many = features_of(observed, observation)
         starts = None if episode_start is None else np.atleast_1d(episode_start).astype(np.bool_)
         masks = None
         if action_masks is not None:
-            masks = masks_of(self.action_space, action_masks, len(rows))
+            masks = masks_of(acts, action_masks, len(rows))
         if self._frame_history > 1:
             state = stack_frames(state, rows, self._frame_history, starts)
             rows = state.reshape(-1, state.shape[2])
-        features = self._rows.features(rows).reshape(-1, self._frame_history * self._frame_size)
+        features = self._rows.features(rows)
+        if self._frame_history > 1:
+            features = features.reshape(len(state), -1)
         generator = None if deterministic else self._generator
         actions = self._head.actions(self._outputs(features), masks, generator)
         return (actions if many else actions[0]), state
+
+    def _spaces_of(self, observation: Any) -> tuple[gym.Space[Any], gym.Space[Any]]:
+        """The spaces of an observation, or of a batch: `servers` takes any number of servers."""
+        if isinstance(self._network, ServersNetwork):
+            shape = np.shape(observation)
+            own = self.observation_space.shape or ()
+            for found in (shape, shape[1:]):
+                servers = self._network.servers(int(np.prod(found)))
+                if len(found) == len(own) and servers is not None and found != own:
+                    space = gym.spaces.Box(-np.inf, np.inf, found, self._rows.dtype.type)
+                    return space, gym.spaces.Discrete(servers)
+        return self.observation_space, self.action_space
 
     def _outputs(self, features: np.ndarray) -> np.ndarray:
         outputs = self._network(features)
@@ -169,14 +185,18 @@ class NumpyPolicy:
             ValueError: If the weights do not fit the spaces.
         """
         options, frames, size = file.card["options"], self._frame_history, self._frame_size
+        network: PlainNetwork | ServersNetwork
         if self.kind == "servers":
-            servers = int(getattr(self.action_space, "n", 0))
+            servers = self._head.sizes[0]
             shared = options["shared_features"]
             if shared is None:
                 shared = size % servers
             network = ServersNetwork(file.weights, (size - shared) // servers, shared, frames)
-            if network.size(servers) != size:
-                raise ValueError("observations must have rows of equal length")
+            if network.servers(size) != servers:
+                raise ValueError(f"observations must have {servers} rows of equal length")
             return network
         activation = options["activation"] if self.kind == "mlp" else "tanh"
-        return PlainNetwork(file.weights, frames * size, activation)
+        network = PlainNetwork(file.weights, frames * size, activation)
+        if network.outputs != sum(self._head.sizes):
+            raise ValueError(f"network must have {sum(self._head.sizes)} outputs")
+        return network

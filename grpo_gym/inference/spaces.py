@@ -14,6 +14,8 @@ from grpo_gym.settings import ConfigError
 _NUMBER = r"(-?[0-9][0-9.e+-]*|-inf|inf)"
 _PLAIN_BOUNDS = re.compile(f"{_NUMBER}, {_NUMBER}")
 _BOX = re.compile(r"Box\((.*), \(((?:[0-9]{1,9},? ?)+)\), (u?int[0-9]+|float[0-9]+)\)", re.DOTALL)
+_MOST_NUMBERS = 10_000_000
+"""Of a space in a file: a forged one shall not fill the memory."""
 _KINDS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict", "Tuple")
 
 
@@ -84,6 +86,8 @@ def space_from_text(text: str, *, with_bounds: bool) -> gym.Space[Any] | None:
     if not (found := _BOX.fullmatch(text)):
         return None
     shape, dtype = tuple(int(each) for each in re.findall("[0-9]+", found[2])), np.dtype(found[3])
+    if math.prod(shape) > _MOST_NUMBERS:
+        return None
     if bounds := _PLAIN_BOUNDS.fullmatch(found[1]):
         return spaces.Box(float(bounds[1]), float(bounds[2]), shape, dtype.type)
     # Only of float32 do features not depend on the bounds.
@@ -99,6 +103,8 @@ def _bound(bound: np.ndarray) -> Any:
 
 
 def _bound_array(content: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    if math.prod(shape) > _MOST_NUMBERS:
+        raise ValueError(f"a space must have at most {_MOST_NUMBERS:,} numbers, got shape {shape}")
     numbers = content if isinstance(content, list) else [content] * math.prod(shape)
     if dtype.kind == "f":
         return np.array([float(each) for each in numbers], dtype).reshape(shape)

@@ -82,7 +82,7 @@ def _run(program: bytes, storages: _Storages) -> Any:
     """The value that a program leaves on its stack."""
     stack: list[Any] = []
     marks: list[int] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
 
     def pop(count: int) -> tuple[Any, ...]:
         if count > len(stack):
@@ -126,7 +126,7 @@ def _run(program: bytes, storages: _Storages) -> Any:
                 pairs = zip(items[::2], items[1::2], strict=True)
                 _expect(dict, stack[-1]).update(pairs)
             case "GLOBAL":
-                stack.append(_Name(argument))
+                stack.append(_Name(str(argument)))
             case "BINPERSID":
                 kind, name, *rest = _expect(tuple, *pop(1))
                 stack.append(storages(kind, _expect(_Name, name).text, *rest))

@@ -13,11 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 from typing_extensions import override
 
 from grpo_gym.policies.distributions import Categorical, Distribution, Gaussian
+from grpo_gym.rollouts.box_actions import BoxScale
 from grpo_gym.rollouts.randomness import NoiseKind
 from grpo_gym.rollouts.returned import choices_of
 from grpo_gym.rollouts.spaces import validate_action_space
-
-_LARGEST_BOUND = 1e15
 
 
 class ActionHead(nn.Module):
@@ -111,8 +110,8 @@ class CategoricalHead(ActionHead):
 class GaussianHead(ActionHead):
     """Box actions: independent normals with learned, bounded, state-independent deviations.
 
-    Bounded dimensions are scaled to [-1, 1]; samples outside are clipped before they reach the
-    environment. A bound of 1e15 or more, or of the largest number that there is, is none.
+    Samples outside of the space, whose ranges `BoxScale` finds, are clipped before they reach the
+    environment.
     """
 
     noise_kind: NoiseKind = "normal"
@@ -122,23 +121,10 @@ class GaussianHead(ActionHead):
     ) -> None:
         """Start all deviations at exp(initial_log_std) and keep log std between the bounds."""
         super().__init__()
-        self.shape = space.shape
-        self.dtype = space.dtype
         self.num_components = int(np.prod(space.shape))
         self.num_network_outputs = self.num_components
         self.num_outputs = 2 * self.num_components
-        low, high = space.low.reshape(-1), space.high.reshape(-1)
-        self.low, self.high = low, high
-        # With one bound the range is 2 wide; without any it is [-1, 1].
-        kind: Any = low.dtype
-        largest = min(_LARGEST_BOUND, float(np.finfo(kind).max))
-        if kind == np.float16:  # whose ranges would overflow
-            low, high = low.astype(np.float32), high.astype(np.float32)
-        has_low, has_high = np.abs(low) < largest, np.abs(high) < largest
-        lower = np.where(has_low, low, np.where(has_high, high - 2.0, -1.0))
-        upper = np.where(has_high, high, np.where(has_low, low + 2.0, 1.0))
-        self.center = 0.5 * (lower + upper)
-        self.half_width = 0.5 * (upper - lower)
+        self.scale = BoxScale(space)
         self.middle = 0.5 * (bounds[0] + bounds[1])
         self.half_range = 0.5 * (bounds[1] - bounds[0])
         start = np.arctanh(np.clip((initial_log_std - self.middle) / self.half_range, -0.99, 0.99))
@@ -165,19 +151,13 @@ class GaussianHead(ActionHead):
     @override
     def chances_of_others(self, actions: Tensor, log_probs: Tensor) -> Tensor:
         """0 where all components were clipped, and would be again; else 1: no two are equal."""
-        scaled = self._scaled(actions)
-        inside = (scaled > self.low) & (scaled < self.high)
+        scaled = self.scale.scaled(actions.cpu().numpy())
+        inside = (scaled > self.scale.low) & (scaled < self.scale.high)
         return torch.from_numpy(inside.any(axis=-1).astype(np.float32))
 
     @override
     def to_environment(self, actions: Tensor) -> np.ndarray:
-        clipped = np.clip(self._scaled(actions), self.low, self.high).astype(self.dtype)
-        return clipped.reshape(*clipped.shape[:-1], *self.shape)
-
-    def _scaled(self, actions: Tensor) -> np.ndarray:
-        """Actions in the units of the environment, before they are clipped."""
-        scaled: np.ndarray = actions.cpu().numpy() * self.half_width + self.center
-        return scaled
+        return self.scale.to_environment(actions.cpu().numpy())
 
 
 def make_head(

@@ -5,9 +5,7 @@ dtype.
 """
 
 import codecs
-import hashlib
 import io
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +22,7 @@ from grpo_gym.storage.container import (
     open_archive,
     read_body,
     refuse,
+    weights_digest,
 )
 from grpo_gym.storage.files import write_atomic
 
@@ -110,13 +109,15 @@ def weights_sha256(state_dict: Mapping[str, Tensor]) -> str:
     Raises:
         CheckpointError: If a value is not a dense tensor.
     """
-    digest = hashlib.sha256()
-    for name in sorted(state_dict):
-        tensor = _portable_tensor(state_dict[name], name)
-        entry = [name, str(tensor.dtype), list(tensor.shape)]
-        digest.update(json.dumps(entry).encode() + b"\n")
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    tensors = {name: _portable_tensor(value, name) for name, value in state_dict.items()}
+    return weights_digest(
+        (name, str(tensor.dtype), tensor.shape, _bytes_of(tensor))
+        for name, tensor in tensors.items()
+    )
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:

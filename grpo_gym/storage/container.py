@@ -7,10 +7,11 @@ reads the archive with it, and `grpo_gym.inference` without.
 
 import hashlib
 import io
+import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -89,6 +90,22 @@ def leaves(payload: Any) -> Iterator[Any]:
             seen.add(id(value))
             items = value.values() if isinstance(value, dict) else value
             pending += [(item, depth + 1) for item in items]
+
+
+def weights_digest(weights: Iterable[tuple[str, str, Sequence[int], bytes | memoryview]]) -> str:
+    """Hash weights; equal for equal ones, in whichever order they come.
+
+    Args:
+        weights: Name, dtype as torch calls it, shape, and bytes of each.
+
+    Returns:
+        SHA-256 in hexadecimal, of bits: 0.0 and -0.0 differ, a nan equals itself.
+    """
+    digest = hashlib.sha256()
+    for name, dtype, shape, numbers in sorted(weights, key=lambda each: each[0]):
+        digest.update(json.dumps([name, dtype, list(shape)]).encode() + b"\n")
+        digest.update(numbers)
+    return digest.hexdigest()
 
 
 def refuse(
