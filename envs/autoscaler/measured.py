@@ -145,11 +145,14 @@ class MeasuredCluster:
         )
         return int(added[0])
 
-    def load(self) -> float:
-        """The requests of the last step over those that one replica can serve."""
-        simulator = self.simulator
-        capacity = replica_capacity(simulator.clusters[0], simulator.parameters[0])
-        return float(simulator.metrics["requests_per_s"][0] / capacity)
+    def load(self, requests_per_s: float) -> float:
+        """Requests over those that one replica can serve."""
+        capacity = replica_capacity(self.simulator.clusters[0], self.simulator.parameters[0])
+        return requests_per_s / capacity
+
+    def forget(self) -> None:
+        """Begin the history of metrics anew with the next measurement."""
+        self._steps = 0
 
 
 @kernel

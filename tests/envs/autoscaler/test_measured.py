@@ -100,11 +100,19 @@ def test_rewards_are_those_of_the_environment(reward: str) -> None:
 
 def test_load_is_that_of_one_replica() -> None:
     """25 requests/s a server, of which a replica has four."""
-    env = AutoScalerEnv()
-    env.reset(seed=8)
+    assert MeasuredCluster(AutoScalerEnv().config).load(250.0) == pytest.approx(2.5)
+
+
+def test_a_history_that_is_forgotten_begins_with_the_next_measurement() -> None:
+    env = AutoScalerEnv(history=4)
+    env.reset(seed=9)
+    values = measurements(env)
     cluster = MeasuredCluster(env.config)
-    cluster.measure({**measurements(env), "requests_per_s": 250.0}, 0)
-    assert cluster.load() == pytest.approx(2.5)
+    for step in range(3):
+        cluster.measure({**values, "cpu_percent": 10.0 * step}, step)
+    cluster.forget()
+    cluster.measure({**values, "cpu_percent": 75.0}, 3)
+    assert cluster.observation()["metrics_history"][:, 0].tolist() == [0.5] * 4
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1.0, 1e12, None])
