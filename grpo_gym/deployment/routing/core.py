@@ -108,6 +108,11 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         """Decides when the policy may act."""
         return self._chooser.guard
 
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The endpoints now, in the order in which they came."""
+        return self._roster.endpoints
+
     # Requests
 
     def pick(
