@@ -12,6 +12,7 @@ from aiohttp import web
 from grpo_gym.deployment.proxy.config import ProxyConfig
 from grpo_gym.deployment.proxy.server import Proxy
 from grpo_gym.deployment.routing import Endpoint, NoEndpointError, Pick
+from grpo_gym.deployment.routing.records import Failure
 
 
 class CountingCore:
@@ -27,7 +28,7 @@ class CountingCore:
         self._open: dict[int, str] = {}
         self._picks = 0
 
-    def pick(self, *, size: float | None = None, exclude: Collection[str] = ()) -> Pick:
+    def pick(self, *, exclude: Collection[str] = (), probe: bool = True) -> Pick:
         names = [each.name for each in self.endpoints if each.name not in exclude]
         if not names:
             raise NoEndpointError("none", saturated=False)
@@ -42,7 +43,14 @@ class CountingCore:
         self.in_flight[ranked[0]] += 1
         return Pick(ranked, self._picks)
 
-    def finish(self, token: int, ok: bool, latency_ms: float | None = None) -> bool:
+    def finish(
+        self,
+        token: int,
+        ok: bool,
+        latency_ms: float | None = None,
+        *,
+        failure: Failure | None = None,
+    ) -> bool:
         if (name := self._end(token)) is None:
             return False
         assert latency_ms is not None
@@ -153,17 +161,18 @@ class RawBackend:
         return Endpoint.from_url(f"http://127.0.0.1:{self.port}")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        received = b""
-        while self.waits_for not in received:
-            data = await reader.read(65_536)
-            if not data:
-                break
-            received += data
-        if received:
+        while received := await self._read(reader):
             self.received.append(received)
             writer.write(self.answer)
-        if self.closes or not received:
-            writer.close()
+            if self.closes:
+                break
+        writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            return await reader.readuntil(self.waits_for)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return b""
 
 
 @asynccontextmanager

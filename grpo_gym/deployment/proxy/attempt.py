@@ -6,15 +6,23 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from grpo_gym.deployment.routing import Endpoint, Pick
+from grpo_gym.deployment.routing.records import Failure
 
 
 class Core(Protocol):
     """What the proxy asks of a `RoutingCore`."""
 
-    def pick(self, *, size: float | None = None, exclude: Collection[str] = ()) -> Pick:
+    def pick(self, *, exclude: Collection[str] = (), probe: bool = True) -> Pick:
         """Choose an endpoint."""
 
-    def finish(self, token: int, ok: bool, latency_ms: float | None = None) -> bool:
+    def finish(
+        self,
+        token: int,
+        ok: bool,
+        latency_ms: float | None = None,
+        *,
+        failure: Failure | None = None,
+    ) -> bool:
         """The endpoint has answered, or failed."""
 
     def cancel(self, token: int) -> bool:
@@ -48,15 +56,19 @@ class Attempt:
         """Time since the pick."""
         return (self._clock() - self._started_s) * 1_000.0
 
-    def finish(self, ok: bool, latency_ms: float | None = None) -> None:
+    def finish(
+        self, ok: bool, latency_ms: float | None = None, failure: Failure | None = None
+    ) -> None:
         """Report the endpoint's answer, unless its end is known already.
 
         Args:
             ok: Whether it answered, with a status below 500.
             latency_ms: How long it took; None: until now.
+            failure: How it failed, if it did not answer.
         """
         if (token := self._take_token()) is not None:
-            self._core.finish(token, ok, self.elapsed_ms() if latency_ms is None else latency_ms)
+            latency_ms = self.elapsed_ms() if latency_ms is None else latency_ms
+            self._core.finish(token, ok, latency_ms, failure=failure)
 
     def cancel(self) -> None:
         """Report that the client went away, unless the end is known already."""

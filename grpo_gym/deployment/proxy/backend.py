@@ -11,6 +11,7 @@ from yarl import URL
 
 from grpo_gym.deployment.proxy.body import RequestBody
 from grpo_gym.deployment.proxy.config import ProxyConfig
+from grpo_gym.deployment.routing.records import Failure
 
 _DEFAULTS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 """Headers that aiohttp would add."""
@@ -22,12 +23,14 @@ class BackendError(Exception):
     Attributes:
         status: The status that tells the client: 502, or 504 after a time-out.
         sent: Whether anything may have reached the backend.
+        failure: What tells the core.
     """
 
     def __init__(self, status: int, reason: str, sent: bool) -> None:
         super().__init__(reason)
         self.status = status
         self.sent = sent
+        self.failure: Failure = "timeout" if status == 504 else "error" if sent else "refused"
 
 
 def open_session(config: ProxyConfig) -> aiohttp.ClientSession:

@@ -29,6 +29,11 @@ class RequestBody:
         expects = request.version == HttpVersion11 and "Expect" in request.headers
         self._awaits_continue = expects and request.body_exists
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether it can be sent again."""
+        return self._kept is not None
+
     async def keep_if_small(self) -> None:
         """Read the body now if its length is known and small.
 
@@ -49,6 +54,7 @@ class RequestBody:
 
     async def _stream(self, waiting: Callable[[bool], None]) -> AsyncIterator[bytes]:
         self.streamed = True
+        yield b""  # sends the headers: the client may wait for what they lead to
         try:
             waiting(True)
             async for chunk in self._read():

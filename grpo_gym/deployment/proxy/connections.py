@@ -4,9 +4,10 @@ import asyncio
 from logging import Logger
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from grpo_gym.deployment.proxy.config import ProxyConfig
 from grpo_gym.deployment.proxy.refusals import RefusedError
@@ -23,12 +24,13 @@ _ACCESS_LOG = '%a "%r" %s %b %Tf'
 class Connection(RequestHandler):
     """A connection whose next request must have its headers in time."""
 
-    __slots__ = ("_config", "_deadline", "_server")
+    __slots__ = ("_arriving", "_config", "_deadline", "_server")
 
     def __init__(self, server: "Server", config: ProxyConfig, **options: Any) -> None:
         super().__init__(server, **options)
         self._server = server
         self._config = config
+        self._arriving: StreamReader | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -40,12 +42,24 @@ class Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Start the clock with the first byte of a request; stop it after its headers."""
         super().data_received(data)
+        self._tell_of_broken_body()
         is_head = self._waiter is not None and not self._messages
         if not is_head:
             self._stop_clock()
         elif self._deadline is None and data:
             late_s = self._config.header_timeout_s
             self._deadline = self._loop.call_later(late_s, self._end_with, _LATE)
+
+    def _tell_of_broken_body(self) -> None:
+        """Fail the body that is being read, if what came is no part of one; aiohttp does not."""
+        if not self._messages:
+            return
+        message, payload = self._messages[-1]
+        if isinstance(message, RawRequestMessage):
+            self._arriving = payload
+        elif self._arriving is not None and not self._arriving.is_eof():
+            self._arriving.set_exception(RequestPayloadError("broken"))
+            self._arriving.feed_eof()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop the clock."""

@@ -18,6 +18,7 @@ from grpo_gym.deployment.proxy.refusals import RefusedError
 from grpo_gym.deployment.proxy.requests import check_request
 from grpo_gym.deployment.proxy.websocket import asks_for_websocket, relay_websocket
 from grpo_gym.deployment.routing import NoEndpointError
+from grpo_gym.deployment.routing.records import Failure
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Methods that may be repeated. Source: RFC 9110, 9.2.2."""
@@ -71,24 +72,24 @@ class Exchanges:
         body = RequestBody(request, self._config)
         await body.keep_if_small()
         tried: list[str] = []
-        attempt = self._pick(tried)
+        attempt = self._pick(probe=body.is_kept and request.method in _IDEMPOTENT)
         while True:
             with attempt:
                 tried.append(attempt.endpoint)
                 outcome = await self._ask(request, body, attempt)
                 following = None
                 if len(tried) <= self._config.retries and self._may_repeat(request, body, outcome):
-                    attempt.finish(ok=False)
+                    attempt.finish(ok=False, failure=_failure(outcome))
                     following = self._pick_another(tried)
                 if following is None:
-                    return await self._relay(request, outcome, attempt)
+                    return await self._relay(request, body, outcome, attempt)
             if isinstance(outcome, aiohttp.ClientResponse):
                 outcome.close()
             attempt = following
 
-    def _pick(self, exclude: Collection[str]) -> Attempt:
+    def _pick(self, probe: bool) -> Attempt:
         try:
-            return Attempt(self._core, self._core.pick(exclude=exclude))
+            return Attempt(self._core, self._core.pick(probe=probe))
         except NoEndpointError as error:
             if error.saturated:
                 raise RefusedError(
@@ -98,7 +99,7 @@ class Exchanges:
 
     def _pick_another(self, tried: Collection[str]) -> Attempt | None:
         try:
-            return Attempt(self._core, self._core.pick(exclude=tried))
+            return Attempt(self._core, self._core.pick(exclude=tried, probe=False))
         except NoEndpointError:
             return None
 
@@ -129,19 +130,24 @@ class Exchanges:
     async def _relay(
         self,
         request: web.BaseRequest,
+        body: RequestBody,
         outcome: aiohttp.ClientResponse | BackendError,
         attempt: Attempt,
     ) -> web.StreamResponse:
         if isinstance(outcome, BackendError):
-            attempt.finish(ok=False)
+            attempt.finish(ok=False, failure=outcome.failure)
             raise RefusedError(outcome.status, f"the backend failed: {outcome}")
         try:
-            return await self._stream(request, outcome, attempt)
+            return await self._stream(request, body, outcome, attempt)
         finally:
             outcome.close()
 
     async def _stream(
-        self, request: web.BaseRequest, response: aiohttp.ClientResponse, attempt: Attempt
+        self,
+        request: web.BaseRequest,
+        body: RequestBody,
+        response: aiohttp.ClientResponse,
+        attempt: Attempt,
     ) -> web.StreamResponse:
         """Pass a response on as it comes.
 
@@ -151,21 +157,25 @@ class Exchanges:
         headers = response_headers(response.headers)
         answer = _PassedOn(status=response.status, reason=response.reason, headers=headers)
         await self._ending(answer).prepare(request)
-        while chunk := await self._next_chunk(request, response, attempt):
-            await self._write(request, answer, chunk)
+        try:
+            while chunk := await self._next_chunk(response):
+                await self._write(request, answer, chunk)
+        except BackendError as error:
+            if body.failure is None:
+                attempt.finish(ok=False, failure=error.failure)
+            raise _broken_off(request) from error
         attempt.finish(ok=response.status < 500)
         await answer.write_eof()
         return answer
 
-    async def _next_chunk(
-        self, request: web.BaseRequest, response: aiohttp.ClientResponse, attempt: Attempt
-    ) -> bytes:
+    async def _next_chunk(self, response: aiohttp.ClientResponse) -> bytes:
         try:
             async with asyncio.timeout(self._config.idle_timeout_s):
                 return await response.content.readany()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            attempt.finish(ok=False)
-            raise _broken_off(request) from error
+        except TimeoutError as error:
+            raise BackendError(504, "the response paused for too long", sent=True) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise BackendError(502, "the response broke off", sent=True) from error
 
     async def _write(
         self, request: web.BaseRequest, answer: web.StreamResponse, chunk: bytes
@@ -177,7 +187,7 @@ class Exchanges:
             raise _broken_off(request) from error
 
     async def _upgrade(self, request: web.BaseRequest) -> web.StreamResponse:
-        with self._pick(()) as attempt:
+        with self._pick(probe=False) as attempt:
             try:
                 url = self._url(request, attempt.endpoint)
                 headers = self._headers(request, url)
@@ -185,7 +195,7 @@ class Exchanges:
                     request, self._session, url, headers, attempt, self.closing, self._config
                 )
             except BackendError as error:
-                attempt.finish(ok=error.status < 500)
+                attempt.finish(ok=error.status < 500, failure=error.failure)
                 raise RefusedError(error.status, f"no WebSocket: {error}") from None
 
     def _url(self, request: web.BaseRequest, name: str) -> URL:
@@ -204,6 +214,10 @@ class Exchanges:
         if self.draining:
             answer.force_close()
         return answer
+
+
+def _failure(outcome: aiohttp.ClientResponse | BackendError) -> Failure | None:
+    return outcome.failure if isinstance(outcome, BackendError) else None
 
 
 def _broken_off(request: web.BaseRequest) -> ConnectionError:

@@ -43,8 +43,20 @@ def tokens(headers: MultiMapping[str], name: str) -> list[str]:
 def end_to_end(headers: MultiMapping[str]) -> CIMultiDict[str]:
     """The headers that are not about one connection only."""
     left_out = _HOP_BY_HOP.union(tokens(headers, "Connection")) - _NEVER_NAMED
-    passed = [(name, value) for name, value in headers.items() if name.lower() not in left_out]
-    return CIMultiDict(passed)
+    return CIMultiDict(
+        (name, value if value.isascii() else _in_utf8(value))
+        for name, value in headers.items()
+        if name.lower() not in left_out
+    )
+
+
+def _in_utf8(value: str) -> str:
+    """A value that aiohttp can write: bytes that are not UTF-8 are taken for Latin-1."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
 
 
 def request_headers(

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
+from contextlib import suppress
 
 import aiohttp
 from yarl import URL
@@ -10,6 +11,7 @@ from yarl import URL
 from grpo_gym.deployment.proxy.attempt import Core
 from grpo_gym.deployment.proxy.config import ProxyConfig
 from grpo_gym.deployment.routing import Endpoint
+from grpo_gym.settings import ConfigError
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +49,8 @@ class HealthChecks:
             _log.warning("%s is well again", name)
         elif self._failures[name] == limit:
             _log.warning("%s does not answer health checks: it gets no requests", name)
-        # Each time, for an endpoint that was removed and added again in between.
-        self._core.set_health(name, self._failures[name] < limit)
+        with suppress(ConfigError):  # it was removed meanwhile
+            self._core.set_health(name, self._failures[name] < limit)
 
     async def _is_well(self, endpoint: Endpoint) -> bool:
         try:

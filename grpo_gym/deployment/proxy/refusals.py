@@ -32,5 +32,5 @@ class RefusedError(Exception):
         return answer
 
 
-_CLOSING = frozenset({400, 408, 413, 414, 431, 501, 505})
+_CLOSING = frozenset({400, 405, 408, 413, 431, 501, 505})
 """Statuses after which nobody knows where the next request begins, or it would take too long."""
