@@ -50,25 +50,29 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 
 
 class Loop:
-    """An event loop in a thread of its own."""
+    """An event loop in a thread of its own.
+
+    Attributes:
+        loop: The loop.
+    """
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, Any], seconds: float = 60.0) -> Any:
         """Run a coroutine there and return its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(seconds)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(seconds)
 
     def block(self, seconds: float) -> None:
         """Let the loop hang, as a stuck process would."""
-        self._loop.call_soon_threadsafe(time.sleep, seconds)
+        self.loop.call_soon_threadsafe(time.sleep, seconds)
 
     def close(self) -> None:
         """Cancel what runs there, and end the thread."""
         self.run(self._cancel_all())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
 
     async def _cancel_all(self) -> None:
@@ -84,6 +88,7 @@ class Backend:
 
     Attributes:
         served: Requests that it has answered.
+        received: Bytes of their bodies.
         seen: Headers of the last request.
     """
 
@@ -94,6 +99,7 @@ class Backend:
     body_delay_s: float = 0.0
     breaks_off: bool = False
     served: int = 0
+    received: int = 0
     seen: dict[str, str] = field(default_factory=dict)
     _runner: Any = None
 
@@ -121,6 +127,8 @@ class Backend:
 
     async def _handle(self, request: Any) -> Any:
         self.seen = {name.lower(): value for name, value in request.headers.items()}
+        async for chunk in request.content.iter_any():
+            self.received += len(chunk)
         await asyncio.sleep(self.delay_s)
         self.served += 1
         response = web.StreamResponse(status=self.status, headers={"x-served-by": self.name})
@@ -199,12 +207,12 @@ class Answers:
 
     Attributes:
         statuses: How often each status came; 0: a broken connection.
-        served_by: How often each backend served.
+        served_by: Which backend served, in the order of the answers.
         slowest_s: The longest time that a client waited.
     """
 
     statuses: Counter[int]
-    served_by: Counter[str]
+    served_by: list[str]
     slowest_s: float
 
 
@@ -223,7 +231,7 @@ async def _load(
     url: str, requests: int, at_once: int, method: str, headers: dict[str, str]
 ) -> Answers:
     statuses: Counter[int] = Counter()
-    served: Counter[str] = Counter()
+    served: list[str] = []
     durations = [0.0]
     left = iter(range(requests))
 
@@ -235,7 +243,7 @@ async def _load(
                     await response.read()
                     statuses[response.status] += 1
                     if "x-served-by" in response.headers:
-                        served[response.headers["x-served-by"]] += 1
+                        served.append(response.headers["x-served-by"])
             except ClientError:
                 statuses[0] += 1
             durations.append(time.monotonic() - begin)

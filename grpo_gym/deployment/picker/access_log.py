@@ -77,6 +77,7 @@ def ending(entry: HTTPAccessLogEntry) -> Ending:
         endpoint_name(common.upstream_remote_address),
         common.upstream_request_attempt_count,
         _latency_ms(common),
+        flags.upstream_connection_failure,
     )
 
 

@@ -32,7 +32,7 @@ class Authorization:
         # shows it, and their picks would count as in flight for long.
         await asyncio.sleep(0)
         if request.transport is None or request.transport.is_closing():
-            raise ConnectionResetError("Envoy did not wait for the pick")
+            return web.Response(status=503)
         try:
             pick = self._core.pick()
         except NoEndpointError as error:

@@ -180,7 +180,7 @@ def _status(message: HttpHeaders) -> int:
 
 def _content_length(message: HttpHeaders) -> float | None:
     text = _header(message, "content-length")
-    return float(text) if text.isdecimal() and len(text) <= _DIGITS else None
+    return (float(text) or None) if text.isdecimal() and len(text) <= _DIGITS else None
 
 
 def _header(message: HttpHeaders, name: str) -> str:

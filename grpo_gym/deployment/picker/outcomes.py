@@ -2,29 +2,38 @@
 
 from dataclasses import dataclass
 
-from grpo_gym.deployment.routing import NoEndpointError, Pick, RoutingCore
+from grpo_gym.deployment.routing import Failure, NoEndpointError, Pick, RoutingCore
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a request ended.
+    """How a request, or one attempt at it, ended.
 
     Attributes:
-        code: HTTP status of the answer; 0: there was none.
+        code: HTTP status of the answer; 0: the client went away.
         served: "ip:port" of the last endpoint that was tried; None if Envoy does not say.
         attempts: How often Envoy sent the request; 0: never.
         latency_ms: Duration of the last attempt; None: since the pick.
+        refused: Whether there was no connection.
     """
 
     code: int
     served: str | None
     attempts: int
     latency_ms: float | None = None
+    refused: bool = False
 
     @property
     def ok(self) -> bool:
         """Whether the endpoint did its part; a client's mistake (4xx) is no fault of it."""
         return 0 < self.code < 500
+
+    @property
+    def failure(self) -> Failure | None:
+        """How it failed, as far as Envoy says."""
+        if self.refused:
+            return "refused"
+        return "timeout" if self.code == 504 else None
 
 
 def settle(core: RoutingCore, pick: Pick, ending: Ending) -> None:
@@ -35,26 +44,25 @@ def settle(core: RoutingCore, pick: Pick, ending: Ending) -> None:
     if not ending.code or not (ending.attempts or ending.served):
         core.cancel(pick.token)  # the client went away, or another filter answered
         return
-    tried = pick.endpoints[: max(ending.attempts, 1)]
-    if ending.served in tried:
-        failed = tried[: tried.index(ending.served)]
-    else:
-        failed = tried if ending.served is None else tried[: ending.attempts - 1]
-    served = ending.served if ending.served is not None else tried[-1]
-    failed = tuple(each for each in failed if each != served)
-    if not failed:
-        core.finish(pick.token, ending.ok, ending.latency_ms, endpoint=served)
-        return
-    core.finish(pick.token, False)
-    for endpoint in failed[1:]:
-        _record(core, endpoint, False, None)
-    _record(core, served, ending.ok, ending.latency_ms)
+    tried = list(pick.endpoints[: max(ending.attempts, 1)])
+    served = tried[-1] if ending.served is None else ending.served
+    if served == tried[0]:
+        core.finish(pick.token, ending.ok, ending.latency_ms, failure=ending.failure)
+    elif ending.attempts > 1:
+        # The core takes it that the first has failed; the one that served is not among the failed.
+        core.finish(pick.token, ending.ok, ending.latency_ms, served, ending.failure)
+        failed = tried[1 : tried.index(served)] if served in tried else tried[1:-1]
+        for endpoint in failed:
+            record(core, endpoint, Ending(503, endpoint, 1, refused=True))
+    else:  # Envoy did not follow the pick
+        core.cancel(pick.token)
+        record(core, served, ending)
 
 
-def _record(core: RoutingCore, endpoint: str, ok: bool, latency_ms: float | None) -> None:
-    """The outcome of an attempt that was not the first."""
+def record(core: RoutingCore, endpoint: str, ending: Ending) -> None:
+    """Tell the core of an attempt that it did not choose."""
     try:
-        pick = core.pick(among=(endpoint,))
-    except NoEndpointError:  # removed meanwhile, or full
+        pick = core.pick(at=endpoint)
+    except NoEndpointError:  # removed meanwhile
         return
-    core.finish(pick.token, ok, latency_ms)
+    core.finish(pick.token, ending.ok, ending.latency_ms, failure=ending.failure)

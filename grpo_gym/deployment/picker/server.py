@@ -1,6 +1,7 @@
 """The picker's ports: gRPC for picks, access logs and health checks, HTTP for `ext_authz`."""
 
 import asyncio
+import logging
 
 import grpc
 from aiohttp import web
@@ -25,6 +26,11 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second picker on the same port is an error, not a rival
     ("grpc.max_concurrent_streams", 100_000),
 )
+
+_SILENT = logging.getLogger("grpo_gym.picker.http")
+"""aiohttp would write the bytes of malformed requests into the log."""
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
 
 
 class PickerServer:
@@ -65,6 +71,16 @@ class PickerServer:
         await self._set_serving(HealthCheckResponse.SERVING)
         await self._server.start()
 
+    def addresses(self) -> list[str]:
+        """What listens where, in lines for a person."""
+        grpc_address = f"{self._written_host}:{self.port}"
+        if self._config.mode == "ext_proc":
+            return [f"picks: gRPC, ext_proc, at {grpc_address}"]
+        log = f"access log: gRPC at {grpc_address}"
+        if self._config.mode == "ext_authz":
+            return [f"picks: HTTP, ext_authz, at {self._written_host}:{self.http_port}", log]
+        return [f"weights: {self._config.eds_file.absolute()}", log]
+
     async def close(self) -> None:
         """Fail the health checks, wait until Envoy has noticed, and stop."""
         await self._set_serving(HealthCheckResponse.NOT_SERVING)
@@ -80,11 +96,15 @@ class PickerServer:
         for service in ("", _SERVICE):
             await self._health.set(service, status)
 
+    @property
+    def _written_host(self) -> str:
+        host = self._config.host
+        return f"[{host}]" if ":" in host else host
+
     def _bind_grpc(self) -> int:
         host, port = self._config.host, self._config.port
-        written = f"[{host}]" if ":" in host else host
         try:
-            bound = self._server.add_insecure_port(f"{written}:{port}")
+            bound = self._server.add_insecure_port(f"{self._written_host}:{port}")
         except RuntimeError:
             bound = 0
         if not bound:
@@ -93,9 +113,8 @@ class PickerServer:
 
     async def _bind_http(self) -> int:
         host, port = self._config.host, self._config.http_port
-        self._runner = web.ServerRunner(
-            web.Server(self._authorization.handle, access_log=None), handle_signals=False
-        )
+        server = web.Server(self._authorization.handle, access_log=None, logger=_SILENT)
+        self._runner = web.ServerRunner(server, handle_signals=False)
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port).start()

@@ -1,16 +1,16 @@
 """Slow weights: a policy that scores servers becomes a file of weights that Envoy watches.
 
 Nothing of ours is in a request's path. The access log says when an attempt reaches an endpoint and
-how it ends, so the core observes the traffic as if it had picked; and many times a second it says
-what it would do now.
+how it ends, so the core observes the traffic as if it had picked, and says at each attempt whom it
+would have picked.
 """
 
 import asyncio
 import contextlib
 import json
 import logging
-from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
 
 import numpy as np
 from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
@@ -22,17 +22,16 @@ from grpo_gym.deployment.routing import NoEndpointError, RoutingCore
 from grpo_gym.storage.files import write_atomic
 
 _LOGGER = logging.getLogger(__name__)
-_SAMPLES_PER_UPDATE = 50
 _SCALE = 1_000
 """Weight of an endpoint with an equal share; Envoy takes whole numbers."""
 
 
 class WeightEstimate:
-    """Weights from the probabilities with which a policy would choose each endpoint.
+    """Weights from how often a policy would choose each endpoint.
 
-    Policies that send nine requests in ten to one server, and the tenth to another, do so by turns,
-    as the servers' states change. The mean of their probabilities over the states of the last
-    period is the share of the traffic that each server would have got: that is its weight.
+    A policy that would send nine requests in ten to one server, and the tenth to another, does so
+    by turns, as their states change. The share of the last period's requests that it would have
+    sent to a server is the server's weight.
     """
 
     def __init__(self, smoothing: float, floor: float) -> None:
@@ -40,29 +39,25 @@ class WeightEstimate:
         self._smoothing = smoothing
         self._floor = floor
         self._shares: dict[str, float] = {}
-        self._sums: defaultdict[str, float] = defaultdict(float)
-        self._samples = 0
+        self._votes: Counter[str] = Counter()
 
-    def add(self, probabilities: Mapping[str, float]) -> None:
-        """Note what the policy would do now; the probabilities' sum is 1."""
-        for name, probability in probabilities.items():
-            self._sums[name] += probability
-        self._samples += 1
+    def vote(self, name: str) -> None:
+        """Note whom the policy would have chosen for a request."""
+        self._votes[name] += 1
 
     def update(self, names: Sequence[str]) -> list[int]:
-        """The weights of these endpoints from what was noted since the last update.
+        """The weights of these endpoints from the votes since the last update.
 
-        New endpoints begin with an equal share.
+        New endpoints begin with an equal share, and without votes nothing changes.
         """
         equal = 1.0 / len(names)
         shares = np.array([self._shares.get(name, equal) for name in names])
-        if self._samples:
-            newest = np.array([self._sums[name] / self._samples for name in names])
+        if votes := self._votes.total():
+            newest = np.array([self._votes[name] / votes for name in names])
             shares += self._smoothing * (newest - shares)
         shares /= shares.sum()
         self._shares = dict(zip(names, shares.tolist(), strict=True))
-        self._sums.clear()
-        self._samples = 0
+        self._votes.clear()
         relative = np.maximum(shares * len(names), self._floor)
         return [max(int(weight), 1) for weight in np.rint(_SCALE * relative)]
 
@@ -78,6 +73,7 @@ class WeightFile:
         self._tokens: defaultdict[str, deque[int]] = defaultdict(deque)
         self._written = b""
         self._versions = 0
+        self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -91,10 +87,9 @@ class WeightFile:
 
     async def close(self) -> None:
         """Leave the configured weights behind, as nobody will adapt them any more."""
+        self._stopping.set()
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await self._task
         self._write(self._configured())
 
     def receive(self, entry: HTTPAccessLogEntry) -> None:
@@ -110,34 +105,41 @@ class WeightFile:
 
     def _begin(self, name: str) -> None:
         with contextlib.suppress(NoEndpointError):  # removed meanwhile
-            self._tokens[name].append(self._core.pick(among=(name,)).token)
+            pick = self._core.pick(at=name)
+            self._tokens[name].append(pick.token)
+            self._estimate.vote(pick.endpoints[0])
 
     def _end(self, name: str, entry: HTTPAccessLogEntry) -> None:
-        if not self._tokens[name]:  # no connection, or begun before this process
+        tokens, end = self._tokens[name], ending(entry)
+        if not tokens:  # there was no connection, or it began before this process
             self._begin(name)
-        if not self._tokens[name]:
-            return
-        token, end = self._tokens[name].popleft(), ending(entry)
-        if end.code:
-            self._core.finish(token, end.ok, end.latency_ms)
-        else:
-            self._core.cancel(token)
+        while tokens:  # those whose end was lost are forgotten by the core
+            token = tokens.popleft()
+            if not end.code:
+                known = self._core.cancel(token)
+            else:
+                known = self._core.finish(token, end.ok, end.latency_ms, failure=end.failure)
+            if known:
+                return
 
     async def _run(self) -> None:
-        pause = self._config.update_s / _SAMPLES_PER_UPDATE
-        while True:
-            for _ in range(_SAMPLES_PER_UPDATE):
-                await asyncio.sleep(pause)
-                self._estimate.add(self._core.shares())
+        while not await self._stops_within(self._config.update_s):
             try:
                 await asyncio.to_thread(self._write, self._assignment())
             except OSError as error:  # a full disk passes, and the old weights stay
                 _LOGGER.warning("cannot write %s: %s", self._config.eds_file, error.strerror)
 
+    async def _stops_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        return self._stopping.is_set()
+
     def _assignment(self) -> dict[str, object]:
+        """What the votes since the last call say, without endpoints that are ejected."""
         status = self._core.status().endpoints
         names = [each.name for each in status]
-        healthy = [each.healthy for each in status]
+        # One whose ejection is over needs requests, or it would never come back.
+        healthy = [each.healthy or each.probing for each in status]
         return load_assignment(names, self._estimate.update(names), healthy)
 
     def _configured(self) -> dict[str, object]:
