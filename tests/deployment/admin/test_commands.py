@@ -1,7 +1,12 @@
 """What an operator can tell a running service, and the status of everything that goes wrong."""
 
 import json
+import re
+import shlex
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -10,6 +15,8 @@ pytest.importorskip("aiohttp")
 pytest.importorskip("prometheus_client")
 
 from admin_port import Admin, Router, Scaler, endpoint_status
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "routing.md"
 
 
 def test_a_policy_is_promoted_step_by_step_and_taken_back(admin: Admin, router: Router) -> None:
@@ -167,3 +174,16 @@ def test_routes_and_methods_that_do_not_exist(admin: Admin) -> None:
         answer = admin.command(method, path)
         assert (answer.status, answer.headers["allow"]) == (405, allowed)
         assert answer.json == {"error": "405: Method Not Allowed"}
+
+
+def test_the_command_lines_on_the_page(admin: Admin, router: Router) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    (block,) = re.findall(r"```bash\n(curl .*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    modes = []
+    for line in block.splitlines():
+        arguments = shlex.split(line.replace("http://127.0.0.1:9901", admin.url))
+        subprocess.run([*arguments, "--fail", "--silent"], check=True, capture_output=True)
+        modes.append((router.guard.percentage, list(router.endpoints)))
+    old = ["127.0.0.1:9001", "127.0.0.1:9002"]
+    assert modes == [(10.0, old), (10.0, [*old, "10.0.0.7:8080"]), (10.0, old)]

@@ -1,7 +1,11 @@
 """Health, and a port that stays up whatever it is asked, and by whom."""
 
 import asyncio
+import gzip
+import http.client
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -10,7 +14,7 @@ import pytest
 pytest.importorskip("aiohttp")
 pytest.importorskip("prometheus_client")
 
-from admin_port import Admin, Router, Scaler
+from admin_port import Admin, Router, Scaler, samples_of
 from grpo_gym.deployment.admin import start_admin
 from grpo_gym.settings import ConfigError
 
@@ -162,3 +166,20 @@ def test_clients_that_go_away_are_nobodys_problem(admin: Admin, router: Router) 
         with socket.create_connection(("127.0.0.1", admin.server.port), timeout=5) as connection:
             connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert admin.get("/health").status == 200
+
+
+def test_large_metrics_are_compressed_for_those_who_can_read_it(admin: Admin) -> None:
+    plain = admin.get("/metrics")
+    assert "content-encoding" not in plain.headers
+    connection = http.client.HTTPConnection("127.0.0.1", admin.server.port, timeout=10)
+    connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
+    answer = connection.getresponse()
+    assert answer.getheader("Content-Encoding") == "gzip"
+    text = gzip.decompress(answer.read()).decode()
+    connection.close()
+    assert samples_of(text).keys() == samples_of(plain.text).keys()
+
+
+def test_no_torch_where_traffic_is_served() -> None:
+    code = "import sys, grpo_gym.deployment.admin; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
