@@ -9,6 +9,7 @@ from grpo_gym.envs.kernels import kernel
 from grpo_gym.envs.load_balancer.dynamics import (
     Memory,
     estimate_all,
+    has_own_views,
     refresh,
     settings_row,
 )
@@ -99,7 +100,7 @@ def start_kernel(memory: Memory, members: np.ndarray, seeds: np.ndarray) -> None
         episode.seed = seeds[m]
         episode.next_retry = NO_REQUEST
         episode.balancer = 0
-        if p.num_balancers > 1:
+        if has_own_views(memory):
             episode.balancer = balancer_of(seeds[m], 0, p.num_balancers)
             for v in range(views.shape[1]):
                 views[b, v] = _IDLE[0]

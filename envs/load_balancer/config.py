@@ -235,6 +235,12 @@ class LoadBalancerConfig:
         return self.max_servers or self.num_servers
 
     @property
+    def balancer_slots(self) -> int:
+        """Balancers that any episode may have."""
+        law = self.laws.get("num_balancers")
+        return self.num_balancers if law is None else int(max(law.extremes()))
+
+    @property
     def is_padded(self) -> bool:
         """Whether there is room for servers that an episode may not have."""
         return self.server_slots > self.num_servers or "num_servers" in self.distributions
@@ -262,7 +268,7 @@ PER_SERVER_FIELDS = (
 )
 _MOST_CHANGES = 100_000
 """Changes between calm and bursts in a mean time between arrivals."""
-WHOLE_NUMBERS = ("num_servers", "workers", "connection_limit")
+WHOLE_NUMBERS = ("num_servers", "num_balancers", "workers", "connection_limit")
 """Settings that count something, of those that can be drawn at reset."""
 
 

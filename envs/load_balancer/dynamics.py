@@ -65,6 +65,12 @@ def settings_row(records: np.ndarray, row: int) -> int:
 
 
 @inlined
+def has_own_views(memory: Memory) -> bool:
+    """Whether balancers keep what they see apart from the servers: there may be several."""
+    return memory.views.shape[1] > memory.servers.shape[1]
+
+
+@inlined
 def route(memory: Memory, b: int, n: int, size: float, now: float, p: Any, k: int) -> Answer:
     """Compute what a request of environment b that arrives now would meet at server n."""
     row, faults = memory.episodes[b].trace_row, memory.faults
@@ -162,7 +168,7 @@ def send(
         if view.in_flight == 0:
             view.oldest_arrival_ms = now
         enqueue(server, memory.requests, b, slot, memory.constants[k, n].workers)
-        if p.num_balancers > 1:
+        if has_own_views(memory):
             view.in_flight += 1
             view.work += size
 
@@ -175,7 +181,7 @@ def pass_time(memory: Memory, b: int, now: float, until: float, p: Any, k: int) 
         The time integral of all requests in flight, in request ms: until the last one has left
         if the episode ends here and the reward is "park".
     """
-    area, shared, decaying = 0.0, p.num_balancers > 1, p.dynamics == DECAYING_LOAD
+    area, shared, decaying = 0.0, has_own_views(memory), p.dynamics == DECAYING_LOAD
     for n in range(p.num_servers):
         server, constants = memory.servers[b, n], memory.constants[k, n]
         if decaying:

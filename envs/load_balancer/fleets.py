@@ -18,7 +18,6 @@ from grpo_gym.settings import ConfigError, from_mapping
 _FIXED = (
     "episode_length",
     "dynamics",
-    "num_balancers",
     "retry",
     "arrivals_csv",
     "arrivals_time_column",

@@ -100,7 +100,7 @@ def advance(
         view = views[b, request.balancer * p.max_servers + n] if shared else server
         observe_latency(view, request.response_ms, weight)
         if not request.timed_out:
-            observe_service(view, request, weight, shared or workers > 1)
+            observe_service(view, request, weight, p.num_balancers > 1 or workers > 1)
         observe_error(view, np.float64(request.error), request.departure_ms, weight)
         server.in_flight -= 1
         server.work -= request.size

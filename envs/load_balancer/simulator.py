@@ -72,8 +72,8 @@ class LoadBalancerSimulator(BatchSimulator):
         rows = config.episode_length + 1
         self.recording = recorded_requests(config)
         self.servers = self.views = np.zeros((num_envs, servers), SERVER)
-        if config.num_balancers > 1:
-            self.views = np.zeros((num_envs, config.num_balancers * servers), SERVER)
+        if config.balancer_slots > 1:
+            self.views = np.zeros((num_envs, config.balancer_slots * servers), SERVER)
         self.metrics = self.views if config.staleness_ms == 0.0 else self.views.copy()
         self.requests = np.zeros((num_envs, rows * (1 + config.retry)), REQUEST)
         self.arrivals = np.zeros((num_envs, rows), trace.ARRIVAL)
@@ -96,8 +96,8 @@ class LoadBalancerSimulator(BatchSimulator):
 
     @property
     def num_balancers(self) -> int:
-        """Balancers that share the servers, M."""
-        return self.config.num_balancers
+        """Balancers that share the servers, M: the most that an episode may have."""
+        return self.config.balancer_slots
 
     @property
     def seen(self) -> np.ndarray:

@@ -32,7 +32,7 @@ def balancer_rules(state: State, config: LoadBalancerConfig) -> Iterator[Rule]:
     # At the end, retries may still have been sent after the last arrival.
     later = (step == length) & within(episodes["now_ms"], now, _LARGEST)
     yield "now at the arrival of its step", (episodes["now_ms"] == now) | later
-    yield "one of its balancers", within(episodes["balancer"], 0, config.num_balancers - 1)
+    yield "one of its balancers", within(episodes["balancer"], 0, config.balancer_slots - 1)
     most = state["requests"].shape[1]
     for name in ("errors", "timeouts", "rejections", "retries"):
         yield f"{name} among its requests", within(episodes[name], 0, most)
@@ -94,7 +94,7 @@ def _request_rules(state: State, config: LoadBalancerConfig) -> Iterator[Rule]:
     yield "finite sizes of its requests", within(requests["size"], 0.0, np.finfo(np.float32).max)
     servers = within(requests["server"], NO_REQUEST, config.server_slots - 1)
     yield "servers for its requests", servers
-    balancers = within(requests["balancer"], 0, config.num_balancers - 1)
+    balancers = within(requests["balancer"], 0, config.balancer_slots - 1)
     yield "balancers for its requests", balancers
 
 
@@ -109,7 +109,7 @@ def _server_rules(state: State, config: LoadBalancerConfig) -> Iterator[Rule]:
     yield "the next change of health at some time", ~np.isnan(servers["next_change_ms"])
     for name in ("servers", "metrics"):
         yield from _observed_rules(state[name], episodes["now_ms"][:, None], name)
-    if config.num_balancers == 1 and config.staleness_ms == 0.0:
+    if config.balancer_slots == 1 and config.staleness_ms == 0.0:
         yield "metrics that are the servers", state["metrics"] == servers
     if config.dynamics == "queue":
         yield "queues as their requests are linked", _linked(state, config)
@@ -137,10 +137,10 @@ def _linked(state: State, config: LoadBalancerConfig) -> np.ndarray:
     present = np.full(count, config.num_servers)
     if config.distributions:
         present = state["parameters"]["num_servers"].astype(np.int64)
-    shared = config.num_balancers > 1
+    shared = config.balancer_slots > 1
     holds = np.ones(count, np.bool_)
     visited = np.zeros(slots, np.bool_)
-    counts = np.zeros(config.num_balancers * config.server_slots, np.int64)
+    counts = np.zeros(config.balancer_slots * config.server_slots, np.int64)
     follow_links(
         state["episodes"],
         state["servers"],

@@ -117,7 +117,7 @@ class C3(Router):
             queues = queues + share * (pending - queues)
             responses_ms = responses_ms + share * (seen["latency_ms"] - responses_ms)
             services_ms = np.zeros(queues.shape)
-        q = 1.0 + pending * self.simulator.num_balancers + queues
+        q = 1.0 + pending * self.simulator.setting("num_balancers")[:, None] + queues
         ranks = responses_ms - services_ms + q**3 * services_ms
         untried = np.where(pending > 0, np.inf, -np.inf)
         actions = self._least(np.where(responses_ms < 0.0, untried, ranks))

@@ -115,7 +115,11 @@ NONSENSE: list[tuple[dict[str, Any], str]] = [
     ({"utilization": "uniform 0.4 0.8"}, r"'utilization' is not a setting .*'utilisation'\?"),
     ({"episode_length": "uniform 10 20"}, "episode_length must be the same in all episodes"),
     ({"observe_size": "choice true false"}, "observe_size must be the same in all episodes"),
-    ({"num_balancers": "uniform 1 4"}, "num_balancers must be the same in all episodes"),
+    ({"num_balancers": "uniform 0 4"}, "num_balancers must be >= 1, got 0"),
+    (
+        {"num_balancers": "choice 1 4", "staleness_ms": 5.0},
+        "staleness_ms must be 0.0 with several balancers",
+    ),
     ({"max_servers": "uniform 2 4"}, "max_servers must be the same in all episodes"),
     ({"utilisation": "uniform 0 0.8"}, "utilisation must be > 0, got 0.0"),
     ({"error_rates": "uniform 0.1 1.5"}, r"error_rates\[0\] must be <= 1, got 1.5"),

@@ -9,6 +9,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import grpo_gym  # noqa: F401, registers the environments
+from grpo_gym.envs.load_balancer.baselines import make_baseline
 from grpo_gym.envs.load_balancer.env import LoadBalancerEnv
 from grpo_gym.envs.load_balancer.presets import make_config
 from grpo_gym.envs.load_balancer.simulator import LoadBalancerSimulator
@@ -21,7 +22,7 @@ FEATURES = 9
 """Per server, with sizes and weights."""
 EVERYTHING: dict[str, Any] = {
     **FLEETS,
-    "num_balancers": 3,
+    "num_balancers": "choice 1 3",
     "workers": "choice 1 2 3",
     "connection_limit": "uniform 2 5",
     "timeout_ms": "uniform 30 90",
@@ -307,3 +308,22 @@ def test_fault_slots_are_enough_for_every_fleet() -> None:
     for _ in range(3):
         env.reset(seed=0)
         assert np.isinf(env.simulator.faults["start_ms"][:, :, -1]).all()
+
+
+@pytest.mark.parametrize("baseline", ["least_connections", "c3"])
+def test_the_number_of_balancers_may_be_drawn(baseline: str) -> None:
+    """An episode that drew a number of balancers is one of that number, bit for bit."""
+    servers = {"workers": (1, 2, 1, 3), "autoreset_mode": "Disabled"}
+    mixed = vector(12, num_balancers="choice 1 4", **servers)
+    fixed = {count: vector(12, num_balancers=count, **servers) for count in (1, 4)}
+    players = {env: make_baseline(baseline, env) for env in (mixed, *fixed.values())}
+    seen = {env: env.reset(seed=3)[0] for env in players}
+    numbers = [mixed.simulator.fleet(b).num_balancers for b in range(12)]
+    assert set(numbers) == {1, 4}
+    states: dict[Any, Any] = dict.fromkeys(players)
+    for _ in range(200):
+        for b, count in enumerate(numbers):
+            assert np.array_equal(seen[mixed][b], seen[fixed[count]][b])
+        for env, player in players.items():
+            actions, states[env] = player.predict(seen[env], states[env])
+            seen[env] = env.step(actions)[0]
