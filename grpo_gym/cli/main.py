@@ -17,7 +17,9 @@ COMMANDS = {
     "compare": "train GRPO and algorithms of Stable-Baselines3 alike, and report",
     "tune": "search for settings of GRPO or of one of those algorithms",
     "benchmark": "measure the speed of environments and training on this machine",
+    "route": "send HTTP requests to the backend that a policy chooses, behind a guard",
     "scaler": "scale a deployment with KEDA by a policy of AutoScaler-v0 behind a guard",
+    "picker": "choose endpoints for Envoy, by a policy of LoadBalancer-v0 behind a guard",
 }
 _HELP = "usage: grpo-gym COMMAND [OPTIONS]\n\n{commands}\n\nCOMMAND --help shows its options."
 

@@ -87,6 +87,7 @@ class Backend:
     """A server that says its name.
 
     Attributes:
+        waiting: Requests that it has begun and not answered.
         served: Requests that it has answered.
         received: Bytes of their bodies.
         seen: Headers of the last request.
@@ -98,6 +99,7 @@ class Backend:
     status: int = 200
     body_delay_s: float = 0.0
     breaks_off: bool = False
+    waiting: int = 0
     served: int = 0
     received: int = 0
     seen: dict[str, str] = field(default_factory=dict)
@@ -129,7 +131,9 @@ class Backend:
         self.seen = {name.lower(): value for name, value in request.headers.items()}
         async for chunk in request.content.iter_any():
             self.received += len(chunk)
+        self.waiting += 1
         await asyncio.sleep(self.delay_s)
+        self.waiting -= 1
         self.served += 1
         response = web.StreamResponse(status=self.status, headers={"x-served-by": self.name})
         await response.prepare(request)
