@@ -67,7 +67,7 @@ class ProxyConfig:
     trust_forwarded: Flag = False
     """Whether clients are proxies whose X-Forwarded-* and Forwarded headers are right. Else those
     are replaced."""
-    host: Literal["client", "backend"] = "client"
+    host_header: Literal["client", "backend"] = "client"
     """Whose name backends see in the Host header."""
     ca_file: Path | None = None
     """Certificates, in PEM, that sign those of https backends; by default the system's."""

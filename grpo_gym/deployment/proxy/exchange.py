@@ -206,7 +206,7 @@ class Exchanges:
         raise BackendError(502, "it was removed just now", sent=False)
 
     def _headers(self, request: web.BaseRequest, url: URL) -> CIMultiDict[str]:
-        host = url.authority if self._config.host == "backend" else None
+        host = url.authority if self._config.host_header == "backend" else None
         return request_headers(request, self._pseudonym, host, self._config.trust_forwarded)
 
     def _ending(self, answer: web.StreamResponse) -> web.StreamResponse:

@@ -124,7 +124,7 @@ def test_forwarded_headers_of_a_trusted_proxy_are_kept() -> None:
 def test_host_of_the_backend_on_request() -> None:
     async def run() -> None:
         backend = Backend()
-        await _through(backend, b"GET / HTTP/1.1\r\n%s\r\n" % _CLOSE, host="backend")
+        await _through(backend, b"GET / HTTP/1.1\r\n%s\r\n" % _CLOSE, host_header="backend")
         assert backend.seen[0].values("Host") == [f"127.0.0.1:{backend.port}"]
         assert backend.seen[0].values("X-Forwarded-Host") == ["shop.example:8080"]
 
