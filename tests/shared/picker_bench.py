@@ -26,6 +26,9 @@ class Steered:
         self.favourite: int | None = None
         self._turn = -1
 
+    def check(self, count: int) -> None:
+        """Any number is fine."""
+
     def bind(self, fleet: Fleet) -> None:
         """Nothing is remembered of the endpoints."""
 

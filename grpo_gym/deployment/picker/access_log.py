@@ -27,7 +27,7 @@ _FAILED = (
 """Flags of an attempt without an answer, or with one that never came to its end."""
 
 
-class AccessLog(AccessLogServiceServicer):  # type: ignore[misc]
+class AccessLog(AccessLogServiceServicer):
     """The gRPC service; hands on entry by entry."""
 
     def __init__(self, receive: Callable[[HTTPAccessLogEntry], None]) -> None:

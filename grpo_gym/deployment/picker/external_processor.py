@@ -46,7 +46,7 @@ _DIGITS = 18
 """Longest length of a body that is one, written out."""
 
 
-class EndpointPicker(ExternalProcessorServicer):  # type: ignore[misc]
+class EndpointPicker(ExternalProcessorServicer):
     """The gRPC service; each stream is one request of a client."""
 
     def __init__(self, core: RoutingCore) -> None:
