@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import grpc
 from aiohttp import web
 
 from grpo_gym.deployment import GuardConfig
+from grpo_gym.deployment.scaler import messages
 from grpo_gym.deployment.scaler.core import ScalingCore
 from grpo_gym.deployment.scaler.settings import ScalerSettings
 
@@ -104,3 +106,45 @@ class FakePrometheus:
         if broken is not None:
             return web.Response(body=broken)
         return web.Response(text=json.dumps(answer(str(self.values[name]))))
+
+
+class Keda:
+    """Calls a scaler as KEDA does."""
+
+    def __init__(self, address: str, metadata: Mapping[str, str] | None = None) -> None:
+        self.channel = grpc.aio.insecure_channel(address)
+        self.reference = messages.ScaledObjectRef(
+            name="web", namespace="default", scalerMetadata=dict(metadata or {})
+        )
+
+    async def call(self, name: str, request: Any, response: Any) -> Any:
+        """One answer."""
+        return await self._method(self.channel.unary_unary, name, response)(request, timeout=5.0)
+
+    def stream(self, name: str, response: Any) -> Any:
+        """Answers as they come."""
+        return self._method(self.channel.unary_stream, name, response)(self.reference)
+
+    async def is_active(self) -> bool:
+        return bool((await self.call("IsActive", self.reference, messages.IsActiveResponse)).result)
+
+    async def spec(self) -> Any:
+        """The one metric that is measured."""
+        found = await self.call("GetMetricSpec", self.reference, messages.GetMetricSpecResponse)
+        (spec,) = found.metricSpecs
+        return spec
+
+    async def metric(self, name: str = "grpo-gym-replicas") -> Any:
+        """Its value."""
+        request = messages.GetMetricsRequest(scaledObjectRef=self.reference, metricName=name)
+        (value,) = (
+            await self.call("GetMetrics", request, messages.GetMetricsResponse)
+        ).metricValues
+        return value
+
+    def _method(self, make: Any, name: str, response: Any) -> Any:
+        return make(
+            f"/externalscaler.ExternalScaler/{name}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=response.FromString,
+        )

@@ -65,9 +65,9 @@ def _message_types() -> dict[str, Any]:
     }
 
 
-_TYPES = _message_types()
-ScaledObjectRef: Any = _TYPES["ScaledObjectRef"]
-IsActiveResponse: Any = _TYPES["IsActiveResponse"]
-GetMetricSpecResponse: Any = _TYPES["GetMetricSpecResponse"]
-GetMetricsRequest: Any = _TYPES["GetMetricsRequest"]
-GetMetricsResponse: Any = _TYPES["GetMetricsResponse"]
+TYPES = _message_types()
+ScaledObjectRef: Any = TYPES["ScaledObjectRef"]
+IsActiveResponse: Any = TYPES["IsActiveResponse"]
+GetMetricSpecResponse: Any = TYPES["GetMetricSpecResponse"]
+GetMetricsRequest: Any = TYPES["GetMetricsRequest"]
+GetMetricsResponse: Any = TYPES["GetMetricsResponse"]

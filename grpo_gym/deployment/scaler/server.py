@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
@@ -50,11 +51,11 @@ class ScalerServer:
             ConfigError: If that is not possible.
         """
         calls = {
-            "IsActive": _unary(self._is_active, messages.ScaledObjectRef),
-            "StreamIsActive": _stream(self._stream_is_active),
-            "GetMetricSpec": _unary(self._get_metric_spec, messages.ScaledObjectRef),
-            "GetMetrics": _unary(self._get_metrics, messages.GetMetricsRequest),
-            "StreamMetricSpec": _stream(self._stream_metric_spec),
+            "IsActive": self._unary(self._is_active),
+            "StreamIsActive": self._stream(self._active_states),
+            "GetMetricSpec": self._unary(self._metric_spec),
+            "GetMetrics": self._unary(self._metrics, messages.GetMetricsRequest),
+            "StreamMetricSpec": self._stream(self._metric_specs),
         }
         handler = grpc.method_handlers_generic_handler(messages.SERVICE, calls)
         self._server.add_generic_rpc_handlers((handler,))
@@ -84,22 +85,18 @@ class ScalerServer:
         await self._server.stop(_DRAIN_SECONDS)
 
     async def _is_active(self, request: Any, context: Any) -> Any:
-        await self._check(request, context)
         # There is always a replica; inactive would be scaled to none.
         return messages.IsActiveResponse(result=True)
 
-    async def _stream_is_active(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        await self._check(request, context)
+    async def _active_states(self) -> AsyncIterator[Any]:
         yield messages.IsActiveResponse(result=True)
         async with self._news:
             await self._news.wait_for(lambda: self._is_over)
 
-    async def _get_metric_spec(self, request: Any, context: Any) -> Any:
-        await self._check(request, context)
+    async def _metric_spec(self, request: Any, context: Any) -> Any:
         return self._spec(self._target())
 
-    async def _stream_metric_spec(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        await self._check(request, context)
+    async def _metric_specs(self) -> AsyncIterator[Any]:
         while not self._is_over:
             told = self._target()
             yield self._spec(told)
@@ -110,8 +107,7 @@ class ScalerServer:
         async with self._news:
             await self._news.wait_for(lambda: self._is_over or self._target() != told)
 
-    async def _get_metrics(self, request: Any, context: Any) -> Any:
-        await self._check(request.scaledObjectRef, context)
+    async def _metrics(self, request: Any, context: Any) -> Any:
         if request.metricName not in ("", self._metric):
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,
@@ -127,19 +123,40 @@ class ScalerServer:
         )
         return response
 
-    async def _check(self, reference: Any, context: Any) -> None:
-        """Refuse a ScaledObject of another deployment, which would get the wrong replicas."""
-        settings = self._core.settings
-        given = reference.scalerMetadata.get("deployment", settings.deployment)
-        if (reference.namespace or settings.namespace, given) != (
-            settings.namespace,
-            settings.deployment,
-        ):
+    def _unary(self, answer: Any, kind: Any = messages.ScaledObjectRef) -> Any:
+        async def call(data: bytes, context: Any) -> Any:
+            return await answer(await self._request(kind, data, context), context)
+
+        return grpc.unary_unary_rpc_method_handler(call, response_serializer=_bytes)
+
+    def _stream(self, answers: Any) -> Any:
+        async def call(data: bytes, context: Any) -> AsyncIterator[Any]:
+            await self._request(messages.ScaledObjectRef, data, context)
+            async for each in answers():
+                yield each
+
+        return grpc.unary_stream_rpc_method_handler(call, response_serializer=_bytes)
+
+    async def _request(self, kind: Any, data: bytes, context: Any) -> Any:
+        """A request of this kind; one that is none, or of another deployment, is refused."""
+        try:
+            request = kind.FromString(data)
+        except DecodeError:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"the request is no {kind.DESCRIPTOR.name}"
+            )
+        reference = getattr(request, "scaledObjectRef", request)
+        ours = self._core.settings
+        namespace = reference.namespace or ours.namespace
+        deployment = reference.scalerMetadata.get("deployment", ours.deployment)
+        # A ScaledObject of another deployment would get the wrong replicas.
+        if (namespace, deployment) != (ours.namespace, ours.deployment):
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT,
-                f"this scaler is for deployment {settings.deployment} in namespace "
-                f"{settings.namespace}, got {given[:100]!r} in {reference.namespace[:100]!r}",
+                f"this scaler is for deployment {ours.deployment} in namespace {ours.namespace}, "
+                f"got {deployment[:100]!r} in {namespace[:100]!r}",
             )
+        return request
 
     @property
     def _metric(self) -> str:
@@ -167,17 +184,5 @@ class ScalerServer:
         return response
 
 
-def _unary(call: Any, request: Any) -> Any:
-    return grpc.unary_unary_rpc_method_handler(
-        call,
-        request_deserializer=request.FromString,
-        response_serializer=lambda response: response.SerializeToString(),
-    )
-
-
-def _stream(call: Any) -> Any:
-    return grpc.unary_stream_rpc_method_handler(
-        call,
-        request_deserializer=messages.ScaledObjectRef.FromString,
-        response_serializer=lambda response: response.SerializeToString(),
-    )
+def _bytes(response: Any) -> Any:
+    return response.SerializeToString()
