@@ -35,6 +35,9 @@ class Script:
         self.learnt: list[tuple[int, bool, float]] = []
         self.fleet: Fleet
 
+    def check(self, count: int) -> None:
+        pass
+
     def bind(self, fleet: Fleet) -> None:
         self.fleet = fleet
 

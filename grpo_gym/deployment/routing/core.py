@@ -91,6 +91,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         self._online_path = None if state_path is None else Path(f"{os.fspath(state_path)}.online")
         ranker = self._load(policy, self._roster.endpoints)
         self._policy = policy if isinstance(policy, str) else type(policy).__name__
+        ranker.check(len(self._roster.members))
         self._scale = Scale(self.config)
         self._fleet = Fleet(self._roster.endpoints, ranker.layout, self.config.log_size)
         self._scale.apply(self._fleet)
@@ -424,6 +425,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
 
     def _use(self, roster: Roster, ranker: Ranker) -> None:
         """Go on with other endpoints or another policy, or raise ConfigError and change nothing."""
+        ranker.check(len(roster.members))
         fleet = self._fleet
         if roster is not self._roster or ranker.layout != fleet.layout:
             fleet = fleet.rebuilt(roster.endpoints, ranker.layout)
@@ -431,7 +433,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         for ticket in self._tickets:
             stays = roster.get(ticket.member.endpoint.name)
             if stays is None:
-                ticket.slot = NO_SLOT
+                ticket.slot, ticket.probe = NO_SLOT, False
             else:
                 ticket.member = stays
         self._roster, self._fleet, self._chooser.ranker = roster, fleet, ranker

@@ -82,13 +82,16 @@ class OnlineRanker:
         policy.decisions = self.decisions
         policy.save(path)
 
-    def bind(self, fleet: Fleet) -> None:
-        """Choose among another fleet's endpoints."""
-        count = len(fleet.endpoints)
+    def check(self, count: int) -> None:
+        """Refuse more endpoints than it can choose among."""
         if count > _MOST:
             raise ConfigError(
                 f"endpoints must be at most {_MOST} for the policy online, got {count}"
             )
+
+    def bind(self, fleet: Fleet) -> None:
+        """Choose among another fleet's endpoints."""
+        count = len(fleet.endpoints)
         self._memory = fleet.simulator.memory
         self._features = np.zeros((1, count, len(self.weights)))
         self._rewards = np.zeros(count)

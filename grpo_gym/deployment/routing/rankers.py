@@ -6,6 +6,7 @@ Shapes: N endpoints, D features, A actions of a network, H frames of a history.
 from typing import Any, Protocol
 
 import numpy as np
+from typing_extensions import override
 
 from grpo_gym.deployment.routing.fleet import Fleet, Layout
 from grpo_gym.envs.load_balancer.baselines import BASELINES, make_baseline
@@ -30,12 +31,15 @@ class Ranker(Protocol):
     layout: Layout
     needs_service_time: bool
 
-    def bind(self, fleet: Fleet) -> None:
-        """Rank the endpoints of another fleet from now on.
+    def check(self, count: int) -> None:
+        """Refuse a number of endpoints.
 
         Raises:
-            ConfigError: If it cannot.
+            ConfigError: If it cannot rank so many, or so few.
         """
+
+    def bind(self, fleet: Fleet) -> None:
+        """Rank the endpoints of another fleet from now on."""
 
     def rank(self, observation: np.ndarray, allowed: np.ndarray) -> np.ndarray:
         """Scores of endpoints for the waiting request, shape (N,); the largest is best.
@@ -56,7 +60,10 @@ class Ranker(Protocol):
 
 
 class _Fixed:
-    """A policy that does not learn."""
+    """A policy that does not learn, for any number of endpoints."""
+
+    def check(self, count: int) -> None:
+        """Any number is fine."""
 
     def sent(self, n: int) -> Any:
         """Nothing is learnt."""
@@ -93,9 +100,9 @@ class NetworkRanker(_Fixed):
         self.layout = _layout_of(policy, source)
         self._history: np.ndarray | None = None
 
-    def bind(self, fleet: Fleet) -> None:
-        """Check that the network has room for the endpoints, exactly or with padding."""
-        slots, count = self.layout.slots, len(fleet.endpoints)
+    @override
+    def check(self, count: int) -> None:
+        slots = self.layout.slots
         too_few = 0 < count < (slots or 0) and not self.layout.padded
         if slots is not None and (count > slots or too_few):
             rule = f"at most {slots}" if self.layout.padded else f"exactly {slots}"
@@ -103,6 +110,9 @@ class NetworkRanker(_Fixed):
                 f"endpoints must be {rule} for {self._source}, got {count}: train the policy "
                 "'servers', which takes any number"
             )
+
+    def bind(self, fleet: Fleet) -> None:
+        """Forget the history of other endpoints."""
         self._history = None
 
     def rank(self, observation: np.ndarray, allowed: np.ndarray) -> np.ndarray:
@@ -165,13 +175,14 @@ class BaselineRanker(_Fixed):
             )
         self._name = name
         self._router: Router
-        self._memory: tuple[np.ndarray, ...] | None = None
+        self._memory: tuple[np.ndarray, ...] | None
 
     def bind(self, fleet: Fleet) -> None:
         """Start anew: what a baseline remembers of endpoints goes by their places."""
         self._fleet = fleet
         self._router = make_baseline(self._name, fleet)
-        self._memory = None
+        fleet.simulator.allowed[:] = True  # Envoy's schedule begins with all servers there are
+        self._memory = self._router.initial_state()
 
     def rank(self, observation: np.ndarray, allowed: np.ndarray) -> np.ndarray:
         """1 for the chosen endpoint; minus the requests in flight for the others."""
@@ -181,6 +192,7 @@ class BaselineRanker(_Fixed):
             scores[action] = 1.0
         return scores
 
+    @override
     def log_moved(self) -> None:
         """Read the log from its start again; answers that were heard are not heard twice."""
         if self._memory is not None:

@@ -1,4 +1,4 @@
-"""Replayed episodes: real requests are observed as `LoadBalancer-v0` observes its own, bit by bit."""
+"""Replayed episodes: real requests are observed as `LoadBalancer-v0` observes its own."""
 
 from typing import Any
 

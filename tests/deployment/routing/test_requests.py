@@ -241,6 +241,6 @@ def test_endpoints_are_checked() -> None:
     for settings in ({"weight": 0.0}, {"weight": float("nan")}, {"workers": 0},
                      {"max_in_flight": 0}):  # fmt: skip
         with pytest.raises(ConfigError, match=f"{next(iter(settings))} of a must be"):
-            Endpoint("a", "http://a", **settings)  # type: ignore[arg-type]
+            Endpoint("a", "http://a", **settings)
     with pytest.raises(ConfigError, match="endpoint names must differ, got 'a' twice"):
         bench(endpoints=[*endpoints(1), *endpoints(1)])
