@@ -66,6 +66,11 @@ class Connection(RequestHandler):
         self._stop_clock()
         super().connection_lost(exc)
 
+    def close_if_idle(self) -> None:
+        """Close it unless a request is being handled; `close` would also drop the rest of one."""
+        if self._waiter is not None and not self._messages:
+            self.close()
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -118,6 +123,11 @@ class Server(web.Server):
             access_log_format=_ACCESS_LOG,
         )
         self._config = config
+
+    def close_idle(self) -> None:
+        """Close the connections that have no request."""
+        for connection in self.connections:
+            connection.close_if_idle()
 
     def __call__(self) -> Connection:
         """A new one."""

@@ -30,40 +30,27 @@ class Exchanges:
     Attributes:
         draining: Whether responses end their connections.
         closing: Set when WebSockets are to be closed.
+        in_flight: Requests that are being handled.
     """
 
     def __init__(self, core: Core, session: aiohttp.ClientSession, config: ProxyConfig) -> None:
         self.draining = False
         self.closing = asyncio.Event()
+        self.in_flight = 0
         self._core = core
         self._session = session
         self._config = config
         self._pseudonym = f"grpo-gym-{secrets.token_hex(4)}"
-        self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that are being handled."""
-        return self._in_flight
-
-    async def wait_until_idle(self) -> None:
-        """Wait until no request is being handled."""
-        await self._idle.wait()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request."""
-        self._in_flight += 1
-        self._idle.clear()
+        self.in_flight += 1
         try:
             return await self._answer(request)
         except RefusedError as refusal:
             return self._ending(refusal.response())
         finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
+            self.in_flight -= 1
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         check_request(request, self._config)

@@ -17,6 +17,7 @@ from grpo_gym.deployment.proxy.health import HealthChecks
 _BACKLOG = 1024
 _CUT_S = 1.0
 """Time for what is cut off to say goodbye."""
+_LOOK_S = 0.02
 
 
 class Proxy:
@@ -108,7 +109,6 @@ class Proxy:
             await self._site.stop()
             self._site = None
         await asyncio.sleep(min(self._config.lame_duck_s, self._config.grace_s))
-        self._server.pre_shutdown()  # closes idle connections
         await self._finish(self._config.grace_s)
         self._exchanges.closing.set()
         await self._finish(_CUT_S)
@@ -117,7 +117,9 @@ class Proxy:
         return cut
 
     async def close(self) -> None:
-        """Cut off what is in flight, and free everything."""
+        """Cut off what is in flight, and free everything. Idempotent."""
+        if self._session.closed:
+            return
         self._checks.cancel()
         await self._server.shutdown(timeout=0.01)
         await self._runner.cleanup()
@@ -130,6 +132,10 @@ class Proxy:
         self._site = site
 
     async def _finish(self, seconds: float) -> None:
+        """Wait until nothing is in flight, for so long at most; close what is idle."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._exchanges.wait_until_idle()
+                self._server.close_idle()
+                while self.in_flight:
+                    await asyncio.sleep(_LOOK_S)
+                    self._server.close_idle()
