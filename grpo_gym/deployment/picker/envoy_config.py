@@ -81,6 +81,8 @@ def _listener(picker: PickerConfig, envoy: EnvoyConfig) -> Config:
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="clients",
         codec_type="AUTO",
+        # Envoy is the edge: x-envoy-* headers of clients must not change its retries and time-outs.
+        use_remote_address=True,
         request_headers_timeout="10s",
         route_config={"virtual_hosts": [_virtual_host(envoy)]},
         http_filters=[*filters.get(picker.mode, []), _router(picker)],

@@ -13,6 +13,8 @@ pytest.importorskip("aiohttp", reason="needs the extra serve")
 pytest.importorskip("envoy.service", reason="needs the extra serve")
 
 from envoy_bench import load, wait_until
+from grpo_gym.deployment.picker.external_authorization import Authorization
+from grpo_gym.deployment.picker.external_processor import Exchange
 from picker_bench import Bench, Start
 
 MODES = pytest.mark.parametrize("mode", ["ext_proc", "ext_authz"])
@@ -98,6 +100,34 @@ def test_clients_cannot_forge_a_pick(start: Start, mode: str) -> None:
     assert _DESTINATION not in bench.backends[0].seen
     bench.wait_until_idle()
     assert bench.core.status().unknown_tokens == 0
+
+
+@MODES
+def test_the_picker_sees_no_credentials(
+    start: Start, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    answer, handle = Exchange.answer, Authorization.handle
+
+    def note_answer(self: Exchange, request: Any) -> Any:
+        seen.append(str(request))
+        return answer(self, request)
+
+    async def note_handle(self: Authorization, request: Any) -> Any:
+        seen.append(f"{request.method} {request.raw_path} {request.raw_headers}")
+        return await handle(self, request)
+
+    monkeypatch.setattr(Exchange, "answer", note_answer)
+    monkeypatch.setattr(Authorization, "handle", note_handle)
+    bench = start(mode)
+    bench.policy.favourite = 0
+
+    secret = {"Authorization": "Bearer s3cret", "Cookie": "s3cret", "X-Key": "s3cret"}
+    assert load(f"{bench.envoy.url}/some/path", 3, headers=secret).statuses == {200: 3}
+
+    assert len(seen) >= 3
+    assert "s3cret" not in "".join(seen)
+    assert bench.backends[0].seen["authorization"] == "Bearer s3cret"
 
 
 @MODES
