@@ -19,6 +19,7 @@ COMMANDS = {
     "benchmark": "measure the speed of environments and training on this machine",
     "route": "send HTTP requests to the backend that a policy chooses, behind a guard",
     "scaler": "scale a deployment with KEDA by a policy of AutoScaler-v0 behind a guard",
+    "guard": "status, promotion and rollback of a running guard; estimates from its log",
     "picker": "choose endpoints for Envoy, by a policy of LoadBalancer-v0 behind a guard",
 }
 _HELP = "usage: grpo-gym COMMAND [OPTIONS]\n\n{commands}\n\nCOMMAND --help shows its options."

@@ -87,9 +87,9 @@ class ShadowLog:
 
     def write(
         self,
-        action: int,
-        propensity: float,
-        reward: float,
+        action: int | np.integer[Any],
+        propensity: float | np.floating[Any],
+        reward: float | np.floating[Any],
         policy: int | Sequence[float] | None = None,
         observation: Sequence[float] | np.ndarray | None = None,
     ) -> None:

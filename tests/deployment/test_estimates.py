@@ -154,7 +154,7 @@ def test_a_deterministic_log_is_refused_where_the_policy_differs() -> None:
     result = estimate(log)
     assert result.effective_rows > 6_000, "which alone would look fine"
     assert result.refusal.startswith("not enough overlap: the weights' mean must be 1, got 0.7")
-    assert values(result) == ()
+    assert len(values(result)) == 0
 
 
 def test_a_small_effective_sample_is_refused_with_its_size() -> None:
