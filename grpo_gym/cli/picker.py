@@ -1,24 +1,30 @@
 """`picker`: the routing core beside Envoy, and the Envoy configuration that belongs to it."""
 
 import asyncio
-import contextlib
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from rich.console import Console
 
 from grpo_gym.cli.failures import reported
-from grpo_gym.cli.options import CommandLine
+from grpo_gym.cli.options import SOURCE, CommandLine, Given
+from grpo_gym.cli.serving import (
+    gathered,
+    loop_factory,
+    on_signals,
+    say,
+    unless_impatient,
+    who_decides,
+)
 from grpo_gym.deployment.config import Mode
 from grpo_gym.deployment.picker.config import EnvoyConfig, PickerConfig, Port
 from grpo_gym.deployment.picker.envoy_config import check_backend, envoy_config
+from grpo_gym.deployment.proxy.settings import parse_backends
 from grpo_gym.deployment.routing import Endpoint, RoutingConfig, RoutingCore, routing_guard
-from grpo_gym.settings import ConfigError, Count, Flag, checked_dataclass
+from grpo_gym.settings import ConfigError, Flag, checked_dataclass, from_mapping
 
 _LOG_SIZE = 32_768
-"""Twice the requests that may be in flight."""
+"""Twice the requests that may be in flight: Envoy's clients wait longer than those of a test."""
 
 
 @checked_dataclass
@@ -26,63 +32,88 @@ class PickerOptions:
     """Where requests can go, and who chooses."""
 
     backend: tuple[str, ...] = ()
-    """Backends that Envoy sends requests to, each http://IP:PORT."""
+    """Servers that Envoy sends requests to, each http://IP:PORT[,weight=W][,workers=W]
+    [,max_in_flight=M]. The option may be given several times. When all have max_in_flight requests,
+    clients get 429."""
     policy: str = "pretrained:router"
-    """pretrained:router, online, a baseline's name, an exported file, a checkpoint or a run."""
+    """pretrained:router, online, a baseline's name, an exported file, a checkpoint or a run's
+    folder."""
     guard_mode: Mode = "shadow"
     """Mode of a guard without saved state: in shadow the policy only proposes, and least
     connections decides, until an operator promotes it."""
     state: Path | None = None
     """File of the guard's state, kept across restarts; by default none."""
-    max_in_flight: Count | None = None
-    """Requests in flight of each backend at which it gets no more; when all are full, clients get
-    429. By default no limit."""
+    admin_host: str = "127.0.0.1"
+    """Address of metrics and status page; commands are taken from loopback only."""
     admin_port: Port = 9901
-    """Port of metrics, status page and commands, on loopback."""
+    """Port of metrics, status page and commands; 0: any that is free."""
     write_envoy_config: Flag = False
-    """Print Envoy's configuration for these options, and exit."""
+    """Print Envoy's configuration for these options, and end."""
 
 
+_GROUPS = {
+    "picker": PickerOptions,
+    "protocol": PickerConfig,
+    "envoy": EnvoyConfig,
+    "routing": RoutingConfig,
+}
 _LINE = CommandLine(
     "picker",
-    "Choose endpoints for a real Envoy: request by request, or by slow weights. See docs/envoy.md."
-    "\n\nFor example:\n"
-    "  --backend http://127.0.0.1:9001 http://127.0.0.1:9002 --write-envoy-config > envoy.yaml\n"
-    "  --backend http://127.0.0.1:9001 http://127.0.0.1:9002\n"
-    "  envoy -c envoy.yaml",
-    {"picker": PickerOptions, "protocol": PickerConfig, "envoy": EnvoyConfig},
+    "Choose endpoints for a real Envoy, request by request or by slow weights, behind a guard. See "
+    "docs/envoy.md.\n\n"
+    "For example:\n"
+    "  --backend http://127.0.0.1:9001 --backend http://127.0.0.1:9002\n"
+    "  --backend http://127.0.0.1:9001 --backend http://127.0.0.1:9002 --write-envoy-config\n"
+    "  --mode ext_authz --backend http://127.0.0.1:9001 http://127.0.0.1:9002 --policy online",
+    _GROUPS,
 )
 
 
 @reported
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    configs = _LINE.read(arguments)
-    options: PickerOptions = configs["picker"]
-    config: PickerConfig = configs["protocol"]
+    given = _LINE.parse(gathered(arguments, "--backend"))
+    options = from_mapping(PickerOptions, given.values["picker"], SOURCE)
+    config = from_mapping(PickerConfig, given.values["protocol"], SOURCE)
+    envoy = from_mapping(EnvoyConfig, given.values["envoy"], SOURCE)
+    routing = _routing(given, options, config)
+    if given.help:
+        _LINE.show_help({"picker": options, "protocol": config, "envoy": envoy, "routing": routing})
     endpoints = _endpoints(options)
     if options.write_envoy_config:
-        text = yaml.safe_dump(envoy_config(config, configs["envoy"], endpoints), sort_keys=False)
+        text = yaml.safe_dump(envoy_config(config, envoy, endpoints), sort_keys=False)
         print(text, end="")
         return 0
-    routing = RoutingConfig(log_size=_LOG_SIZE, guard=routing_guard(mode=options.guard_mode))
-    with RoutingCore(endpoints, options.policy, routing, state_path=options.state) as core:
-        return asyncio.run(_serve(core, config, options.admin_port))
+    core = RoutingCore(endpoints, options.policy, routing, state_path=options.state)
+    with core, asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(_serve(core, config, options))
+
+
+def _routing(given: Given, options: PickerOptions, config: PickerConfig) -> RoutingConfig:
+    guard = routing_guard(mode=options.guard_mode)
+    values = {"log_size": _LOG_SIZE, **given.values["routing"], "guard": guard}
+    routing = from_mapping(RoutingConfig, values, SOURCE)
+    if routing.observe_sizes and config.mode != "ext_proc":
+        raise ConfigError(
+            f"observe_sizes must be false with mode {config.mode}, which does not show the length "
+            "of a request: use ext_proc"
+        )
+    return routing
 
 
 def _endpoints(options: PickerOptions) -> list[Endpoint]:
-    if not options.backend:
-        raise ConfigError("--backend must name at least one server, such as http://127.0.0.1:9001")
-    endpoints = [
-        Endpoint.from_url(url, max_in_flight=options.max_in_flight) for url in options.backend
-    ]
+    endpoints = parse_backends(options.backend)
     for endpoint in endpoints:
         check_backend(endpoint)
     return endpoints
 
 
-async def _serve(core: RoutingCore, config: PickerConfig, admin_port: int) -> int:
-    """Pick until SIGTERM or Ctrl-C."""
+async def _serve(core: RoutingCore, config: PickerConfig, options: PickerOptions) -> int:
+    """Pick until SIGTERM or Ctrl-C, and then until Envoy has noticed.
+
+    Raises:
+        Stopped: If a second signal comes.
+    """
     try:
         from grpo_gym.deployment.admin import start_admin
         from grpo_gym.deployment.picker.server import PickerServer  # of the extra `serve`
@@ -91,21 +122,18 @@ async def _serve(core: RoutingCore, config: PickerConfig, admin_port: int) -> in
             f"picker must have the packages of the extra serve, and there is no {error.name}: "
             "pip install 'grpo-gym[serve]'"
         ) from error
-    console = Console(highlight=False, soft_wrap=True)
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError):  # Windows
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    admin = await start_admin(core, port=admin_port)
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    on_signals(("SIGTERM", "SIGINT"), signals.put_nowait)
+    admin = await start_admin(core, options.admin_host, options.admin_port)
     try:
         server = PickerServer(core, config)
         await server.start()
-        for line in server.addresses():
-            console.print(line, markup=False)
-        console.print(f"admin port: http://127.0.0.1:{admin.port}", markup=False)
-        await stopped.wait()
-        console.print("stopping")
-        await server.close()
+        for line in [*server.addresses(), who_decides(core.status())]:
+            say(line)
+        say(f"admin port: http://{options.admin_host}:{admin.port}")
+        await signals.get()
+        say("stopping: health checks fail now, so that Envoy looks elsewhere")
+        await unless_impatient(server.close(), signals)
     finally:
         await admin.close()
     return 0

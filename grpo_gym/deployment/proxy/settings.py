@@ -1,6 +1,6 @@
 """Settings of `grpo-gym route`: what a YAML file and a command line may say. Needs no aiohttp."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,16 +75,7 @@ class RouteSettings:
         Raises:
             ConfigError: If there is none, or one cannot be used.
         """
-        if not self.backend:
-            raise ConfigError(
-                "--backend must name at least one server, such as --backend http://127.0.0.1:9001"
-            )
-        endpoints = [parse_backend(text) for text in self.backend]
-        names = [endpoint.name for endpoint in endpoints]
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(f"--backend must name each server once, got {name} twice")
-        return endpoints
+        return parse_backends(self.backend)
 
 
 @checked_dataclass
@@ -94,6 +85,24 @@ class _Extras:
     weight: Positive = 1.0
     workers: Count = 1
     max_in_flight: Count | None = None
+
+
+def parse_backends(texts: Sequence[str]) -> list[Endpoint]:
+    """The endpoints that `--backend` names.
+
+    Raises:
+        ConfigError: If there is none, or one cannot be used.
+    """
+    if not texts:
+        raise ConfigError(
+            "--backend must name at least one server, such as --backend http://127.0.0.1:9001"
+        )
+    endpoints = [parse_backend(text) for text in texts]
+    names = [endpoint.name for endpoint in endpoints]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"--backend must name each server once, got {name} twice")
+    return endpoints
 
 
 def parse_backend(text: str) -> Endpoint:
