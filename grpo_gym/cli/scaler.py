@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,7 @@ def _settings(options: ScalerOptions) -> ScalerSettings:
 
 async def _serve(options: ScalerOptions, settings: ScalerSettings) -> int:
     """Scale until SIGTERM or Ctrl-C."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines would come beside our errors
     try:
         from grpo_gym.deployment.scaler.core import ScalingCore
         from grpo_gym.deployment.scaler.service import ScalerService  # of the extra `serve`
