@@ -16,6 +16,8 @@ from grpo_gym.settings import ConfigError, from_mapping, to_mapping
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.export import export_policy
+from grpo_gym.trainers.export.cards import make_card
 from grpo_gym.trainers.learning.value_baseline import ValueBaseline
 from grpo_gym.trainers.model import PolicyModel
 from grpo_gym.trainers.payloads import (
@@ -93,6 +95,27 @@ class PersistentModel(PolicyModel):
         checkpoint.save(path, payload, kind=_KIND)
         return self.weights_sha256()
 
+    def export(self, path: str | PathLike[str]) -> None:
+        """Write the policy alone, with its normaliser and history, for use without training.
+
+        Args:
+            path: Ends with .onnx, for ONNX Runtime and others, with the weights inside; or with
+                .safetensors, for `grpo_gym.inference.NumpyPolicy`. docs/export.md has both.
+
+        Raises:
+            ConfigError: If the name ends otherwise, a package is missing (the extra `export`), or
+                the network cannot be translated.
+            CheckpointError: If the file cannot be written; the old file is then unchanged.
+        """
+        training = {"iterations": self.iteration, "steps": self.num_steps, "notes": self.notes}
+        export_policy(
+            path,
+            self.policy,
+            self.observation_space,
+            self.action_space,
+            make_card(self, training),
+        )
+
     @classmethod
     def load(
         cls,
@@ -140,10 +163,11 @@ class PersistentModel(PolicyModel):
             )
         same = isinstance(source, str) and _bare(source) == _bare(saved["id"])
         trained: Mapping[str, Any] = {}
+        in_training: Mapping[str, Any] = {}
         if same:
             trained = saved_arguments(saved["kwargs"], env_kwargs, "env_kwargs", path)
             if training_env_kwargs is None:
-                training_env_kwargs = saved_arguments(
+                in_training = saved_arguments(
                     saved["training_kwargs"], None, "training_env_kwargs", path
                 )
         try:
@@ -166,6 +190,9 @@ class PersistentModel(PolicyModel):
         if not (model.policy.any_size and _same_shapes(model.policy, payload["model"])):
             check_spaces(saved, _describe(model), path)
         model._restore(payload, path)
+        if training_env_kwargs is None:
+            # Only needed to train on, as a recording is that others do not have.
+            model.training_env_kwargs = dict(in_training)
         return model
 
     def _restore(self, payload: GRPOPayload, path: str | PathLike[str]) -> None:

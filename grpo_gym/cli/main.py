@@ -16,11 +16,13 @@ COMMANDS = {
     "play": "watch a policy play in a window, the terminal or a file; Battleship with its advice",
     "compare": "train GRPO and algorithms of Stable-Baselines3 alike, and report",
     "tune": "search for settings of GRPO or of one of those algorithms",
+    "export": "write a trained policy to an .onnx file, or to one that runs on NumPy alone",
     "benchmark": "measure the speed of environments and training on this machine",
     "route": "send HTTP requests to the backend that a policy chooses, behind a guard",
     "scaler": "scale a deployment with KEDA by a policy of AutoScaler-v0 behind a guard",
     "guard": "status, promotion and rollback of a running guard; estimates from its log",
     "picker": "choose endpoints for Envoy, by a policy of LoadBalancer-v0 behind a guard",
+    "demo": "real requests to backends that fail, through one policy after the other",
 }
 _HELP = "usage: grpo-gym COMMAND [OPTIONS]\n\n{commands}\n\nCOMMAND --help shows its options."
 

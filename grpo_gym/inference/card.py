@@ -9,7 +9,7 @@ from grpo_gym.settings import ConfigError, check_value
 
 CARD_KEY = "grpo_gym_card"
 """The name of the card among a file's metadata."""
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 
 
 class Card(TypedDict):

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from grpo_gym.policies.cnn import ImageEncoder, ImageLayout, image_layout
-from grpo_gym.policies.network import Policy, feedforward
+from grpo_gym.policies.network import Policy, feedforward, whole_or_split
 from grpo_gym.policies.normaliser import RunningNormaliser
 from grpo_gym.policies.options import Activation, CNNOptions, CombinedOptions
 from grpo_gym.rollouts.rows import is_bytes, leaves_of
@@ -55,7 +55,7 @@ class ImagePolicy(Policy):
     @override
     def forward(self, observations: Tensor) -> Tensor:
         rows = observations.reshape(-1, observations.shape[-1])
-        parts = rows.split(self._rows_at_once)
+        parts = whole_or_split(rows, self._rows_at_once)
         if len(parts) > 1 and torch.is_grad_enabled():
             # Each part is computed again in the backward pass, which takes a third longer.
             found = [checkpoint(self._outputs, part, use_reentrant=False) for part in parts]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
-from grpo_gym.policies.network import Policy
+from grpo_gym.policies.network import Policy, whole_or_split
 from grpo_gym.policies.normaliser import RunningNormaliser
 from grpo_gym.policies.options import PolicyOptions
 from grpo_gym.rollouts.spaces import flat_size
@@ -179,7 +179,7 @@ class HistoryPolicy(Policy):
     @override
     def forward(self, observations: Tensor) -> Tensor:
         rows = self.features(observations).reshape(-1, self.observation_size)
-        parts = rows.split(_ROWS_AT_ONCE)
+        parts = whole_or_split(rows, _ROWS_AT_ONCE)
         if len(parts) > 1 and torch.is_grad_enabled():
             # Large minibatches would not fit into memory: each part is recomputed in the backward
             # pass, which takes a third longer.

@@ -5,6 +5,7 @@ H frames of a history together, and W numbers of its row (D, unless images lie a
 see `rollouts.rows`); P distribution parameters; C action components; A choices.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -192,6 +193,11 @@ def row_features(row_format: RowFormat, rows: Tensor) -> Tensor:
         ],
         dim=-1,
     )
+
+
+def whole_or_split(rows: Tensor, at_once: int) -> Sequence[Tensor]:
+    """Rows in parts of at most so many; in one where the network is exported, for any number."""
+    return [rows] if torch.compiler.is_exporting() else rows.split(at_once)
 
 
 def feedforward(

@@ -50,8 +50,8 @@ class ServersLayout:
     def split(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Rows (..., H, N, F) and shared features (..., H, S) of observations (..., H * D)."""
         frames = observations.unflatten(-1, (self.frames, -1))
-        stop = frames.shape[-1] - self.shared
-        return frames[..., :stop].unflatten(-1, (-1, self.features)), frames[..., stop:]
+        rows, shared = frames.split([frames.shape[-1] - self.shared, self.shared], dim=-1)
+        return rows.unflatten(-1, (-1, self.features)), shared
 
 
 class ServersPolicy(Policy):
@@ -109,6 +109,8 @@ class ServersPolicy(Policy):
 
     def _encode(self, inputs: Tensor, present: Tensor) -> Tensor:
         """Hidden features (M, N, W) of servers by their inputs, 0 where none is present (M, N)."""
+        if torch.compiler.is_exporting():  # no branch may depend on what is present
+            return self.encoder(inputs) * present.unsqueeze(-1)
         if bool(present.all()):
             hidden: Tensor = self.encoder(inputs)
             return hidden
