@@ -12,6 +12,7 @@ from yarl import URL
 from grpo_gym.deployment.proxy.body import RequestBody
 from grpo_gym.deployment.proxy.config import ProxyConfig
 from grpo_gym.deployment.routing.records import Failure
+from grpo_gym.settings import ConfigError
 
 _DEFAULTS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 """Headers that aiohttp would add."""
@@ -37,9 +38,14 @@ def open_session(config: ProxyConfig) -> aiohttp.ClientSession:
     """A client that changes nothing: no cookies, redirects, proxies or decompression of its own.
 
     Raises:
-        OSError: If the file of certificates cannot be read.
+        ConfigError: If the file of certificates cannot be read.
     """
-    context = ssl.create_default_context(cafile=config.ca_file)
+    try:
+        context = ssl.create_default_context(cafile=config.ca_file)
+    except OSError as error:
+        raise ConfigError(
+            f"ca_file must be a file of certificates in PEM, got {config.ca_file}: {error.strerror}"
+        ) from None
     # The core bounds the requests in flight, and the proxy the connections of clients.
     connector = aiohttp.TCPConnector(
         limit=0, keepalive_timeout=config.backend_keepalive_s, ssl=context

@@ -66,7 +66,8 @@ class Proxy:
             access_log: Where each request is logged; None: nowhere.
 
         Raises:
-            OSError: If the port is in use, or the file of certificates cannot be read.
+            ConfigError: If the file of certificates cannot be read.
+            OSError: If the port is in use.
         """
         config = ProxyConfig() if config is None else config
         proxy = cls(core, config, open_session(config), access_log)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -51,7 +52,8 @@ async def serve(core: RoutingCore, settings: RouteSettings) -> AsyncIterator[Rou
     try:
         proxy = await Proxy.start(core, settings.proxy, host=host, port=port, access_log=log)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        number = getattr(error, "errno", None) or 0
+        reason = os.strerror(number) if number > 0 else error  # below: no such host
         raise ConfigError(
             f"port must be free, got {host}:{port} ({reason}): choose another"
         ) from None
