@@ -1,6 +1,7 @@
 """`grpo-gym route`: its options, what it refuses, what it says, and how it ends."""
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -18,7 +19,7 @@ from grpo_gym.cli.main import main
 from grpo_gym.deployment.proxy.files import check_open_files
 from grpo_gym.deployment.proxy.settings import parse_backend, read_settings
 from grpo_gym.deployment.routing import Endpoint
-from grpo_gym.settings import ConfigError
+from grpo_gym.settings import ConfigError, load_yaml
 from proxy_processes import backend, process, route, routed
 
 _NOTHING: dict[str, dict[str, object]] = {"route": {}, "proxy": {}, "routing": {}}
@@ -130,6 +131,16 @@ def test_a_file_of_settings_under_the_options() -> None:
     assert guard.policy_deadline_ms is None  # as for requests, not the guard's own default
     changed = read_settings(file, {**_NOTHING, "route": {"guard_mode": "gradual"}}, "f")
     assert changed.routing.guard.mode == "gradual"
+
+
+def test_the_file_of_settings_in_the_docs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "routing.md").read_text()
+    example = re.search(r"```yaml\n(# grpo-gym route .*?)```", page, re.DOTALL)
+    assert example is not None
+    (tmp_path / "route.yaml").write_text(example[1])
+    settings = read_settings(load_yaml(tmp_path / "route.yaml"), _NOTHING, "route.yaml")
+    assert [each.max_in_flight for each in settings.endpoints()] == [None, 64]
+    assert settings.proxy.health_path == "/ready"
 
 
 @pytest.mark.parametrize(
