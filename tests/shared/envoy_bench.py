@@ -3,31 +3,19 @@
 import asyncio
 import contextlib
 import json
-import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 
-ENVOY = next(
-    (
-        path
-        for path in (str(Path(sys.executable).with_name("envoy")), shutil.which("envoy"))
-        if path and Path(path).exists()
-    ),
-    None,
-)
-_OPTIONS = ["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning"]
+from grpo_gym.deployment.picker.envoy_process import EnvoyProcess, find_envoy
+
+ENVOY = find_envoy()
 
 
 def free_port() -> int:
@@ -146,38 +134,13 @@ class Backend:
         return response
 
 
-class Envoy:
-    """The real Envoy with a generated configuration."""
-
-    def __init__(self, config: dict[str, Any], folder: Path) -> None:
-        """Start it, and wait until it is ready."""
-        self.port = _port(config["static_resources"]["listeners"][0])
-        self.admin = f"http://127.0.0.1:{_port(config['admin'])}"
-        file = folder / f"envoy-{self.port}.yaml"
-        file.write_text(yaml.safe_dump(config, sort_keys=False))
-        self.log = folder / f"envoy-{self.port}.log"
-        assert ENVOY is not None
-        with self.log.open("w") as log:
-            self._process = subprocess.Popen(
-                [ENVOY, "-c", str(file), *_OPTIONS],
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            wait_until(self._is_ready, 20.0)
-        except BaseException:
-            self.close()
-            raise
+class Envoy(EnvoyProcess):
+    """The real Envoy, and what tests ask it."""
 
     @property
-    def url(self) -> str:
-        """Where clients send their requests."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def stats(self, part: str) -> dict[str, int]:
-        """Counters and gauges whose name contains this."""
-        text = _get(f"{self.admin}/stats?filter={part}&format=json")
-        return {each["name"]: each["value"] for each in json.loads(text)["stats"] if "name" in each}
+    def port(self) -> int:
+        """Where clients connect."""
+        return int(self.url.rpartition(":")[2])
 
     def stat(self, name: str) -> int:
         """The sum of the counters whose name ends so."""
@@ -187,22 +150,8 @@ class Envoy:
 
     def clusters(self) -> dict[str, Any]:
         """What Envoy knows of its clusters' hosts, by cluster."""
-        found = json.loads(_get(f"{self.admin}/clusters?format=json"))["cluster_statuses"]
+        found = json.loads(self.get("/clusters?format=json"))["cluster_statuses"]
         return {each["name"]: each.get("host_statuses", []) for each in found}
-
-    def close(self) -> None:
-        """Stop it."""
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-
-    def _is_ready(self) -> bool:
-        assert self._process.poll() is None, self.log.read_text()
-        with contextlib.suppress(OSError):
-            return _get(f"{self.admin}/ready").strip() == "LIVE"
-        return False
 
 
 @dataclass(frozen=True)
@@ -268,12 +217,3 @@ def backends(count: int) -> Iterator[list[Backend]]:
         yield started
     finally:
         loop.close()
-
-
-def _port(part: dict[str, Any]) -> int:
-    return int(part["address"]["socket_address"]["port_value"])
-
-
-def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return str(answer.read().decode())
