@@ -237,6 +237,7 @@ class GRPO(PersistentModel):
             SnapshotError: If groups are to branch in environments that cannot be copied.
         """
         if self._collector is None:
+            self.check_training_environment()
             kwargs = {**self.env_kwargs, **self.training_env_kwargs}
             with contextlib.closing(make_batch(self.env_source, kwargs, 1)) as one:
                 check_rollout(one, self.policy, self.config)

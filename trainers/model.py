@@ -77,14 +77,7 @@ class PolicyModel(Evaluable):
         self.training_env_kwargs = dict(training_env_kwargs or {})
         # Making one environment tells the spaces, and refuses bad arguments before any work.
         self.observation_space, self.action_space = _spaces(env, self.env_kwargs, config.num_envs)
-        if self.training_env_kwargs:
-            kwargs = {**self.env_kwargs, **self.training_env_kwargs}
-            training = _spaces(env, kwargs, config.num_envs)
-            if training != (self.observation_space, self.action_space):
-                raise ConfigError(
-                    "training_env_kwargs must not change the spaces, got "
-                    f"{training[0]} and {training[1]}: put what changes them into env_kwargs"
-                )
+        self.check_training_environment()
         # The last bits of orthogonal weights depend on the number of threads.
         torch.set_num_threads(self.config.torch_threads)
         with torch.random.fork_rng(devices=[]):
@@ -102,6 +95,22 @@ class PolicyModel(Evaluable):
                 "symmetries: use 'board'"
             )
         self.metrics_normaliser: MetricsNormaliser | None = None
+
+    def check_training_environment(self) -> None:
+        """Make an environment as training will, if that is another one.
+
+        Raises:
+            ConfigError: If it cannot be made, or has other spaces.
+        """
+        if not self.training_env_kwargs:
+            return
+        kwargs = {**self.env_kwargs, **self.training_env_kwargs}
+        training = _spaces(self.env_source, kwargs, self.config.num_envs)
+        if training != (self.observation_space, self.action_space):
+            raise ConfigError(
+                "training_env_kwargs must not change the spaces, got "
+                f"{training[0]} and {training[1]}: put what changes them into env_kwargs"
+            )
 
     def probabilities(self, observation: Any, action_mask: np.ndarray | None = None) -> np.ndarray:
         """Probabilities of the actions at one observation, shape (A,), float32.
