@@ -142,7 +142,12 @@ def test_an_overview_promises_no_returns_beyond_the_best_and_names_its_axis_belo
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(plots, "as_png", lambda figure: drawn.append(figure) or b"")
+
+    def keep(figure: Figure) -> bytes:
+        drawn.append(figure)
+        return b""
+
+    monkeypatch.setattr(plots, "as_png", keep)
     runs = {"grpo": [training(500.0), training(500.0)], "ppo": [training(500.0)]}
     draw_overview([read_task(write(tmp_path / "a.json", runs))])
     axes = drawn[0].axes[0]
