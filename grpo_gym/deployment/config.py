@@ -33,15 +33,19 @@ class QuickAlarmConfig:
     """Failed checks among the last ones that roll the policy back."""
     of_last_checks: Count = 10
     """How many last checks count."""
-    minimum_requests: Count = 100
-    """Requests of the policy that a check needs; with fewer it is skipped, and the next one judges
-    them too. The fallback needs as many to be compared with."""
+    minimum_requests: Count = 500
+    """Requests of the policy that a check needs to pass; with fewer it is skipped, and the next one
+    judges them too. It fails as soon as so many cannot pass any more."""
     minimum_success_percentage: Annotated[Number, Field(ge=0, le=100)] = 99.0
     """Least share of the policy's requests that must succeed, in %; 0: no limit."""
     maximum_p99_ms: Positive | None = None
     """Largest 99th percentile of the policy's latencies; None: no fixed limit."""
     maximum_p99_ratio: Annotated[Number, Field(ge=1)] | None = 1.5
     """The same as a multiple of the fallback's; None: not compared."""
+    reference_requests: Count = 2000
+    """Latest requests of the fallback whose p99 that is; with fewer it is not compared."""
+    largest_reference_age_minutes: Positive = 60.0
+    """Age at which the fallback's requests are too old to compare with, as load changes."""
     unobserved_decisions: Count | None = 10
     """Decisions of the policy since the last check that make the next one fail if not one request,
     of either arm, was observed meanwhile; None: missing observations fail no check."""

@@ -157,14 +157,10 @@ class Course:
 
     def _review(self, now_s: float) -> None:
         """Roll back or promote by what was observed, and by the clean time so far."""
-        has_alarmed = self.experiment.close_finished_block()
-        if self.rollout.mode != "shadow" and has_alarmed:
+        mode, has_alarmed = self.rollout.mode, self.experiment.close_finished_block()
+        if mode != "shadow" and has_alarmed:
             self.change("shadow", None, "guard", self.experiment.alarm_reason())
-        elif (
-            self.rollout.mode != "shadow"
-            and self.alarm is not None
-            and self.alarm.check_if_due(now_s)
-        ):
+        elif self.alarm is not None and self.alarm.check_if_due(now_s, mode == "shadow"):
             self.change("shadow", None, "guard", self.alarm.reason)
         if self._waiting_for() == "nothing":
             self.promote("guard", f"{self.rollout.clean_s / 3600.0:.2f} clean hours")

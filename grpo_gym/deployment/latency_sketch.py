@@ -44,7 +44,13 @@ class LatencySketch:
             left -= self._buckets[bucket]
             if left <= 0:
                 break
-        return _SHORTEST_MS * 2.0 * _GAMMA**bucket / (1.0 + _GAMMA)
+        return _middle_ms(bucket)
+
+    def count_above(self, limit_ms: float) -> int:
+        """How many latencies were longer, but for the relative error."""
+        if limit_ms >= _LONGEST_MS:
+            return 0
+        return sum(each for bucket, each in self._buckets.items() if _middle_ms(bucket) > limit_ms)
 
     def state(self) -> dict[str, int]:
         """What `restore` needs, in JSON types."""
@@ -54,3 +60,8 @@ class LatencySketch:
         """Continue from a state."""
         self._buckets = {int(bucket): count for bucket, count in state.items()}
         self.count = sum(self._buckets.values())
+
+
+def _middle_ms(bucket: int) -> float:
+    """The latency that is nearest, relatively, to all of a bucket's."""
+    return _SHORTEST_MS * 2.0 * _GAMMA**bucket / (1.0 + _GAMMA)

@@ -17,9 +17,6 @@ from grpo_gym.deployment.config import QuickAlarmConfig
 from grpo_gym.deployment.latency_sketch import LatencySketch
 from grpo_gym.deployment.records import Arm, QuickAlarmStatus
 
-_ARMS: tuple[Arm, Arm] = ("policy", "fallback")
-_NO_LIMIT = math.inf
-
 
 class Requests:
     """Requests of one arm: how many, how many failed, and how long they took.
@@ -66,8 +63,8 @@ class Requests:
 class QuickAlarm:
     """Counts the requests of both arms, and checks those of the policy.
 
-    Every `check_seconds` a check judges the policy's requests since the last one; where they are
-    fewer than `minimum_requests`, they wait for the next. Memory is bounded.
+    Every `check_seconds` a check judges the policy's requests since the last one. It passes with
+    `minimum_requests` only; until then they wait for the next. Memory is bounded.
 
     Attributes:
         checks: Whether each of the last `of_last_checks` checks failed, newest last.
@@ -78,16 +75,18 @@ class QuickAlarm:
     def __init__(self, config: QuickAlarmConfig) -> None:
         """Start without requests."""
         self._config = config
+        self._fallback = Requests()
+        self._reference: Requests | None = None
+        self._reference_s = 0.0
+        self._began_s: float | None = None
         self.restart()
 
     def restart(self) -> None:
-        """Forget everything: a new rollout begins."""
+        """Forget all of the policy: a new rollout begins."""
         self.checks: deque[bool] = deque(maxlen=self._config.of_last_checks)
         self.total = 0
         self.last_failure = ""
-        self._requests: dict[Arm, Requests] = {arm: Requests() for arm in _ARMS}
-        self._reference: Requests | None = None
-        self._began_s: float | None = None
+        self._policy = Requests()
         self._decisions = 0
         self._is_blind = True
 
@@ -111,35 +110,37 @@ class QuickAlarm:
 
     def observe(self, ok: bool, latency_ms: float | None, arm: Arm) -> None:
         """Count one request of an arm."""
-        self._requests[arm].add(ok, latency_ms)
+        (self._policy if arm == "policy" else self._fallback).add(ok, latency_ms)
         self._is_blind = False
 
     def count_decision(self) -> None:
         """Count a decision that the policy made, whose requests should be observed."""
         self._decisions += 1
 
-    def check_if_due(self, now_s: float) -> bool:
+    def check_if_due(self, now_s: float, is_shadow: bool) -> bool:
         """Make a check if it is time for one; return whether the alarm rises.
 
-        Only while the policy may act.
+        In shadow there is nothing to check, but the fallback to compare with later.
         """
         if self._began_s is None or now_s < self._began_s:  # the clock was set back
             self._began_s = now_s
         if now_s - self._began_s < self._config.check_seconds:
             return False
-        policy, least = self._requests["policy"], self._config.unobserved_decisions
-        if self._is_blind and least is not None and self._decisions >= least:
+        self._refresh_reference(now_s)
+        least = self._config.unobserved_decisions
+        if is_shadow:
+            self._policy = Requests()
+        elif self._is_blind and least is not None and self._decisions >= least:
             self._record(f"no request was observed in {self._decisions} decisions")
-        elif policy.count >= self._config.minimum_requests:
-            self._refresh_reference()
-            self._record(self._failure(policy))
-            self._requests["policy"] = Requests()
+        elif (failure := self._failure()) or self._policy.count >= self._config.minimum_requests:
+            self._record(failure)
+            self._policy = Requests()
         self._began_s, self._decisions, self._is_blind = now_s, 0, True
-        return self.has_alarmed
+        return self.has_alarmed and not is_shadow
 
     def status(self) -> QuickAlarmStatus:
         """Its figures."""
-        policy, fallback = self._requests["policy"], self._reference or self._requests["fallback"]
+        policy, fallback = self._policy, self._reference or self._fallback
         return QuickAlarmStatus(
             checks=self.total,
             failed_checks=self.failed,
@@ -159,34 +160,44 @@ class QuickAlarm:
         if failure:
             self.last_failure = failure
 
-    def _refresh_reference(self) -> None:
-        """Compare with the fallback's latest requests once there are enough of them."""
-        if self._requests["fallback"].count >= self._config.minimum_requests:
-            self._reference = self._requests["fallback"]
-            self._requests["fallback"] = Requests()
+    def _refresh_reference(self, now_s: float) -> None:
+        """Compare with the fallback's latest requests once there are enough, until they are old."""
+        age_s = now_s - self._reference_s
+        if self._fallback.count >= self._config.reference_requests:
+            self._reference, self._reference_s = self._fallback, now_s
+            self._fallback = Requests()
+        elif not 0.0 <= age_s <= 60.0 * self._config.largest_reference_age_minutes:
+            self._reference = None
 
-    def _failure(self, policy: Requests) -> str:
-        """What is wrong with the policy's requests; empty if nothing is."""
-        least, success = self._config.minimum_success_percentage, policy.success_percentage
-        if success is not None and success < least:
+    def _failure(self) -> str:
+        """What is wrong with the policy's requests; empty if nothing is so far.
+
+        A limit is a share of `minimum_requests` at least: few requests fail a check only if it
+        would fail whatever the others did.
+        """
+        policy, config = self._policy, self._config
+        counted = max(policy.count, config.minimum_requests)
+        allowed = 100.0 - config.minimum_success_percentage
+        if 100.0 * policy.errors > allowed * counted:
+            return f"{policy.errors} of {policy.count} requests failed, at most {allowed:g} % may"
+        limit_ms, origin = self._p99_limit()
+        slow = policy.latencies.count_above(limit_ms)
+        if slow > 0.01 * counted:
             return (
-                f"{success:.4g} % of {policy.count} requests succeeded, at least {least:g} % must"
+                f"{slow} of {policy.count} requests took longer than {limit_ms:.4g} ms, {origin}, "
+                "at most 1 % may"
             )
-        limit_ms, why = self._p99_limit()
-        if policy.p99_ms is not None and policy.p99_ms > limit_ms:
-            return f"the p99 of {policy.count} requests was {policy.p99_ms:.4g} ms, at most {why}"
         return ""
 
     def _p99_limit(self) -> tuple[float, str]:
         """The largest p99 allowed in ms, and where it comes from."""
-        limits = [(_NO_LIMIT, "")]
+        limits = [(math.inf, "")]
         if (fixed_ms := self._config.maximum_p99_ms) is not None:
-            limits.append((fixed_ms, f"{fixed_ms:g} ms allowed"))
+            limits.append((fixed_ms, "the p99 allowed"))
         ratio = self._config.maximum_p99_ratio
         reference_ms = None if self._reference is None else self._reference.p99_ms
         if ratio is not None and reference_ms is not None:
-            why = f"{ratio:g} times the fallback's {reference_ms:.4g} ms allowed"
-            limits.append((ratio * reference_ms, why))
+            limits.append((ratio * reference_ms, f"{ratio:g} times the fallback's p99"))
         return min(limits)
 
     def state(self) -> dict[str, Any]:
@@ -195,8 +206,10 @@ class QuickAlarm:
             "checks": list(self.checks),
             "total": self.total,
             "last_failure": self.last_failure,
-            "requests": {arm: requests.state() for arm, requests in self._requests.items()},
+            "policy": self._policy.state(),
+            "fallback": self._fallback.state(),
             "reference": self._reference and self._reference.state(),
+            "reference_s": self._reference_s,
             "began_s": self._began_s,
             "decisions": self._decisions,
             "is_blind": self._is_blind,
@@ -207,10 +220,10 @@ class QuickAlarm:
         self.checks.extend(state["checks"])
         self.total = state["total"]
         self.last_failure = state["last_failure"]
-        for arm, requests in self._requests.items():
-            requests.restore(state["requests"][arm])
+        self._policy.restore(state["policy"])
+        self._fallback.restore(state["fallback"])
         if state["reference"] is not None:
             self._reference = Requests()
             self._reference.restore(state["reference"])
-        self._began_s = state["began_s"]
+        self._reference_s, self._began_s = state["reference_s"], state["began_s"]
         self._decisions, self._is_blind = state["decisions"], state["is_blind"]

@@ -134,8 +134,10 @@ class AlarmState(TypedDict):
     checks: list[Flag]
     total: _Count
     last_failure: str
-    requests: dict[Arm, RequestsState]
+    policy: RequestsState
+    fallback: RequestsState
     reference: RequestsState | None
+    reference_s: Number
     began_s: Number | None
     decisions: _Count
     is_blind: Flag
