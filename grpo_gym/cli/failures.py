@@ -12,6 +12,7 @@ from grpo_gym.cli.options import HelpShown
 from grpo_gym.cli.outputs import released_at_the_end
 from grpo_gym.cli.signals import Stopped
 from grpo_gym.cli.streams import flush_output, lasting_streams
+from grpo_gym.deployment.records import GuardError
 from grpo_gym.rollouts.env_batch import EnvError
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage import CheckpointError
@@ -50,7 +51,7 @@ def reported(main: Main) -> Main:
             return _report(f"{error.filename}: {text}" if error.filename else text, _FAILURE)
         except MemoryError as error:
             return _report(f"out of memory: {error}".removesuffix(": "), _FAILURE)
-        except (CheckpointError, EnvError, FloatingPointError) as error:
+        except (CheckpointError, EnvError, FloatingPointError, GuardError) as error:
             return _report(str(error), _FAILURE)
         except StandstillError as end:
             return _report(str(end), _STANDSTILL)

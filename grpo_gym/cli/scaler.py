@@ -4,16 +4,15 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
-from rich.console import Console
 
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import CommandLine
+from grpo_gym.cli.serving import on_signals, say, unless_impatient
 from grpo_gym.deployment.scaler.settings import ScalerSettings
 from grpo_gym.settings import ConfigError, Integer, checked_dataclass, from_mapping, load_yaml
 
@@ -75,7 +74,11 @@ def _settings(options: ScalerOptions) -> ScalerSettings:
 
 
 async def _serve(options: ScalerOptions, settings: ScalerSettings) -> int:
-    """Scale until SIGTERM or Ctrl-C."""
+    """Scale until SIGTERM or Ctrl-C.
+
+    Raises:
+        Stopped: If a second signal comes.
+    """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines would come beside our errors
     try:
         from grpo_gym.deployment.scaler.core import ScalingCore
@@ -86,29 +89,24 @@ async def _serve(options: ScalerOptions, settings: ScalerSettings) -> int:
             "pip install 'grpo-gym[serve]'"
         ) from error
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    console = Console(highlight=False, soft_wrap=True)
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(NotImplementedError):  # Windows
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    on_signals(("SIGTERM", "SIGINT"), signals.put_nowait)
     with contextlib.closing(ScalingCore(settings)) as core:
-        async with ScalerService(
+        service = ScalerService(
             core,
             host=options.host,
             port=options.port,
             admin_host=options.admin_host,
             admin_port=options.admin_port,
-        ) as service:
-            mode = core.guard.mode
-            console.print(
-                f"scaling {settings.namespace}/{settings.deployment} by {settings.policy} "
-                f"({mode}, fallback {settings.fallback}): gRPC at "
-                f"{options.host}:{service.server.port}",
-                markup=False,
-            )
-            console.print(
-                f"admin port: http://{options.admin_host}:{service.admin.port}", markup=False
-            )
-            await stopped.wait()
-            console.print("stopping")
+        )
+        await service.start()
+        say(
+            f"scaling {settings.namespace}/{settings.deployment} by {settings.policy} "
+            f"({core.guard.mode}, fallback {settings.fallback}): gRPC at "
+            f"{options.host}:{service.server.port}"
+        )
+        say(f"admin port: http://{options.admin_host}:{service.admin.port}")
+        await signals.get()
+        say("stopping")
+        await unless_impatient(service.close(), signals)
     return 0

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-from types import TracebackType
 
 from grpo_gym.deployment.admin import AdminServer, start_admin
 from grpo_gym.deployment.scaler.core import ScalingCore
@@ -15,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 class ScalerService:
-    """Reads, decides and answers while its `async with` lasts.
+    """Reads, decides and answers from `start` to `close`.
 
     Attributes:
         server: The gRPC server.
@@ -41,7 +40,7 @@ class ScalerService:
         queries = core.settings.all_queries(core.config.step_seconds, service_seconds(core.config))
         self._prometheus = Prometheus(core.settings, queries)
 
-    async def __aenter__(self) -> "ScalerService":
+    async def start(self) -> None:
         """Listen, and begin to read.
 
         Raises:
@@ -54,14 +53,8 @@ class ScalerService:
             await self.admin.close()
             raise
         self._reading = asyncio.create_task(self._read_on())
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def close(self) -> None:
         """Finish calls, and stop."""
         self.admin.drain()
         self._reading.cancel()

@@ -119,6 +119,18 @@ def test_a_trained_policy_acts_as_in_its_environment(
         clock.now_s += 300.0 if kind == "scaling" else 60.0
 
 
+def test_an_exported_policy_acts_like_its_checkpoint(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors", reason="needs the extra export")
+    model = GRPO("mlp", "AutoScaler-v0", env_kwargs={"preset": "bursty"}, frame_history=2, seed=2)
+    model.save(tmp_path / "policy.ckpt")
+    model.export(tmp_path / "policy.safetensors")
+    found = []
+    for name in ("policy.ckpt", "policy.safetensors"):
+        clock = Clock()
+        found.append(run(make_core(clock, policy=str(tmp_path / name)), clock, 3))
+    assert found[0] == found[1]
+
+
 def test_a_change_that_is_too_large_becomes_the_largest_allowed_one() -> None:
     core = make_core(policy="static_100", fallback="hpa")
     core.take(READING)

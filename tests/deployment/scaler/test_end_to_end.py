@@ -201,6 +201,7 @@ def test_signals_end_it_with_status_0_and_keep_the_guards_state(
         (("--config", "bad.yaml"), "bad.yaml: deployment", 2),
         (("--config", "good.yaml", "--policy", "hpe"), "Did you mean 'hpa'?", 2),
         (("--config", "good.yaml", "--policy", "broken.ckpt"), "broken.ckpt", 1),
+        (("--config", "lost.yaml"), "cannot go on from guard.json: it is damaged: not JSON", 1),
         (("--config", "good.yaml", "--prometheus", "nowhere"), "prometheus must be http://", 2),
         (("--config", "good.yaml", "--port", "70000"), "port", 2),
         (("--config", "good.yaml", "--prot", "1"), "--prot is not an option of scaler", 2),
@@ -218,6 +219,8 @@ def test_mistakes_are_one_line(
     (tmp_path / "empty.yaml").write_text("")
     (tmp_path / "bad.yaml").write_text("deployment: NOT_A_NAME\n")
     (tmp_path / "good.yaml").write_text("deployment: web\n")
+    (tmp_path / "lost.yaml").write_text("deployment: web\nstate_path: guard.json\n")
+    (tmp_path / "guard.json").write_text("lost")
     (tmp_path / "broken.ckpt").write_bytes(b"broken")
     assert main(["scaler", *words, "--admin-port", "0"]) == status
     captured = capfd.readouterr()
