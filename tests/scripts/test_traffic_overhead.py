@@ -54,7 +54,7 @@ def test_failed_requests_are_no_measurement(
 
 
 def test_the_table_has_medians(script: Any) -> None:
-    values = {"machine": {}}
+    values: dict[str, Any] = {"machine": {}}
     for repeat, rate in enumerate((1_000.0, 5_000.0, 2_000.0)):
         values[f"direct//{repeat}"] = {
             "p50_ms": 0.1,
