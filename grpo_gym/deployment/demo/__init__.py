@@ -1,0 +1,1 @@
+"""`grpo-gym demo traffic`: real HTTP requests, backends that fail, and policies side by side."""

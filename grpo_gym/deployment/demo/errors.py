@@ -1,0 +1,5 @@
+"""What may go wrong in the demonstration itself."""
+
+
+class DemoError(RuntimeError):
+    """A process of the demonstration that did not start."""
