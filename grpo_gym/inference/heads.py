@@ -41,8 +41,7 @@ class ChoiceHead:
         self._shape = space.shape or ()
         self._dtype = space.dtype
         self._start = np.asarray(getattr(space, "start", 0), np.int64)
-        stops = np.cumsum(self.sizes).tolist()
-        self._parts = [slice(stop - n, stop) for n, stop in zip(self.sizes, stops, strict=True)]
+        self._stops = np.cumsum(self.sizes)[:-1]
 
     def log_probs(self, outputs: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
         """Log-probabilities of all choices, shape (B, A), float32; -inf where a mask forbids one.
@@ -52,9 +51,7 @@ class ChoiceHead:
         """
         if masks is not None:
             outputs = np.where(masks, outputs, -np.inf).astype(outputs.dtype, copy=False)
-        if len(self.sizes) == 1:
-            return _log_softmax(outputs)
-        return np.concatenate([_log_softmax(outputs[:, part]) for part in self._parts], axis=1)
+        return np.concatenate([_log_softmax(part) for part in self._split(outputs)], axis=1)
 
     def actions(
         self,
@@ -63,8 +60,7 @@ class ChoiceHead:
         generator: np.random.Generator | None,
     ) -> np.ndarray:
         """As for `Head`."""
-        log_probs = self.log_probs(outputs, masks)
-        parts = [log_probs[:, part] for part in self._parts]
+        parts = self._split(self.log_probs(outputs, masks))
         if generator is None:
             chosen = [part.argmax(axis=1) for part in parts]
         else:
@@ -72,6 +68,10 @@ class ChoiceHead:
             chosen = [_sample(part, noise[:, [i]]) for i, part in enumerate(parts)]
         actions = np.stack(chosen, axis=1).reshape(len(outputs), *self._shape) + self._start
         return actions.astype(self._dtype, copy=False)
+
+    def _split(self, choices: np.ndarray) -> list[np.ndarray]:
+        """Choices (B, A) by component; `servers` has any number of those of its only one."""
+        return np.split(choices, self._stops, axis=1) if len(self._stops) else [choices]
 
 
 class BoxHead:
