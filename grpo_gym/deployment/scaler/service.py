@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from grpo_gym.deployment.admin import AdminServer, start_admin
 from grpo_gym.deployment.scaler.core import ScalingCore
@@ -81,11 +83,20 @@ class ScalerService:
         except MetricsError as error:
             self._core.fail(str(error))
         else:
-            # In a thread, as the guard may wait for the policy. It is finished also at shutdown.
-            await asyncio.shield(asyncio.to_thread(self._core.take, measured))
+            await _finished(asyncio.to_thread(self._core.take, measured))
         await self.server.announce()
         if (problem := self._core.problem) != before:
             _log.warning("%s", problem or "metrics are back")
+
+
+async def _finished(call: Coroutine[Any, Any, None]) -> None:
+    """Wait for a call in a thread, as the guard may wait for the policy; at shutdown too."""
+    task = asyncio.create_task(call)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 def service_seconds(config: AutoScalerConfig) -> float:

@@ -12,10 +12,13 @@ from grpo_gym.deployment import Guard, GuardConfig
 from grpo_gym.deployment.scaler.controllers import make_baseline, make_policy
 from grpo_gym.deployment.scaler.core import NoAnswerError, ScalingCore
 from grpo_gym.envs.autoscaler.baselines import BASELINES
+from grpo_gym.envs.autoscaler.env import AutoScalerEnv
 from grpo_gym.envs.autoscaler.measured import MEASUREMENTS
+from grpo_gym.inference.numpy_policy import NumpyPolicy
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage import CheckpointError
-from scaler_world import FULL, READING, Clock, make_core, settings
+from scaler_world import FULL, MONDAY_NOON_S, READING, Clock, make_core, settings
+from sensors import measurements
 
 REAL_BASELINES = [name for name, each in BASELINES.items() if not each.privileged]
 BAD = {
@@ -117,6 +120,33 @@ def test_a_trained_policy_acts_as_in_its_environment(
         core.take(READING)
         assert core.guard.history[-1].policy_action == wanted
         clock.now_s += 300.0 if kind == "scaling" else 60.0
+
+
+@pytest.mark.parametrize("kind", ["scaling", "target", "replicas", "holt_winters"])
+def test_a_day_through_the_scaler_is_a_day_in_the_simulator(
+    checkpoints: dict[str, Path], kind: str
+) -> None:
+    """The same policy in its environment, and through the scaler on a cluster that obeys KEDA."""
+    policy = str(checkpoints.get(kind, kind))
+    clock = Clock(MONDAY_NOON_S - 43_200.0)
+    core = make_core(clock, policy=policy, largest_change_share=100.0)
+    simulated = AutoScalerEnv(**vars(core.config))
+    real = AutoScalerEnv(**{**vars(core.config), "action": "replicas", "constraints": False})
+    observation, _ = simulated.reset(seed=11)
+    real.reset(seed=11)
+    alone: Any = BASELINES[kind](simulated) if kind in BASELINES else NumpyPolicy.load(policy)
+    state: Any = None
+    for _ in range(250):
+        masks = {} if kind in BASELINES else {"action_masks": simulated.action_masks()}
+        action, state = alone.predict(observation, state, **masks)
+        observation, *_, info = simulated.step(int(action))
+        core.take(measurements(real))
+        real.step(core.replicas() - core.config.min_replicas)
+        clock.now_s += 60.0
+        assert core.replicas() == info["replicas"] + info["pending"]
+    assert core.guard.status().violations_in_window == 0
+    changes = {each.action["change"] for each in core.guard.history}
+    assert len(changes) > 2
 
 
 def test_an_exported_policy_acts_like_its_checkpoint(tmp_path: Path) -> None:

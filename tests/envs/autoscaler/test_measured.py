@@ -9,8 +9,8 @@ import pytest
 from grpo_gym.envs.autoscaler.baselines import BASELINES
 from grpo_gym.envs.autoscaler.env import AutoScalerEnv
 from grpo_gym.envs.autoscaler.measured import MEASUREMENTS, MeasuredCluster
-from grpo_gym.envs.autoscaler.records import METRICS
 from grpo_gym.settings import ConfigError
+from sensors import measurements
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "scaling": {},
@@ -19,15 +19,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "target": {"preset": "bursty", "random_start": True},
     "replicas": {"action": "replicas", "start_up_steps": 3, "constraints": False},
 }
-
-
-def measurements(env: AutoScalerEnv) -> dict[str, float]:
-    """What sensors would tell of a simulated cluster."""
-    simulator = env.simulator
-    values = dict(zip(METRICS, simulator.measured()[0].tolist(), strict=True))
-    values |= {name: float(simulator.clusters[0][name]) for name in ("running", "pending")}
-    assert set(values) == set(MEASUREMENTS)
-    return values
 
 
 def replay(env: AutoScalerEnv, cluster: MeasuredCluster, step: int) -> float:
