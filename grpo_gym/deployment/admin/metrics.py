@@ -60,7 +60,7 @@ _SCALING_COUNTERS: _Table = (
     ("scaler_decisions", "Decisions of the scaler.", lambda status: status.decisions),
     (
         "scaler_failures",
-        "Decisions without fresh metrics, which repeated an earlier one or failed.",
+        "Readings without usable metrics, or without a safe action.",
         lambda status: status.failures,
     ),
 )

@@ -16,7 +16,7 @@ class ScalingStatus:
         policy: The name of its policy.
         guard: The guard in figures.
         decisions: Decisions so far.
-        failures: Decisions without fresh metrics, which repeated an earlier one or failed.
+        failures: Readings without usable metrics, or without a safe action.
         replicas: The last answer, as a number of replicas; None before the first.
         target: The last answer, as a target of the autoscaler; None if it gives none.
         age_s: Age of the newest metrics; None before the first.
