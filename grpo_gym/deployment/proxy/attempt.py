@@ -51,10 +51,30 @@ class Attempt:
         self._token: int | None = pick.token
         self._clock = clock
         self._started_s = clock()
+        self._waits = 0
+        self._waiting_since_s = self._waited_s = 0.0
+
+    def client_waits(self, begins: bool) -> None:
+        """Stop the clock while it is the client that is waited for.
+
+        Otherwise slow clients would make endpoints look slow.
+
+        Args:
+            begins: Whether a wait begins or ends.
+        """
+        if begins:
+            self._waits += 1
+            if self._waits == 1:
+                self._waiting_since_s = self._clock()
+        else:
+            self._waits -= 1
+            if self._waits == 0:
+                self._waited_s += self._clock() - self._waiting_since_s
 
     def elapsed_ms(self) -> float:
-        """Time since the pick."""
-        return (self._clock() - self._started_s) * 1_000.0
+        """Time since the pick, without that for which the client was waited for."""
+        now_s = self._clock() if self._waits == 0 else self._waiting_since_s
+        return (now_s - self._started_s - self._waited_s) * 1_000.0
 
     def finish(
         self, ok: bool, latency_ms: float | None = None, failure: Failure | None = None

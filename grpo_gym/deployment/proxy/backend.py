@@ -69,6 +69,7 @@ async def send(
     headers: CIMultiDict[str],
     body: RequestBody,
     timeout_s: float,
+    client_waits: Callable[[bool], None],
 ) -> aiohttp.ClientResponse:
     """Send a request, and wait for the head of the response.
 
@@ -79,6 +80,7 @@ async def send(
         headers: The headers as the backend gets them.
         body: The body.
         timeout_s: Longest wait for the response while nothing is sent.
+        client_waits: Told when a wait for the client's body begins, and when it ends.
 
     Raises:
         BackendError: If there is no response.
@@ -86,7 +88,7 @@ async def send(
     """
     try:
         async with asyncio.timeout(timeout_s) as limit:
-            data = body.data(_pausing(limit, timeout_s))
+            data = body.data(_pausing(limit, timeout_s, client_waits))
             return await session.request(
                 method, url, headers=headers, data=data, allow_redirects=False
             )
@@ -101,12 +103,15 @@ async def send(
         raise BackendError(502, "the connection broke off", sent=True) from error
 
 
-def _pausing(limit: asyncio.Timeout, timeout_s: float) -> Callable[[bool], None]:
-    """What stops the clock of a time-out while it is the client that is waited for."""
+def _pausing(
+    limit: asyncio.Timeout, timeout_s: float, client_waits: Callable[[bool], None]
+) -> Callable[[bool], None]:
+    """What also stops the clock of a time-out while it is the client that is waited for."""
     loop = asyncio.get_running_loop()
 
-    def waiting(is_waiting: bool) -> None:
+    def waiting(begins: bool) -> None:
+        client_waits(begins)
         with suppress(RuntimeError):  # the response came before the end of the body
-            limit.reschedule(None if is_waiting else loop.time() + timeout_s)
+            limit.reschedule(None if begins else loop.time() + timeout_s)
 
     return waiting

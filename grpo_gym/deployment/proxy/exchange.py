@@ -97,7 +97,9 @@ class Exchanges:
         try:
             url = self._url(request, attempt.endpoint)
             headers = self._headers(request, url)
-            return await send(self._session, request.method, url, headers, body, timeout_s)
+            return await send(
+                self._session, request.method, url, headers, body, timeout_s, attempt.client_waits
+            )
         except BackendError as error:
             return error
 
@@ -146,7 +148,9 @@ class Exchanges:
         await self._ending(answer).prepare(request)
         try:
             while chunk := await self._next_chunk(response):
+                attempt.client_waits(True)
                 await self._write(request, answer, chunk)
+                attempt.client_waits(False)
         except BackendError as error:
             if body.failure is None:
                 attempt.finish(ok=False, failure=error.failure)
@@ -174,16 +178,24 @@ class Exchanges:
             raise _broken_off(request) from error
 
     async def _upgrade(self, request: web.BaseRequest) -> web.StreamResponse:
-        with self._pick(probe=False) as attempt:
-            try:
-                url = self._url(request, attempt.endpoint)
-                headers = self._headers(request, url)
-                return await relay_websocket(
-                    request, self._session, url, headers, attempt, self.closing, self._config
-                )
-            except BackendError as error:
-                attempt.finish(ok=error.status < 500, failure=error.failure)
-                raise RefusedError(error.status, f"no WebSocket: {error}") from None
+        tried: list[str] = []
+        attempt = self._pick(probe=False)
+        while True:
+            with attempt:
+                tried.append(attempt.endpoint)
+                try:
+                    url = self._url(request, attempt.endpoint)
+                    headers = self._headers(request, url)
+                    return await relay_websocket(
+                        request, self._session, url, headers, attempt, self.closing, self._config
+                    )
+                except BackendError as error:
+                    attempt.finish(ok=False, failure=error.failure)
+                    may_repeat = len(tried) <= self._config.retries
+                    following = self._pick_another(tried) if may_repeat else None
+                    if following is None:
+                        raise RefusedError(error.status, f"no WebSocket: {error}") from None
+            attempt = following
 
     def _url(self, request: web.BaseRequest, name: str) -> URL:
         """Where a request goes at an endpoint, its path and query as the client wrote them."""

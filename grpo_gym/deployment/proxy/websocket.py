@@ -4,6 +4,7 @@ Compression is not: both sides speak without it.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
@@ -24,6 +25,7 @@ Closing = tuple[int, bytes]
 
 _CLOSE_S = 1.0
 """Longest wait for the other side's part of a closing handshake."""
+_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 _HANDSHAKE = ("Key", "Version", "Extensions", "Protocol", "Accept")
 
 
@@ -41,7 +43,8 @@ def asks_for_websocket(request: web.BaseRequest) -> bool:
         raise RefusedError(400, "a WebSocket must be asked for with GET, without a body")
     if request.headers.get("Sec-WebSocket-Version") != "13":
         raise RefusedError(426, "the only version of WebSockets known here is 13")
-    if not web.WebSocketResponse().can_prepare(request):
+    is_key = _KEY.fullmatch(request.headers.get("Sec-WebSocket-Key", ""))
+    if not is_key or not web.WebSocketResponse().can_prepare(request):
         raise RefusedError(400, "the handshake of the WebSocket must be as RFC 6455 says")
     return True
 
@@ -69,10 +72,15 @@ async def relay_websocket(
         config: Time-outs and limits.
 
     Raises:
-        BackendError: If the backend refuses.
+        BackendError: If the backend fails.
+        RefusedError: If it refuses.
     """
     offered = _offered(request)
-    backend = await _connect(session, url, headers, offered, config)
+    try:
+        backend = await _connect(session, url, headers, offered, config)
+    except RefusedError:
+        attempt.finish(ok=True)
+        raise
     handshake_ms = attempt.elapsed_ms()
     chosen = (backend.protocol,) if backend.protocol else ()
     client = web.WebSocketResponse(
@@ -122,8 +130,11 @@ async def _connect(
                 timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
             )
     except aiohttp.WSServerHandshakeError as error:
+        if error.status >= 500:
+            raise BackendError(error.status, "the backend failed", sent=True) from error
+        # No fault of a backend, which any client could otherwise cause.
         status = error.status if error.status >= 400 else 502
-        raise BackendError(status, "the backend answered otherwise", sent=True) from error
+        raise RefusedError(status, "the backend wants no WebSocket here") from error
     except TimeoutError as error:
         raise BackendError(504, "the backend did not answer in time", sent=True) from error
     except (aiohttp.ClientError, OSError) as error:

@@ -249,3 +249,25 @@ def test_connections_are_limited() -> None:
             assert status_of(await exchange(proxy.port, request)) == 200
 
     _run(run)
+
+
+def test_slow_clients_do_not_make_backends_look_slow() -> None:
+    async def run() -> None:
+        async def large(request: web.BaseRequest, _: Backend) -> web.Response:
+            return web.Response(body=bytes(20_000_000))
+
+        async with proxy_before(Backend(large)) as (proxy, core):
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=1_000)
+            writer.write(_POST + b"Transfer-Encoding: chunked\r\n\r\n")
+            await settled(core, 1)
+            await asyncio.sleep(0.8)  # with the upload
+            writer.write(b"0\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0.8)  # with the download
+            await reader.readexactly(20_000_000)
+            await settled(core)
+            ((_, ok, latency_ms),) = core.finished
+            assert ok
+            assert latency_ms < 800.0
+
+    asyncio.run(run())

@@ -173,22 +173,42 @@ def test_a_drain_ends_it_after_the_grace_period() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "status"),
+    ("answer", "status", "ok"),
     [
-        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", 404),
-        (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", 500),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 502),
-        (b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", 502),
-        (b"garbage", 502),
-        (b"", 502),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", 404, True),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 502, True),
+        (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", 500, False),
+        (b"garbage", 502, False),
+        (b"", 502, False),
     ],
 )
-def test_a_backend_that_wants_no_websocket(answer: bytes, status: int) -> None:
+def test_a_backend_without_websockets_is_not_blamed(answer: bytes, status: int, ok: bool) -> None:
+    """Or any client could make a good backend look bad."""
+
     async def run() -> None:
-        backend = RawBackend(answer)
-        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
-            async with _connected(backend):
-                pass
-        assert caught.value.status == status
+        async with (
+            proxy_before(RawBackend(answer)) as (proxy, core),
+            aiohttp.ClientSession() as session,
+        ):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await session.ws_connect(f"http://127.0.0.1:{proxy.port}/")
+            assert caught.value.status == status
+            assert [each[1] for each in core.finished] == [ok]
+            assert core.total_in_flight == 0
+
+    asyncio.run(run())
+
+
+def test_a_handshake_is_tried_at_another_backend() -> None:
+    async def run() -> None:
+        async with (
+            proxy_before(RawBackend(b""), Backend(_echo)) as (proxy, core),
+            aiohttp.ClientSession() as session,
+        ):
+            async with session.ws_connect(f"http://127.0.0.1:{proxy.port}/") as client:
+                await client.send_str("a")
+                assert await client.receive_str() == "A"
+            await settled(core)
+            assert [ok for _, ok, _ in core.finished] == [False, True]
 
     asyncio.run(run())
