@@ -152,7 +152,7 @@ class Admin:
 def admin_ports() -> Iterator[Callable[..., Admin]]:
     """Opens admin ports of services; closes them at the end."""
     loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     servers: list[AdminServer] = []
 

@@ -75,6 +75,9 @@ class Tab:
         )
         scheme = {"name": "prefers-color-scheme", "value": theme}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+        # The page before, whose server may be gone, must not complain any more.
+        self.call("Page.navigate", url="about:blank")
+        self.wait_for("location.href === 'about:blank'")
         self.complaints.clear()
         self.call("Page.navigate", url=url)
         self.wait_for("document.readyState === 'complete'")

@@ -95,8 +95,7 @@ class AdminServer:
         """Stop listening."""
         if self._forgetting is not None:
             self._forgetting.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._forgetting
+            await asyncio.gather(self._forgetting, return_exceptions=True)
         if isinstance(self._service, RoutesRequests) and self._traffic in self._service.observers:
             self._service.observers.remove(self._traffic)
         await self._runner.cleanup()
@@ -148,9 +147,8 @@ class AdminServer:
     async def _read(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """Call in a thread, as a service may hold its lock; a service that hangs is told."""
         try:
-            return await asyncio.wait_for(
-                asyncio.to_thread(function, *arguments), _SLOWEST_STATUS_S
-            )
+            async with asyncio.timeout(_SLOWEST_STATUS_S):
+                return await asyncio.to_thread(function, *arguments)
         except TimeoutError:
             raise web.HTTPServiceUnavailable(
                 text=f"the service did not say its status within {_SLOWEST_STATUS_S:g} s"
@@ -258,7 +256,8 @@ async def _json_body(request: web.Request) -> Mapping[str, Any]:
             text=f"Content-Type must be application/json, got {request.content_type}"
         )
     try:
-        body = json.loads(await asyncio.wait_for(request.read(), _SLOWEST_BODY_S))
+        async with asyncio.timeout(_SLOWEST_BODY_S):
+            body = json.loads(await request.read())
     except TimeoutError:
         raise web.HTTPRequestTimeout(
             text=f"the body must come within {_SLOWEST_BODY_S:g} s"

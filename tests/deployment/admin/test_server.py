@@ -183,3 +183,16 @@ def test_large_metrics_are_compressed_for_those_who_can_read_it(admin: Admin) ->
 def test_no_torch_where_traffic_is_served() -> None:
     code = "import sys, grpo_gym.deployment.admin; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_it_closes_whatever_it_is_doing(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grpo_gym.deployment.admin.server._FORGET_EVERY_S", 0.0)
+
+    async def open_and_close() -> None:
+        for number in range(200):
+            server = await start_admin(router, port=0)
+            await asyncio.sleep(number * 1e-5)  # to be within the reading, or at its end
+            async with asyncio.timeout(10):
+                await server.close()
+
+    asyncio.run(open_and_close())
