@@ -1,5 +1,7 @@
 """Settings of the picker, and of the Envoy that belongs to it. Imports no torch."""
 
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,6 +47,7 @@ class PickerConfig:
     """Least weight of a server, as a fraction of an equal share, so that it is never forgotten."""
 
     def __post_init__(self) -> None:
+        _check_address("host", self.host)
         if self.eds_file.suffix != ".json":
             raise ConfigError(
                 f"eds_file must end in .json, got {str(self.eds_file)!r}: Envoy goes by its name"
@@ -57,19 +60,38 @@ class PickerConfig:
 class EnvoyConfig:
     """What else the generated configuration of Envoy sets."""
 
-    listen_host: str = "0.0.0.0"
-    """IP address where Envoy accepts clients."""
+    listen_host: str = "127.0.0.1"
+    """IP address where Envoy accepts clients; 0.0.0.0 for all."""
     listen_port: Port = 8080
     """Port where Envoy accepts clients."""
     envoy_admin_port: Port = 9900
     """Port of Envoy's own admin page, always on loopback."""
+    picker_host: str | None = None
+    """IP address at which Envoy reaches the picker; by default where it listens."""
     pick_timeout_ms: Annotated[Number, Field(gt=0, le=10_000)] = 50.0
     """Longest wait for a pick; then Envoy chooses by itself."""
     request_timeout_s: Annotated[Number, Field(ge=0)] = 60.0
     """Longest time for a whole request; 0: no limit."""
 
     def __post_init__(self) -> None:
+        _check_address("listen_host", self.listen_host)
+        if self.picker_host is not None:
+            _check_address("picker_host", self.picker_host)
         if self.listen_port == self.envoy_admin_port:
             raise ConfigError(
                 f"listen_port must differ from envoy_admin_port, got {self.listen_port} twice"
             )
+
+    def reached(self, picker: PickerConfig) -> PickerConfig:
+        """The picker as Envoy sees it: one that listens at all addresses is next to Envoy."""
+        own = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(picker.host, picker.host)
+        return replace(picker, host=self.picker_host or own)
+
+
+def _check_address(name: str, value: str) -> None:
+    try:
+        ip_address(value)
+    except ValueError:
+        raise ConfigError(
+            f"{name} must be an IP address, got {value!r}: Envoy and the picker look up no names"
+        ) from None

@@ -43,6 +43,7 @@ def envoy_config(picker: PickerConfig, envoy: EnvoyConfig, endpoints: Sequence[E
     """
     for endpoint in endpoints:
         check_backend(endpoint)
+    picker = envoy.reached(picker)
     clusters = [pool(picker, endpoints), grpc_cluster(picker)]
     if picker.mode == "ext_authz":
         clusters.append(http_cluster(picker))

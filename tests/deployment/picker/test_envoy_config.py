@@ -99,6 +99,9 @@ def test_backends_that_envoy_cannot_be_sent_to_are_refused(url: str) -> None:
         (PickerConfig, {"port": 70_000}, "port must be <= 65535"),
         (PickerConfig, {"mode": "wasm"}, "mode must be one of"),
         (PickerConfig, {"weight_floor": 0}, "weight_floor must be > 0"),
+        (PickerConfig, {"host": "localhost"}, "host must be an IP address"),
+        (EnvoyConfig, {"listen_host": ""}, "listen_host must be an IP address"),
+        (EnvoyConfig, {"picker_host": "picker"}, "picker_host must be an IP address"),
         (EnvoyConfig, {"listen_port": 9900}, "listen_port must differ from envoy_admin_port"),
         (EnvoyConfig, {"pick_timeout_ms": 0}, "pick_timeout_ms must be > 0"),
     ],
@@ -108,6 +111,27 @@ def test_settings_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         cls(**values)
+
+
+@pytest.mark.parametrize(
+    ("host", "picker_host", "reached"),
+    [
+        ("127.0.0.1", None, "127.0.0.1"),
+        ("0.0.0.0", None, "127.0.0.1"),
+        ("::", None, "::1"),
+        ("0.0.0.0", "10.0.0.5", "10.0.0.5"),
+    ],
+)
+def test_envoy_is_told_where_the_picker_is(
+    host: str, picker_host: str | None, reached: str
+) -> None:
+    envoy = EnvoyConfig(picker_host=picker_host)
+    config = envoy_config(PickerConfig(mode="ext_authz", host=host), envoy, _ENDPOINTS)
+
+    for cluster in config["static_resources"]["clusters"][1:]:
+        (locality,) = cluster["load_assignment"]["endpoints"]
+        (row,) = locality["lb_endpoints"]
+        assert row["endpoint"]["address"]["socket_address"]["address"] == reached
 
 
 def _config(mode: Mode) -> dict[str, Any]:
