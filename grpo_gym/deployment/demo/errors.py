@@ -1,5 +1,5 @@
 """What may go wrong in the demonstration itself."""
 
 
-class DemoError(RuntimeError):
+class DemoError(OSError):
     """A process of the demonstration that did not start."""

@@ -13,7 +13,7 @@ from typing import IO
 
 from grpo_gym.deployment.demo.errors import DemoError
 
-_START_S = 60.0
+_START_S = 120.0
 """Longest time until a process listens; compiling takes most of it, once."""
 _STOP_S = 5.0
 _LAST_LINES = 5

@@ -52,13 +52,15 @@ async def run_traffic(config: TrafficConfig, progress: Progress) -> Runs:
 async def _play(url: str, config: TrafficConfig, seed: int, backends: "Backends") -> Requests:
     """One run: the load, while one backend fails and comes back."""
     start_s = time.perf_counter() + _HEAD_START_S + config.warmup_seconds
-    async with asyncio.TaskGroup() as tasks:
-        sending = tasks.create_task(send_all(url, config, seed, start_s))
+    sending = asyncio.create_task(send_all(url, config, seed, start_s))
+    try:
         for number, phase in enumerate(PHASES):
             begin_s = start_s + number * config.phase_seconds
             await asyncio.sleep(max(0.0, begin_s - time.perf_counter()))
             await backends.enter(phase)
-    return sending.result()
+        return await sending
+    finally:
+        sending.cancel()
 
 
 class Backends:

@@ -119,6 +119,15 @@ def test_a_checkpoint_routes(policy: str, tmp_path: Path) -> None:
     assert world.core.status().guard.decisions == 50
 
 
+def test_an_exported_file_routes(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    kwargs = {"num_servers": 3, "observe_size": False, "observe_weights": False}
+    pretrained(env_kwargs=kwargs).export(tmp_path / "policy.safetensors")
+    world = bench(str(tmp_path / "policy.safetensors"), service_ms=20.0)
+    world.one()
+    assert world.core.status().guard.violations_in_window == 0
+
+
 def test_a_run_routes_with_its_best_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
