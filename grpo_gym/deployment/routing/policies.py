@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from grpo_gym.deployment.policy_files import find_policy_file
 from grpo_gym.deployment.routing.config import RoutingConfig
 from grpo_gym.deployment.routing.fleet import Layout
 from grpo_gym.deployment.routing.learning import OnlineRanker
@@ -11,10 +12,11 @@ from grpo_gym.deployment.routing.rankers import BaselineRanker, NetworkRanker, R
 from grpo_gym.deployment.routing.records import Endpoint
 from grpo_gym.envs.load_balancer.baselines import BASELINES
 from grpo_gym.inference.numpy_policy import NumpyPolicy
-from grpo_gym.settings import ConfigError, suggest
+from grpo_gym.settings import ConfigError
 
 PRETRAINED = "pretrained:router"
 ONLINE = "online"
+_NAMES = (PRETRAINED, ONLINE, *(key for key, rule in BASELINES.items() if not rule.privileged))
 
 
 def make_ranker(name: str, endpoints: Sequence[Endpoint], config: RoutingConfig) -> Ranker:
@@ -40,7 +42,7 @@ def make_ranker(name: str, endpoints: Sequence[Endpoint], config: RoutingConfig)
         return online
     if name in BASELINES:
         return BaselineRanker(name)
-    return _trained(_find_file(name), config)
+    return _trained(find_policy_file(name, _NAMES), config)
 
 
 def depends_on_weights(name: str) -> bool:
@@ -74,27 +76,3 @@ def _trained(path: Path, config: RoutingConfig) -> NetworkRanker:
             "requests: give each request's size to pick, or choose a policy without them"
         )
     return ranker
-
-
-def _find_file(name: str) -> Path:
-    """The file of a policy, or of a run its best checkpoint, or the latest if there is no best.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    path = Path(name)
-    if path.is_dir():
-        for kept in ("best.ckpt", "latest.ckpt"):
-            if (path / "checkpoints" / kept).is_file():
-                return path / "checkpoints" / kept
-        raise ConfigError(
-            f"policy must be a run's folder with a checkpoint, got {name}: there is no "
-            "checkpoints/best.ckpt or latest.ckpt in it"
-        )
-    if path.exists():
-        return path
-    names = [PRETRAINED, ONLINE, *(key for key, rule in BASELINES.items() if not rule.privileged)]
-    raise ConfigError(
-        f"policy must be a name, an exported file, a checkpoint or a run's folder, got "
-        f"{name!r}.{suggest(name, names)}"
-    )
