@@ -389,6 +389,17 @@ def test_another_policy_takes_over_and_one_that_does_not_fit_does_not(
     assert core.status().policy == "static_25"
 
 
+def test_a_runs_folder_stands_for_its_best_checkpoint(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="must be a run's folder with a checkpoint"):
+        make_core(policy=str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    for name, kind in (("latest", "scaling"), ("best", "target")):
+        (tmp_path / "checkpoints" / f"{name}.ckpt").write_bytes(checkpoints[kind].read_bytes())
+    assert make_core(policy=str(tmp_path)).config.action == "target"
+
+
 def test_policies_that_cannot_scale_are_refused(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
