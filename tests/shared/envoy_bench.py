@@ -115,8 +115,17 @@ class Backend:
         await site.start()
         self.port = self._runner.addresses[0][1]
 
+    async def _echo(self, request: Any) -> Any:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(f"{self.name} {message.data}")
+        return socket
+
     async def _handle(self, request: Any) -> Any:
         self.seen = {name.lower(): value for name, value in request.headers.items()}
+        if "upgrade" in self.seen:
+            return await self._echo(request)
         async for chunk in request.content.iter_any():
             self.received += len(chunk)
         self.waiting += 1

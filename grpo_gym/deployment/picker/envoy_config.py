@@ -85,6 +85,7 @@ def _listener(picker: PickerConfig, envoy: EnvoyConfig) -> Config:
         # Envoy is the edge: x-envoy-* headers of clients must not change its retries and time-outs.
         use_remote_address=True,
         request_headers_timeout="10s",
+        upgrade_configs=[{"upgrade_type": "websocket"}],
         route_config={"virtual_hosts": [_virtual_host(envoy)]},
         http_filters=[*filters.get(picker.mode, []), _router(picker)],
     )

@@ -1,5 +1,6 @@
 """Picks for each request, by ext_proc and by ext_authz, with the real Envoy."""
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -11,6 +12,8 @@ import pytest
 
 pytest.importorskip("aiohttp", reason="needs the extra serve")
 pytest.importorskip("envoy.service", reason="needs the extra serve")
+
+from aiohttp import ClientSession
 
 from envoy_bench import load, wait_until
 from grpo_gym.deployment.picker.external_authorization import Authorization
@@ -243,6 +246,26 @@ def test_a_picker_that_says_nonsense_is_ignored(start: Start, mode: str) -> None
 
 def _renamed(pick: Any, name: str) -> Any:
     return replace(pick, endpoints=(name,))
+
+
+@pytest.mark.parametrize("mode", ["ext_proc", "ext_authz", "weights"])
+def test_websockets_are_in_flight_as_long_as_they_are_open(start: Start, mode: str) -> None:
+    bench = start(mode)
+
+    async def talk() -> list[str]:
+        async with ClientSession() as session, session.ws_connect(bench.envoy.url) as client:
+            said = []
+            for text in ("a", "b"):
+                await client.send_str(text)
+                said.append(await client.receive_str(timeout=10))
+            await asyncio.to_thread(wait_until, lambda: bench.in_flight == 1)
+            return said
+
+    said = asyncio.run(talk())
+
+    served = bench.seen.picked[0]
+    assert said == [f"{served} a", f"{served} b"]
+    bench.wait_until_idle()
 
 
 def test_a_backend_that_breaks_off_is_seen_in_the_access_log(start: Start) -> None:
