@@ -106,7 +106,12 @@ async def _serve(options: ScalerOptions, settings: ScalerSettings) -> int:
             f"{options.host}:{service.server.port}"
         )
         say(f"admin port: http://{options.admin_host}:{service.admin.port}")
-        await signals.get()
-        say("stopping")
+        asked = asyncio.create_task(signals.get())
+        await asyncio.wait((asked, service.reading), return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if not service.reading.done():
+            say("stopping")
         await unless_impatient(service.close(), signals)
+        if not service.reading.cancelled():
+            await service.reading  # raises what ended it
     return 0

@@ -114,10 +114,10 @@ class ScalingCore:
         """Note that there is no usable reading.
 
         Args:
-            problem: Why, in one line.
+            problem: Why; it becomes one line.
         """
         self._failures += 1
-        self.problem = problem
+        self.problem = " ".join(problem.split())
 
     def replicas(self) -> int:
         """How many replicas there are to be.
@@ -225,9 +225,10 @@ class ScalingCore:
 
     def _cooldown(self, now_s: float) -> int:
         """Steps until the number of replicas may change again, where the settings say so."""
-        if self.config.constraints:
+        config = self._policy.config
+        if config.constraints:
             for past in reversed(self.guard.history):
-                left = self.config.cooldown_steps - self._passed(past, now_s)
+                left = config.cooldown_steps - self._passed(past, now_s)
                 if left <= 0:
                     break
                 if past.action["change"] != 0:

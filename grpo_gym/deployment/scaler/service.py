@@ -1,7 +1,6 @@
 """A running scaler: readings at a steady pace, the gRPC server, and the admin port."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any
@@ -21,9 +20,11 @@ class ScalerService:
     Attributes:
         server: The gRPC server.
         admin: The admin port.
+        reading: Reads for ever; ends only by an error that nobody expected.
     """
 
     admin: AdminServer
+    reading: "asyncio.Task[None]"
 
     def __init__(
         self,
@@ -54,14 +55,13 @@ class ScalerService:
         except BaseException:
             await self.admin.close()
             raise
-        self._reading = asyncio.create_task(self._read_on())
+        self.reading = asyncio.create_task(self._read_on())
 
     async def close(self) -> None:
         """Finish calls, and stop."""
         self.admin.drain()
-        self._reading.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._reading
+        self.reading.cancel()
+        await asyncio.wait((self.reading,))
         await self.server.close()
         await self.admin.close()
         await self._prometheus.close()

@@ -22,10 +22,11 @@ pytest.importorskip("aiohttp", reason="needs the extra serve")
 import grpc
 
 from grpo_gym.cli.main import main
+from grpo_gym.deployment.scaler.core import ScalingCore
 from grpo_gym.deployment.scaler.prometheus import Prometheus
 from grpo_gym.settings import to_yaml
 from scaled_cluster import Cluster, exported, free_port, prometheus
-from scaler_world import Keda, settings
+from scaler_world import READING, Keda, settings
 
 _PROMETHEUS = shutil.which("prometheus")
 needs_prometheus = pytest.mark.skipif(
@@ -243,3 +244,22 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}: choose ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_error_that_nobody_expected_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A scaler that reads no more would look alive."""
+
+    async def read(self: Any) -> dict[str, float]:
+        return READING
+
+    def take(self: Any, measured: Any) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Prometheus, "read", read)
+    monkeypatch.setattr(ScalingCore, "take", take)
+    (tmp_path / "scaler.yaml").write_text("deployment: web\n")
+    words = ["--config", str(tmp_path / "scaler.yaml"), "--port", "0", "--admin-port", "0"]
+    assert main(["scaler", *words]) == 1
+    assert "error: ZeroDivisionError('a bug') in " in capfd.readouterr().err
