@@ -4,6 +4,7 @@
     python scripts/fleets.py --part unseen       # 100 fleets against all heuristics
     python scripts/fleets.py --part large        # fleets of 32, 64 and 128 servers
     python scripts/fleets.py --part balancers    # several balancers that share the servers
+    python scripts/fleets.py --part workers      # several workers a server
     python scripts/fleets.py --part traces --traces code code.csv conversation conv.csv
     python scripts/fleets.py --part learning     # flaky, and what sharing a fleet is worth
     python scripts/fleets.py --part fault        # one server of four is slow for a while
@@ -42,11 +43,22 @@ KINDS: dict[str, dict[str, bool]] = {
     "neither": {"observe_size": False, "observe_weights": False},
 }
 """What a balancer may know of requests and servers."""
-WITHOUT_SIZES: dict[str, Any] = {
-    "total_steps": 9_000_000,
-    "grpo": {"num_groups": 4, "group_size": 8, "learning_rate": 0.005},
+CHANGES: dict[bool, dict[str, Any]] = {
+    True: {
+        "training_env_kwargs": {
+            "workers": {"one_of": [1, 2, 4, 8, 16], "weights": [0.8, 0.05, 0.05, 0.05, 0.05]},
+            "num_balancers": {"one_of": [1, 4, 16], "weights": [0.85, 0.1, 0.05]},
+        }
+    },
+    False: {
+        "total_steps": 9_000_000,
+        "grpo": {"num_groups": 4, "group_size": 8, "learning_rate": 0.005},
+    },
 }
-"""Changes of the shipped settings where the sizes of requests are not known; found likewise."""
+"""Changes of the shipped settings, by whether the sizes of requests are known; found likewise.
+
+Without sizes, several workers and balancers in training cost more on other fleets than they gain.
+"""
 FIRST_FLEET = 1_000_000
 """Seed of the first unseen fleet; training draws fleets from other seeds."""
 TRAINING_SEED = 0
@@ -58,10 +70,11 @@ HEURISTICS = [
 ]
 """Rules that look at the servers; without a look, costs are several times as high."""
 BALANCERS = (4, 16)
+WORKERS = (4, 16)
 GROUPING_STEPS = 2_000_000
 FAULT = (400, 150, 250)
 """Requests an episode, and from which to which the fastest server is slow."""
-Part = Literal["router", "unseen", "large", "balancers", "traces", "learning", "fault"]
+Part = Literal["router", "unseen", "large", "balancers", "workers", "traces", "learning", "fault"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +84,7 @@ class Options(experiments.ExperimentOptions):
     part: Part
     """What to measure."""
     fleets: int = 100
-    """Unseen fleets; a tenth of them for each large size, number of balancers and trace."""
+    """Unseen fleets; a tenth of them for each variation."""
     episodes: int = 400
     """Episodes on each fleet."""
     traces: dict[str, Path] = field(default_factory=dict)
@@ -88,6 +101,7 @@ def main() -> None:
         "unseen": unseen,
         "large": large,
         "balancers": balancers,
+        "workers": workers,
         "traces": traces,
         "learning": learning,
         "fault": fault,
@@ -105,10 +119,11 @@ def train_router(options: Options) -> None:
 
 def train_kind(kind: str, seed: int) -> dict[str, Any]:
     """Train with the shipped settings of fleets, and write the checkpoint without its optimizer."""
-    changes = {} if KINDS[kind]["observe_size"] else WITHOUT_SIZES
+    changes = CHANGES[KINDS[kind]["observe_size"]]
     settings = experiments.shipped_settings(ENV, "fleets", env_kwargs=KINDS[kind], **changes)
     trained = experiments.train(settings, seed)
     trained.model.optimizer.state.clear()
+    trained.model.training_env_kwargs.clear()  # users go on learning on fleets of their own
     path = router_file(settings.env_kwargs)
     trained.model.save(path)
     return {
@@ -131,42 +146,47 @@ def unseen(options: Options) -> dict[str, Callable[[], Any]]:
 
 def large(options: Options) -> dict[str, Callable[[], Any]]:
     """Fleets of more servers than any in training."""
-    return {
-        f"{servers} servers/fleet {index}": partial(
-            compare, {"fleet_seed": FIRST_FLEET + index, "num_servers": servers}, options.episodes
-        )
-        for index in range(options.fleets // 10)
-        for servers in LARGE
-    }
+    return variations(options, {f"{count} servers": {"num_servers": count} for count in LARGE})
 
 
 def balancers(options: Options) -> dict[str, Callable[[], Any]]:
-    """Several balancers, each with its own view."""
-    return {
-        f"{count} balancers/fleet {index}": partial(
-            compare, {"fleet_seed": FIRST_FLEET + index, "num_balancers": count}, options.episodes
-        )
-        for index in range(options.fleets // 10)
-        for count in BALANCERS
-    }
+    """Several balancers, each with its own view: they sample, because equal views would herd."""
+    changes = {f"{count} balancers": {"num_balancers": count} for count in BALANCERS}
+    return variations(options, changes, sampled=True)
+
+
+def workers(options: Options) -> dict[str, Callable[[], Any]]:
+    """Servers that serve several requests side by side."""
+    return variations(options, {f"{count} workers": {"workers": count} for count in WORKERS})
 
 
 def traces(options: Options) -> dict[str, Callable[[], Any]]:
     """Recorded arrivals and sizes instead of drawn ones."""
     recorded = {"arrivals_size_column": "GeneratedTokens"}
+    return variations(
+        options,
+        {name: {"arrivals_csv": str(path), **recorded} for name, path in options.traces.items()},
+    )
+
+
+def variations(
+    options: Options, by_name: Mapping[str, Mapping[str, Any]], sampled: bool = False
+) -> dict[str, Callable[[], Any]]:
+    """Each variation of the first fleets."""
     return {
         f"{name}/fleet {index}": partial(
-            compare,
-            {"fleet_seed": FIRST_FLEET + index, "arrivals_csv": str(path), **recorded},
-            options.episodes,
+            compare, {"fleet_seed": FIRST_FLEET + index, **changes}, options.episodes, sampled
         )
         for index in range(options.fleets // 10)
-        for name, path in options.traces.items()
+        for name, changes in by_name.items()
     }
 
 
-def compare(env_kwargs: Mapping[str, Any], episodes: int) -> dict[str, Any]:
-    """Mean costs on one fleet: the policy's by kind, and those of heuristics that know no more."""
+def compare(env_kwargs: Mapping[str, Any], episodes: int, sampled: bool = False) -> dict[str, Any]:
+    """Mean costs on one fleet: the policy's by kind, and those of heuristics that know no more.
+
+    The policy takes its most probable action, or samples.
+    """
     kwargs = {"preset": "fleets", "infos": "basic", **env_kwargs}
     fleet = make_config(**kwargs)
     heuristics = {
@@ -190,7 +210,7 @@ def compare(env_kwargs: Mapping[str, Any], episodes: int) -> dict[str, Any]:
         **{
             kind: against(
                 pretrained("router", {**kwargs, **observed}).evaluate(
-                    episodes, seed=EVALUATION_SEED
+                    episodes, seed=EVALUATION_SEED, deterministic=not sampled
                 ),
                 heuristics[observed["observe_weights"]],
             )
