@@ -35,7 +35,7 @@ def _run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
 async def _gone(proxy: Proxy, core: CountingCore) -> None:
     """Nothing is in flight, and no backend is blamed."""
     await settled(core)
-    async with asyncio.timeout(3.0):
+    async with asyncio.timeout(20.0):
         while proxy.connections or proxy.in_flight:
             await asyncio.sleep(0.01)
     assert all(ok for _, ok, _ in core.finished)
@@ -105,7 +105,7 @@ def test_in_the_response(abruptly: bool) -> None:
             _leave(writer, abruptly)
             await _gone(proxy, core)
             assert len(core.cancelled) == 1
-            await asyncio.wait_for(ended.wait(), 3.0)  # the backend hears of it
+            await asyncio.wait_for(ended.wait(), 20.0)  # the backend hears of it
 
     _run(run)
 
@@ -183,11 +183,12 @@ def test_slow_headers() -> None:
     async def run() -> None:
         async with proxy_before(Backend(), config=quick(header_timeout_s=0.3)) as (proxy, core):
             reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-            for byte in _GET[:8]:
-                writer.write(bytes([byte]))
-                await asyncio.sleep(0.03)
-            answer = await reader.read()
-            assert status_of(answer) == 408
+            answer = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
+            writer.write(_GET[:-2])
+            while not answer.done():  # more bytes do not help
+                writer.write(b"X: y\r\n")
+                await asyncio.sleep(0.05)
+            assert status_of(answer.result()) == 408
             writer.close()
             await _gone(proxy, core)
 
@@ -202,7 +203,7 @@ def test_slow_body(framing: bytes) -> None:
         config = quick(idle_timeout_s=0.3, response_timeout_s=0.2)
         async with proxy_before(Backend(), config=config) as (proxy, core):
             request = _POST + framing + b"\r\n\r\n"
-            assert status_of(await exchange(proxy.port, request, 4.0)) == 408
+            assert status_of(await exchange(proxy.port, request)) == 408
             await _gone(proxy, core)
 
     _run(run)
@@ -226,9 +227,9 @@ def test_a_client_that_reads_nothing() -> None:
 def test_an_idle_connection_is_closed() -> None:
     async def run() -> None:
         async with proxy_before(Backend(), config=quick(keepalive_timeout_s=0.3)) as (proxy, _):
-            assert await exchange(proxy.port, b"", 2.0) == b""
+            assert await exchange(proxy.port, b"") == b""
             assert proxy.connections == 0
-            answer = await exchange(proxy.port, _GET, 2.0)
+            answer = await exchange(proxy.port, _GET)
             assert status_of(answer) == 200
 
     _run(run)
@@ -260,14 +261,14 @@ def test_slow_clients_do_not_make_backends_look_slow() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=1_000)
             writer.write(_POST + b"Transfer-Encoding: chunked\r\n\r\n")
             await settled(core, 1)
-            await asyncio.sleep(0.8)  # with the upload
+            await asyncio.sleep(1.5)  # with the upload
             writer.write(b"0\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")
-            await asyncio.sleep(0.8)  # with the download
+            await asyncio.sleep(1.5)  # with the download
             await reader.readexactly(20_000_000)
             await settled(core)
             ((_, ok, latency_ms),) = core.finished
             assert ok
-            assert latency_ms < 800.0
+            assert latency_ms < 1_500.0
 
     asyncio.run(run())

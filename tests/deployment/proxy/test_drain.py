@@ -26,7 +26,7 @@ async def _slowly(request: web.BaseRequest, _: Backend) -> web.StreamResponse:
 def test_what_is_in_flight_finishes() -> None:
     async def run() -> None:
         async with proxy_before(Backend(_slowly)) as (proxy, core):
-            requests = [asyncio.create_task(exchange(proxy.port, _GET, 5.0)) for _ in range(20)]
+            requests = [asyncio.create_task(exchange(proxy.port, _GET)) for _ in range(20)]
             await settled(core, 20)
             await asyncio.sleep(0.1)  # some heads are out, and say keep-alive
             port = proxy.port
@@ -97,7 +97,7 @@ def test_after_the_grace_period_the_rest_is_cut_off() -> None:
         async with proxy_before(
             Backend(never), config=quick(grace_s=0.2, response_timeout_s=30)
         ) as (proxy, core):
-            requests = [asyncio.create_task(exchange(proxy.port, _GET, 5.0)) for _ in range(3)]
+            requests = [asyncio.create_task(exchange(proxy.port, _GET)) for _ in range(3)]
             await settled(core, 3)
             assert await proxy.drain() == 3
             assert core.total_in_flight == 0

@@ -314,7 +314,7 @@ def test_a_client_waits_for_100_continue() -> None:
                 reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
                 head = b"POST / HTTP/1.1\r\n" + _CLOSE + b"Expect: 100-Continue\r\n"
                 writer.write(head + framing + b"\r\n\r\n")
-                async with asyncio.timeout(2.0):
+                async with asyncio.timeout(20.0):
                     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
                     writer.write(body)
                     assert status_of(await reader.read()) == 200
@@ -348,7 +348,7 @@ def test_bodies_are_passed_on_as_they_come() -> None:
         async with proxy_before(Backend(one_by_one, reads_body=False)) as (proxy, _):
             reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
             writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-            async with asyncio.timeout(2.0):
+            async with asyncio.timeout(20.0):
                 await reader.readuntil(b"\r\n\r\n")  # the head comes before any byte of the bodies
                 for word in (b"a", b"bc", b"def"):
                     writer.write(b"%x\r\n%s\r\n" % (len(word), word))

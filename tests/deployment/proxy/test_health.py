@@ -17,7 +17,7 @@ from proxy_parts import Backend, CountingCore, proxy_before, quick
 
 
 async def _until(core: CountingCore, name: str, healthy: bool) -> None:
-    async with asyncio.timeout(3.0):
+    async with asyncio.timeout(20.0):
         while core.health.get(name) is not healthy:
             await asyncio.sleep(0.01)
 

@@ -11,6 +11,7 @@ from proxy_parts import Backend, exchange, proxy_before, quick, status_of
 
 _POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 _CHUNKED = _POST + b"Transfer-Encoding: chunked\r\n\r\n"
+_CLOSING = _POST + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
 _HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
 _LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
@@ -73,7 +74,7 @@ _OTHERS = {
     "gzip, chunked": (501, _POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
     "HTTP/2.0": (505, b"GET / HTTP/2.0\r\nHost: x\r\n\r\n"),
     "HTTP/0.9": (505, b"GET /\r\n\r\n"),
-    "unknown Expect": (417, b"GET / HTTP/1.1\r\nHost: x\r\nExpect: tea\r\n\r\n"),
+    "unknown Expect": (417, _LAST[:-2] + b"Expect: tea\r\n\r\n"),
     "long target": (431, b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"),
     "long header": (431, b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 9_000 + b"\r\n\r\n"),
     "long header name": (431, b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a" * 9_000 + b": b\r\n\r\n"),
@@ -90,7 +91,7 @@ _OTHERS = {
     "large body": (413, _POST + b"Content-Length: 104857601\r\n\r\n"),
     "old WebSocket": (
         426,
-        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\n"
+        _LAST[:-2] + b"Connection: upgrade\r\n"
         b"Upgrade: websocket\r\nSec-WebSocket-Version: 8\r\n\r\n",
     ),
 }
@@ -104,7 +105,7 @@ def test_refused(name: str) -> None:
     async def run() -> None:
         backend = Backend()
         async with proxy_before(backend) as (proxy, core):
-            answer = await exchange(proxy.port, text, wait_s=0.5)
+            answer = await exchange(proxy.port, text)
             assert status_of(answer) == status
             assert b"/hidden" not in answer
             assert backend.seen == []
@@ -131,7 +132,7 @@ def test_chunks_that_break_after_the_headers_are_a_clients_fault(rest: bytes) ->
             writer.write(_CHUNKED)
             await asyncio.sleep(0.1)
             writer.write(rest + _HIDDEN)
-            async with asyncio.timeout(2.0):
+            async with asyncio.timeout(20.0):
                 answer = await reader.read()
             writer.close()
             assert status_of(answer) == 400
@@ -146,7 +147,7 @@ def test_an_answer_says_nothing_of_what_was_sent() -> None:
     async def run() -> None:
         async with proxy_before(Backend()) as (proxy, _):
             for text in (b"GET /secret b HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nsecret\r\n\r\n"):
-                answer = await exchange(proxy.port, text, wait_s=0.3)
+                answer = await exchange(proxy.port, text)
                 assert status_of(answer) == 400
                 assert b"secret" not in answer
 
@@ -158,10 +159,8 @@ def test_a_body_without_known_length_is_cut_at_the_limit() -> None:
         backend = Backend()
         async with proxy_before(backend, config=quick(max_body_bytes=1_000)) as (proxy, core):
             chunk = b"%x\r\n%s\r\n" % (600, b"a" * 600)
-            assert (
-                status_of(await exchange(proxy.port, _CHUNKED + chunk + b"0\r\n\r\n", 0.3)) == 200
-            )
-            answer = await exchange(proxy.port, _CHUNKED + 2 * chunk + b"0\r\n\r\n", 0.5)
+            assert status_of(await exchange(proxy.port, _CLOSING + chunk + b"0\r\n\r\n")) == 200
+            answer = await exchange(proxy.port, _CLOSING + 2 * chunk + b"0\r\n\r\n")
             assert status_of(answer) == 413
             assert [len(seen.body) for seen in backend.seen] == [600]
             assert core.total_in_flight == 0

@@ -214,7 +214,7 @@ def test_a_backend_that_reads_no_body_has_its_time_out() -> None:
         port = server.sockets[0].getsockname()[1]
         async with proxy_before(Backend(), config=quick(response_timeout_s=0.3)) as (proxy, core):
             core.endpoints = [Endpoint.from_url(f"http://127.0.0.1:{port}")]
-            answer = await exchange(proxy.port, _request("POST", b"a" * 30_000_000), 4.0)
+            answer = await exchange(proxy.port, _request("POST", b"a" * 30_000_000))
             assert status_of(answer) == 504
             assert [ok for _, ok, _ in core.finished] == [False]
             assert core.total_in_flight == 0
@@ -282,6 +282,6 @@ def test_latency_is_that_of_the_whole_response() -> None:
             await exchange(proxy.port, _request("GET"))
             ((_, ok, latency_ms),) = core.finished
             assert ok
-            assert 200.0 <= latency_ms < 1_000.0
+            assert 200.0 <= latency_ms < 10_000.0
 
     asyncio.run(run())
