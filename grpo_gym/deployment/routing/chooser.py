@@ -11,6 +11,7 @@ from grpo_gym.deployment.config import GuardConfig
 from grpo_gym.deployment.guard import Guard
 from grpo_gym.deployment.records import Decision
 from grpo_gym.deployment.routing.fleet import Fleet
+from grpo_gym.deployment.routing.ledger import Ledger
 from grpo_gym.deployment.routing.rankers import Ranker
 from grpo_gym.deployment.routing.roster import Candidates, Member
 from grpo_gym.deployment.routing.tickets import Ticket
@@ -56,26 +57,23 @@ class Chooser:
             self._propose, self._fall_back, config, clock=clock, state_path=state_path
         )
 
-    def choose(
-        self, fleet: Fleet, candidates: Candidates, in_flight: Sequence[int], ready: bool
-    ) -> Choice:
+    def choose(self, ledger: Ledger, candidates: Candidates, in_flight: Sequence[int]) -> Choice:
         """Order the candidates for the request that has arrived.
 
         Args:
-            fleet: The endpoints as they are seen.
+            ledger: What is known of endpoints.
             candidates: Who may get it.
             in_flight: Requests in flight of each endpoint.
-            ready: Whether the mean service time is known.
         """
-        self._fleet, self._candidates, self._in_flight = fleet, candidates, in_flight
+        self._fleet, self._candidates, self._in_flight = ledger.fleet, candidates, in_flight
         if candidates.probe is not None:
             self._fall_back(None)
             rest = [member for member in self._fallback if member is not candidates.probe]
             return Choice([candidates.probe, *rest], None)
-        if self.ranker.needs_service_time and not ready:
+        if self.ranker.needs_service_time and not ledger.scale.is_known:
             self._fall_back(None)
             return Choice(self._fallback, None)
-        decision = self.guard.act(fleet.observe())
+        decision = self.guard.act(ledger.fleet.observe())
         order = self._proposed if decision.source == "policy" else self._fallback
         return Choice(order, decision)
 

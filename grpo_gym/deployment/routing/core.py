@@ -8,6 +8,7 @@ A request is picked for, sent, and finished or cancelled:
         core.finish(pick.token, ok=True)
 """
 
+import logging
 import math
 import os
 import threading
@@ -20,9 +21,8 @@ from grpo_gym.deployment.guard import Guard
 from grpo_gym.deployment.routing.chooser import Chooser
 from grpo_gym.deployment.routing.config import RoutingConfig
 from grpo_gym.deployment.routing.figures import endpoint_figures
-from grpo_gym.deployment.routing.fleet import Fleet
-from grpo_gym.deployment.routing.kernels import ANSWERED, FAILED, REFUSED, TIMED_OUT
 from grpo_gym.deployment.routing.learning import OnlineRanker
+from grpo_gym.deployment.routing.ledger import FAILURES, Ledger
 from grpo_gym.deployment.routing.policies import (
     ONLINE,
     PRETRAINED,
@@ -34,19 +34,19 @@ from grpo_gym.deployment.routing.rankers import Ranker
 from grpo_gym.deployment.routing.records import (
     Endpoint,
     Failure,
-    NoEndpointError,
     Observer,
     Pick,
     RoutingStatus,
 )
 from grpo_gym.deployment.routing.roster import Member, Roster
-from grpo_gym.deployment.routing.scale import Scale
-from grpo_gym.deployment.routing.tickets import NO_SLOT, Ticket, Tickets
+from grpo_gym.deployment.routing.tickets import Ticket
 from grpo_gym.settings import ConfigError, suggest
+from grpo_gym.storage import CheckpointError
 
-_FAILURES = {"error": FAILED, "refused": REFUSED, "timeout": TIMED_OUT}
-_EXPIRY_S = 1.0
-"""Time between looks for tickets that are too old."""
+_SAVE_S = 60.0
+"""Time between saves of what the policy "online" has learnt."""
+
+_log = logging.getLogger(__name__)
 
 
 class RoutingCore(AbstractContextManager["RoutingCore"]):
@@ -86,19 +86,17 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         self.config = RoutingConfig() if config is None else config
         self.observers: list[Observer] = []
         self._lock = threading.RLock()
-        self._clock, self._start_s = clock, clock()
-        self._roster = Roster(tuple(endpoints), self.config)
+        self._clock = clock
         self._online_path = None if state_path is None else Path(f"{os.fspath(state_path)}.online")
-        ranker = self._load(policy, self._roster.endpoints)
+        roster = Roster(tuple(endpoints), self.config)
+        ranker = self._load(policy, roster.endpoints)
+        ranker.check(len(roster.members))
+        start_s = clock()
+        self._ledger = Ledger(roster, ranker.layout, self.config, start_s)
+        self._ledger.fleet.warm_up()
+        ranker.bind(self._ledger.fleet)
         self._policy = policy if isinstance(policy, str) else type(policy).__name__
-        ranker.check(len(self._roster.members))
-        self._scale = Scale(self.config)
-        self._fleet = Fleet(self._roster.endpoints, ranker.layout, self.config.log_size)
-        self._scale.apply(self._fleet)
-        self._fleet.warm_up()
-        ranker.bind(self._fleet)
-        self._tickets = Tickets(self.config.token_age_s)
-        self._next_expiry_s = self._start_s
+        self._next_save_s = start_s + _SAVE_S
         self._picks = self._finished = self._errors = 0
         self._cancelled = self._expired = self._unknown = 0
         # Last, because it owns a file.
@@ -112,7 +110,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The endpoints now, in the order in which they came."""
-        return self._roster.endpoints
+        return self._ledger.roster.endpoints
 
     # Requests
 
@@ -143,30 +141,21 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         if size is not None and not 0.0 < size < math.inf:
             raise ValueError(f"size must be finite and > 0, or None, got {size!r}")
         with self._lock:
-            now_s = self._pass_time()
-            in_flight = self._fleet.servers["in_flight"].tolist()
-            there = None if at is None else self._roster.get(at)
-            if at is not None and there is None:
-                raise NoEndpointError(f"there is no endpoint {at!r}", False)
-            may_probe = probe and there is None
-            candidates = self._roster.candidates(in_flight, among, exclude, may_probe)
-            if len(self._tickets) >= self.config.log_size // 2:
-                raise NoEndpointError("log_size / 2 requests are in flight: try again soon", True)
-            self._fleet.arrive(self._ms(now_s), self._scale.size_ms(size))
-            choice = self._chooser.choose(
-                self._fleet,
-                candidates,
-                in_flight[: len(self._roster.members)],
-                self._scale.is_known,
-            )
-            chosen, ranker = there or choice.order[0], self._chooser.ranker
-            is_probe = chosen is candidates.probe if there is None else there.health.wants_probe
+            now_s, ledger, ranker = self._pass_time(), self._ledger, self._chooser.ranker
+            in_flight = ledger.fleet.in_flight()
+            candidates = ledger.roster.candidates(in_flight, among, exclude, probe)
+            if ledger.make_room():
+                ranker.log_moved()
+            ledger.fleet.arrive(ledger.milliseconds(now_s), ledger.scale.size_ms(size))
+            choice = self._chooser.choose(ledger, candidates, in_flight)
+            chosen = choice.order[0]
+            is_probe = chosen is candidates.probe
             chosen.health.probes += is_probe
             self._picks += 1
             chosen.last_pick = self._picks
             ticket = Ticket(
                 member=chosen,
-                slot=self._fleet.send(chosen.place),
+                slot=ledger.fleet.send(chosen.place),
                 sent_s=now_s,
                 in_flight=in_flight[chosen.place] + 1,
                 probe=is_probe,
@@ -174,7 +163,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
                 ranker=ranker,
                 memo=None if choice.decision is None else ranker.sent(chosen.place),
             )
-            token = self._tickets.add(ticket)
+            token = ledger.tickets.add(ticket)
             names = tuple([member.endpoint.name for member in choice.order])
         for observer in self.observers:
             observer.on_pick(chosen.endpoint.name, ticket.arm)
@@ -208,10 +197,10 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         """
         if latency_ms is not None and not 0.0 <= latency_ms < math.inf:
             raise ValueError(f"latency_ms must be finite and >= 0, or None, got {latency_ms!r}")
-        if failure is not None and failure not in _FAILURES:
-            raise ValueError(f"failure must be one of {', '.join(_FAILURES)}, got {failure!r}")
+        if failure is not None and failure not in FAILURES:
+            raise ValueError(f"failure must be one of {', '.join(FAILURES)}, got {failure!r}")
         with self._lock:
-            ticket = self._tickets.pop(token)
+            ticket = self._ledger.tickets.pop(token)
             if ticket is None:
                 self._unknown += 1
                 return False
@@ -220,11 +209,9 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
                 latency_ms = max(0.0, 1_000.0 * (now_s - ticket.sent_s))
             self._finished += 1
             self._errors += not ok
-            served = self._served(ticket, endpoint, now_s)
             name = ticket.member.endpoint.name if endpoint is None else endpoint
-            if served is not None:
-                self._learn(ticket, served, ok, latency_ms, failure, now_s)
-            self._chooser.report(ticket, ok, latency_ms, self._scale.service_ms)
+            self._ledger.finish(ticket, ok, latency_ms, endpoint, failure, now_s)
+            self._chooser.report(ticket, ok, latency_ms, self._ledger.scale.service_ms)
         for observer in self.observers:
             observer.on_finish(name, ticket.arm, ok, latency_ms)
         return True
@@ -236,12 +223,12 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             Whether the token was known.
         """
         with self._lock:
-            ticket = self._tickets.pop(token)
+            ticket = self._ledger.tickets.pop(token)
             if ticket is None:
                 self._unknown += 1
                 return False
             self._cancelled += 1
-            self._withdraw(ticket, self._clock())
+            self._ledger.withdraw(ticket, self._clock())
             self._tell_of_cancelled(ticket)
         return True
 
@@ -257,7 +244,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
                 changes.
         """
         with self._lock:
-            roster = Roster(tuple(endpoints), self.config, self._roster)
+            roster = Roster(tuple(endpoints), self.config, self._ledger.roster)
             ranker = self._chooser.ranker
             if depends_on_weights(self._policy) and ranker.layout.weights != observes_weights(
                 roster.endpoints, self.config
@@ -272,7 +259,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             ConfigError: As `set_endpoints`.
         """
         with self._lock:
-            kept = [each for each in self._roster.endpoints if each.name != endpoint.name]
+            kept = [each for each in self._ledger.roster.endpoints if each.name != endpoint.name]
             self.set_endpoints([*kept, endpoint])
 
     def remove(self, name: str) -> None:
@@ -283,7 +270,9 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         """
         with self._lock:
             self._known(name)
-            self.set_endpoints([each for each in self._roster.endpoints if each.name != name])
+            self.set_endpoints(
+                [each for each in self._ledger.roster.endpoints if each.name != name]
+            )
 
     def swap_policy(self, policy: str | Ranker) -> None:
         """Let another policy act from the next request on, in the guard's present mode.
@@ -293,11 +282,11 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             CheckpointError: If its file cannot be used; the old one stays.
         """
         with self._lock:
-            endpoints = self._roster.endpoints
+            endpoints = self._ledger.roster.endpoints
         ranker = self._load(policy, endpoints)  # reads a file, while requests go on
         with self._lock:
             self._save_online()
-            self._use(self._roster, ranker)
+            self._use(self._ledger.roster, ranker)
             self._policy = policy if isinstance(policy, str) else type(policy).__name__
 
     def set_health(self, name: str, healthy: bool) -> None:
@@ -312,12 +301,13 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         with self._lock:
             member = self._known(name)
             if member.health.report(healthy):
-                self._fleet.forget_answers(member.place)
+                self._ledger.fleet.forget_answers(member.place)
 
     def status(self) -> RoutingStatus:
         """Everything in figures."""
         with self._lock:
-            now_ms, guard = self._ms(self._pass_time()), self.guard.status()
+            ledger, guard = self._ledger, self.guard.status()
+            now_ms = ledger.milliseconds(self._pass_time())
             return RoutingStatus(
                 policy=self._policy,
                 mode=guard.mode,
@@ -329,8 +319,8 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
                 cancelled=self._cancelled,
                 expired=self._expired,
                 unknown_tokens=self._unknown,
-                service_ms=self._scale.service_ms if self._scale.is_known else None,
-                endpoints=endpoint_figures(self._roster, self._fleet, now_ms),
+                service_ms=ledger.scale.service_ms if ledger.scale.is_known else None,
+                endpoints=endpoint_figures(ledger.roster, ledger.fleet, now_ms),
             )
 
     def save(self) -> None:
@@ -359,89 +349,35 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
     # Internals, with the lock held
 
     def _pass_time(self) -> float:
-        """Read the clock, end ejections, and forget old requests; the time in seconds."""
+        """Read the clock, and do what is due; the time in seconds."""
         now_s = self._clock()
-        for member in self._roster.pass_time(now_s):
-            self._fleet.forget_answers(member.place)
-        if now_s >= self._next_expiry_s:
-            self._next_expiry_s = now_s + _EXPIRY_S
-            for ticket in self._tickets.pop_old(now_s):
-                self._expired += 1
-                self._withdraw(ticket, now_s)
-                self._tell_of_cancelled(ticket)
-        if self._fleet.is_full:
-            moves = self._fleet.compact().tolist()
-            for ticket in self._tickets:
-                ticket.slot = moves[ticket.slot] if ticket.slot != NO_SLOT else NO_SLOT
-            self._chooser.ranker.log_moved()
+        for ticket in self._ledger.pass_time(now_s):
+            self._expired += 1
+            self._tell_of_cancelled(ticket)
+        if now_s >= self._next_save_s:
+            self._next_save_s = now_s + _SAVE_S
+            try:
+                self._save_online()
+            except CheckpointError as error:  # a full disk stops no request
+                _log.warning("%s", error)
         return now_s
-
-    def _ms(self, now_s: float) -> float:
-        return 1_000.0 * (now_s - self._start_s)
-
-    def _withdraw(self, ticket: Ticket, now_s: float) -> None:
-        ticket.member.health.probes -= ticket.probe
-        if ticket.slot != NO_SLOT:
-            self._fleet.withdraw(ticket.slot, self._ms(now_s))
 
     def _tell_of_cancelled(self, ticket: Ticket) -> None:
         for observer in self.observers:
             observer.on_cancel(ticket.member.endpoint.name, ticket.arm)
 
-    def _served(self, ticket: Ticket, name: str | None, now_s: float) -> Member | None:
-        """Who served a request, if still here; another than was picked has it now."""
-        if name is None or name == ticket.member.endpoint.name:
-            return ticket.member if ticket.slot != NO_SLOT else None
-        other = self._roster.get(name)
-        if ticket.slot == NO_SLOT or other is None:
-            self._withdraw(ticket, now_s)
-            return None
-        ticket.member.health.probes -= ticket.probe
-        ticket.member.health.observe(False, ticket.probe, now_s, self._roster.may_eject())
-        self._fleet.redirect(ticket.slot, other.place, self._ms(now_s))
-        ticket.probe, ticket.in_flight = False, 0
-        return other
-
-    def _learn(
-        self,
-        ticket: Ticket,
-        served: Member,
-        ok: bool,
-        latency_ms: float,
-        failure: Failure | None,
-        now_s: float,
-    ) -> None:
-        """Note what an endpoint shows by its answer."""
-        end = ANSWERED
-        if not ok:
-            quick = latency_ms < self._scale.service_ms
-            end = _FAILURES[failure or ("refused" if quick else "error")]
-        self._fleet.answer(ticket.slot, self._ms(now_s), latency_ms, end)
-        served.health.probes -= ticket.probe
-        served.health.observe(ok, ticket.probe, now_s, self._roster.may_eject())
-        if ok and ticket.in_flight > 0:
-            served.service.observe(latency_ms, ticket.in_flight, served.endpoint.workers)
-            self._scale.update((each.service for each in self._roster.members), self._fleet)
-
     def _use(self, roster: Roster, ranker: Ranker) -> None:
         """Go on with other endpoints or another policy, or raise ConfigError and change nothing."""
         ranker.check(len(roster.members))
-        fleet = self._fleet
-        if roster is not self._roster or ranker.layout != fleet.layout:
-            fleet = fleet.rebuilt(roster.endpoints, ranker.layout)
+        fleet = self._ledger.change(roster, ranker.layout)
         ranker.bind(fleet)
-        for ticket in self._tickets:
-            stays = roster.get(ticket.member.endpoint.name)
-            if stays is None:
-                ticket.slot, ticket.probe = NO_SLOT, False
-            else:
-                ticket.member = stays
-        self._roster, self._fleet, self._chooser.ranker = roster, fleet, ranker
+        self._ledger.take(roster, fleet)
+        self._chooser.ranker = ranker
 
     def _known(self, name: str) -> Member:
-        member = self._roster.get(name)
+        member = self._ledger.roster.get(name)
         if member is None:
-            names = [endpoint.name for endpoint in self._roster.endpoints]
+            names = [endpoint.name for endpoint in self._ledger.roster.endpoints]
             raise ConfigError(f"there is no endpoint {name!r}.{suggest(name, names)}")
         return member
 

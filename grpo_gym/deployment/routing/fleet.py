@@ -120,6 +120,11 @@ class Fleet:
         """Whether the log has no room for another request."""
         return bool(self.simulator.episodes["step"][0] >= self.log_size)
 
+    def in_flight(self) -> list[int]:
+        """Requests in flight of each endpoint."""
+        counts: list[int] = self.servers["in_flight"].tolist()
+        return counts[: len(self.endpoints)]
+
     def arrive(self, now_ms: float, size: float) -> None:
         """A request arrives; it waits for `send`."""
         episode = self.simulator.episodes[0]

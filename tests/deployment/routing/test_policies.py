@@ -275,6 +275,28 @@ def test_online_goes_on_where_it_stopped(tmp_path: Path) -> None:
         bench(f"online:{tmp_path / 'guard.json.online'}", endpoints=DIFFERENT)
 
 
+def test_what_online_has_learnt_is_saved_every_minute_and_a_full_disk_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = bench("online", service_ms=20.0, state_path=tmp_path / "guard.json")
+    world.one()
+    file = tmp_path / "guard.json.online"
+    assert not file.exists()
+    world.now_s += 60.0
+    world.one()
+    saved = file.read_bytes()
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("grpo_gym.trainers.online.policy.write_atomic", full)
+    world.now_s += 60.0
+    world.one()
+    assert file.read_bytes() == saved
+    with pytest.raises(CheckpointError, match="No space left"):
+        world.core.save()
+
+
 def test_online_with_few_and_with_too_many_endpoints() -> None:
     world = bench("online", count=2, service_ms=20.0)
     for _ in range(20):
