@@ -62,7 +62,9 @@ def test_requests_are_in_flight_until_their_end(start: Start, mode: str) -> None
         backend.body_delay_s = 30.0
 
     clients = [_ask(bench) for _ in range(12)]
-    wait_until(lambda: bench.in_flight == 12)
+    for client in clients:
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+    assert bench.in_flight == 12
     for client in clients:
         client.close()
 
@@ -281,6 +283,6 @@ def test_a_backend_that_breaks_off_is_seen_in_the_access_log(start: Start) -> No
 
 def _ask(bench: Bench) -> socket.socket:
     """A client that has sent a request and does not read."""
-    client = socket.create_connection(("127.0.0.1", bench.envoy.port))
+    client = socket.create_connection(("127.0.0.1", bench.envoy.port), timeout=10)
     client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     return client
