@@ -143,14 +143,14 @@ def _refusal(weights: np.ndarray, effective: float, minimum: float, blocks: np.n
 def _doubly_robust(
     log: LoggedRows, policy: np.ndarray, weights: np.ndarray, blocks: np.ndarray
 ) -> Estimate:
-    predicted = _predicted_rewards(log, policy.shape[1], blocks)
+    predicted = reward_model(log, policy.shape[1])
     taken = predicted[np.arange(len(log)), log.actions]
     terms = (policy * predicted).sum(axis=1) + weights * (log.rewards - taken)
     return _ratio(terms, np.ones(len(log)), blocks)
 
 
-def _predicted_rewards(log: LoggedRows, actions: int, blocks: np.ndarray) -> np.ndarray:
-    """The reward model's answer for every row and action, (n, A), fitted without the row."""
+def reward_model(log: LoggedRows, actions: int) -> np.ndarray:
+    """Expected rewards of every row and action, (n, A), fitted on other blocks than the row's."""
     predicted = np.empty((len(log), actions))
     features = np.ones((len(log), 1))
     if log.observations is not None:
@@ -158,7 +158,7 @@ def _predicted_rewards(log: LoggedRows, actions: int, blocks: np.ndarray) -> np.
         usable = scale > 0.0
         centred = log.observations[:, usable] - log.observations[:, usable].mean(axis=0)
         features = np.hstack([features, centred / scale[usable]])
-    folds = blocks % _FOLDS
+    folds = _blocks(len(log)) % _FOLDS
     for fold in range(_FOLDS):
         mine, others = folds == fold, folds != fold
         mean = log.rewards[others].mean() if others.any() else 0.0

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from grpo_gym.deployment.estimates import Estimate, Estimates, estimate
+from grpo_gym.deployment.estimates import Estimate, Estimates, estimate, reward_model
 from grpo_gym.deployment.shadow_log import LoggedRows, explore
 from grpo_gym.settings import ConfigError
 
@@ -115,6 +116,17 @@ def test_the_policy_that_was_logged_is_not_what_is_estimated() -> None:
     assert result.logged.high < result.doubly_robust.low
     given = estimate(log, logging_policy(log.observations))  # type: ignore[arg-type]
     assert given.inverse_propensity == given.logged
+
+
+def test_no_reward_is_predicted_from_itself() -> None:
+    log = world(500, seed=4)
+    before = reward_model(log, 3)
+    for row in (0, 123, 499):
+        rewards = log.rewards.copy()
+        rewards[row] += 1_000.0
+        after = reward_model(replace(log, rewards=rewards), 3)
+        assert after[row] == pytest.approx(before[row])
+        assert abs(after[(row + 257) % 500] - before[(row + 257) % 500]).max() > 0.1
 
 
 def test_without_observations_the_reward_model_knows_actions_only() -> None:
