@@ -9,9 +9,13 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 
+from grpo_gym.inference.kernels import log_softmax
 from grpo_gym.inference.networks import Weights, vector
 from grpo_gym.rollouts.box_actions import BoxScale
 from grpo_gym.rollouts.returned import choices_of
+
+_ALL = np.ones((0, 0), np.bool_)
+"""The mask of no rows: every choice is legal."""
 
 
 class Head(Protocol):
@@ -49,9 +53,11 @@ class ChoiceHead:
         Raises:
             ValueError: If a mask allows nothing.
         """
-        if masks is not None:
-            outputs = np.where(masks, outputs, -np.inf).astype(outputs.dtype, copy=False)
-        return np.concatenate([_log_softmax(part) for part in self._split(outputs)], axis=1)
+        if len(self.sizes) == 1:
+            return _log_softmax(outputs, masks)
+        logits = self._split(outputs)
+        legal = [None] * len(logits) if masks is None else self._split(masks)
+        return np.concatenate(list(map(_log_softmax, logits, legal)), axis=1)
 
     def actions(
         self,
@@ -114,13 +120,12 @@ def make_head(space: gym.Space[Any], options: Mapping[str, Any], weights: Weight
     return ChoiceHead(space)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def _log_softmax(logits: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
     """Log-probabilities of one component's choices, shape (B, n)."""
-    best = logits.max(axis=1, keepdims=True)
-    if best.min(initial=0.0) == -np.inf:
+    log_probs = np.empty(logits.shape, np.float32)
+    if not log_softmax(logits, _ALL if masks is None else masks, log_probs):
         raise ValueError("an action mask must allow at least one action, got none")
-    shifted = logits - best
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return log_probs
 
 
 def _sample(log_probs: np.ndarray, noise: np.ndarray) -> np.ndarray:

@@ -7,74 +7,32 @@ Shapes: B observations, D features of all H frames; P outputs; N servers, F feat
 S shared ones of a frame; W width.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+
+from grpo_gym.inference.kernels import ACTIVATIONS, run_layers, score_servers
 
 Weights = Mapping[str, np.ndarray]
 
 _CLIP = 10.0
 """Bound of normalised features, as in `policies.normaliser`."""
-_ABSENT = -1.0
-_ABSENT_SCORE = -1e4
-"""Of a server that is not there: as in `policies.servers`."""
 
 
 class Network(Protocol):
     """From observations to a head's network outputs."""
 
-    any_size: bool
-
     def __call__(self, features: np.ndarray, /) -> np.ndarray:
         """Outputs (B, P), float32, for features (B, D), float32 or float64."""
 
 
-class FeedForward:
-    """Linear layers with an activation between them; `linear` is one layer.
+class PlainNetwork:
+    """`linear` and `mlp`: normalised features through linear layers.
 
     Attributes:
-        inputs: Width of the input.
-        outputs: Width of the output.
+        outputs: P.
     """
-
-    any_size = False
-
-    def __init__(self, weights: Weights, prefix: str, activation: str) -> None:
-        """Find the layers `prefix`.0, `prefix`.2 and so on.
-
-        Raises:
-            ValueError: If they do not fit together.
-        """
-        count = sum(name.startswith(f"{prefix}.") and name.endswith(".weight") for name in weights)
-        if count == 0:
-            raise ValueError(f"{prefix} must have a layer")
-        self._layers = []
-        self._activation = _ACTIVATIONS[activation]
-        width = None
-        for layer in range(count):
-            weight = _matrix(weights, f"{prefix}.{2 * layer}.weight", width)
-            width = weight.shape[0]
-            bias = vector(weights, f"{prefix}.{2 * layer}.bias", width)
-            self._layers.append((np.ascontiguousarray(weight.T), bias))
-        self.inputs = self._layers[0][0].shape[0]
-        self.outputs = self._layers[-1][0].shape[1]
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Outputs, shape (M, outputs), for features (M, inputs), float32."""
-        hidden = features
-        for number, (weight, bias) in enumerate(self._layers):
-            if number:
-                hidden = self._activation(hidden)
-            hidden = hidden @ weight
-            hidden += bias
-        return hidden
-
-
-class PlainNetwork:
-    """`linear` and `mlp`: normalised features through linear layers."""
-
-    any_size = False
 
     def __init__(self, weights: Weights, size: int, activation: str) -> None:
         """Build it for D features.
@@ -82,23 +40,25 @@ class PlainNetwork:
         Raises:
             ValueError: If the weights do not fit.
         """
-        self._layers = FeedForward(weights, "network", activation)
-        self._normaliser = _normaliser(weights, size)
-        if self._layers.inputs != size:
-            raise ValueError(f"network must take {size} features, got {self._layers.inputs}")
-        self.outputs = self._layers.outputs
+        self._sizes, self._layers = _packed(weights, "network")
+        if self._sizes[0] != size:
+            raise ValueError(f"network must take {size} features, got {self._sizes[0]}")
+        self._normaliser = _Normaliser(weights, size)
+        self._activation = ACTIVATIONS.index(activation)
+        self._scratch = int(self._sizes.sum())
+        self.outputs = int(self._sizes[-1])
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Outputs, shape (B, P), for features (B, D)."""
-        if self._normaliser is not None:
-            features = self._normaliser(features)
-        return self._layers(features.astype(np.float32, copy=False))
+        outputs = np.empty((len(features), self.outputs), np.float32)
+        values = np.empty(self._scratch, np.float32)
+        run_layers(features, *self._normaliser.of(features), self._sizes, self._layers,
+                   self._activation, values, outputs)  # fmt: skip
+        return outputs
 
 
 class ServersNetwork:
     """`servers`: the same weights score every server, given a summary of all of them."""
-
-    any_size = True
 
     def __init__(self, weights: Weights, features: int, shared: int, frames: int) -> None:
         """Build it for rows of F features, S shared ones, and H frames.
@@ -106,15 +66,17 @@ class ServersNetwork:
         Raises:
             ValueError: If the weights do not fit.
         """
-        self._encoder = FeedForward(weights, "encoder", "relu")
-        self._network = FeedForward(weights, "network", "relu")
-        self._normaliser = _normaliser(weights, features + shared)
+        if features < 1 or shared < 0:
+            raise ValueError("a server must have features, and shared ones must be >= 0")
+        encoder, self._encoder = _packed(weights, "encoder")
+        network, self._network = _packed(weights, "network")
+        self._width = width = int(network[-1])
+        self._inputs = frames * (features + shared)
+        expected = [self._inputs, width, width], [2 * width, width, width]
+        if (encoder.tolist(), network.tolist()) != expected:
+            raise ValueError(f"layers must have the widths {expected}, got {encoder}, {network}")
+        self._normaliser = _Normaliser(weights, features + shared)
         self._features, self._shared, self._frames = features, shared, frames
-        width = self._encoder.outputs
-        expected = frames * (features + shared), 2 * width, width
-        found = self._encoder.inputs, self._network.inputs, self._network.outputs
-        if found != expected:
-            raise ValueError(f"layers must have the widths {expected}, got {found}")
 
     def servers(self, size: int) -> int | None:
         """How many servers a frame of so many features has; None if there is no such frame."""
@@ -122,51 +84,55 @@ class ServersNetwork:
         return servers if servers > 0 and left == 0 else None
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Scores, shape (B, N), for features (B, D)."""
-        frames = features.reshape(len(features), self._frames, -1)
-        stop = frames.shape[2] - self._shared
-        rows = frames[:, :, :stop].reshape(len(features), self._frames, -1, self._features)
-        shared = frames[:, :, stop:]
-        present = (rows != _ABSENT).any(axis=-1)
-        if self._normaliser is not None:
-            normalised = self._normaliser(rows, slice(self._features))
-            rows = np.where(present[..., None], normalised, rows)
-            shared = self._normaliser(shared, slice(self._features, None))
-        return self._scores(rows, shared, present[:, -1])
-
-    def _scores(self, rows: np.ndarray, shared: np.ndarray, present: np.ndarray) -> np.ndarray:
-        """Scores of servers by normalised rows (B, H, N, F) and shared features (B, H, S)."""
-        count, _, servers, _ = rows.shape
-        of_server = rows.transpose(0, 2, 1, 3).reshape(count * servers, -1)
-        of_all = shared.reshape(count, -1).repeat(servers, axis=0)
-        inputs = np.concatenate([of_server, of_all], axis=1).astype(np.float32, copy=False)
-        hidden = np.maximum(self._encoder(inputs), 0.0).reshape(count, servers, -1)
-        # Hidden features are >= 0, so the zeros of absent servers change neither sum nor maximum.
-        hidden *= present[..., None]
-        found = np.maximum(present.sum(axis=1, keepdims=True), 1).astype(np.float32)
-        summary = np.concatenate([hidden.sum(axis=1) / found, hidden.max(axis=1)], axis=1)
-        scores = (hidden @ self._network(summary)[..., None])[..., 0]
-        return np.where(present, scores, np.float32(_ABSENT_SCORE))
+        """Scores, shape (B, N), for features (B, D) of whole rows."""
+        servers = (features.shape[1] // self._frames - self._shared) // self._features
+        scores = np.empty((len(features), servers), np.float32)
+        values = np.empty(self._inputs + (servers + 5) * self._width, np.float32)
+        score_servers(features, self._frames, self._features, self._shared,
+                      *self._normaliser.of(features), self._width, self._encoder, self._network,
+                      values, scores)  # fmt: skip
+        return scores
 
 
 class _Normaliser:
-    """Standardises features by the statistics of training."""
+    """What standardises features: the statistics of training, or nothing."""
 
     def __init__(self, weights: Weights, size: int) -> None:
-        self._shift = vector(weights, "normaliser.shift", size)
-        self._scale = vector(weights, "normaliser.scale", size)
+        if "normaliser.shift" not in weights:
+            shift, scale = np.zeros(size, np.float32), np.ones(size, np.float32)
+            self._narrow = shift, scale, np.float32(np.inf)
+            self._wide = shift.astype(np.float64), scale, np.float32(np.inf)
+            return
+        # Copies, as what is read from a file may be read-only, which is another type for kernels.
+        shift = vector(weights, "normaliser.shift", size).copy()
+        scale = vector(weights, "normaliser.scale", size).copy()
         mean = vector(weights, "normaliser.mean", size, np.float64)
+        self._narrow = shift, scale, np.float32(_CLIP)
         # Of large numbers float32 would lose what changes before the rest is subtracted.
-        self._wide_shift = np.where(self._shift == 0.0, 0.0, mean)
+        self._wide = np.where(shift == 0.0, 0.0, mean), scale, np.float32(_CLIP)
 
-    def __call__(self, features: np.ndarray, which: slice = slice(None)) -> np.ndarray:
-        shift = self._wide_shift if features.dtype == np.float64 else self._shift
-        scaled = (features - shift[which]) * self._scale[which]
-        return np.clip(scaled, -_CLIP, _CLIP, out=scaled)
+    def of(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.float32]:
+        """What to subtract from features, to multiply them by, and their bound afterwards."""
+        return self._wide if features.dtype == np.float64 else self._narrow
 
 
-def _normaliser(weights: Weights, size: int) -> _Normaliser | None:
-    return _Normaliser(weights, size) if "normaliser.shift" in weights else None
+def _packed(weights: Weights, prefix: str) -> tuple[np.ndarray, np.ndarray]:
+    """The widths of the layers `prefix`.0, `prefix`.2 and so on, and their weights in one array.
+
+    Raises:
+        ValueError: If they do not fit together.
+    """
+    count = sum(name.startswith(f"{prefix}.") and name.endswith(".weight") for name in weights)
+    sizes: list[int] = []
+    parts: list[np.ndarray] = []
+    for layer in range(count):
+        weight = _matrix(weights, f"{prefix}.{2 * layer}.weight", sizes[-1] if sizes else None)
+        sizes = sizes or [weight.shape[1]]
+        sizes.append(weight.shape[0])
+        parts += [weight.T.ravel(), vector(weights, f"{prefix}.{2 * layer}.bias", sizes[-1])]
+    if not parts:
+        raise ValueError(f"{prefix} must have a layer")
+    return np.array(sizes, np.int64), np.concatenate(parts)
 
 
 def _matrix(weights: Weights, name: str, inputs: int | None) -> np.ndarray:
@@ -195,19 +161,3 @@ def _array(weights: Weights, name: str, dtype: Any) -> np.ndarray:
     if array.dtype != dtype or not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, of type {np.dtype(dtype)}, got {array.dtype}")
     return array
-
-
-def _silu(hidden: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # the quotient is then 0, as it should be
-        return hidden / (1.0 + np.exp(-hidden))
-
-
-def _relu(hidden: np.ndarray) -> np.ndarray:
-    return np.maximum(hidden, 0.0)
-
-
-_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "tanh": np.tanh,
-    "relu": _relu,
-    "silu": _silu,
-}

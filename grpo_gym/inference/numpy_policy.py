@@ -18,7 +18,7 @@ from grpo_gym.inference.networks import Network, PlainNetwork, ServersNetwork
 from grpo_gym.inference.spaces import space_from_json
 from grpo_gym.rollouts.policy_inputs import features_of, masks_of
 from grpo_gym.rollouts.rows import row_format
-from grpo_gym.rollouts.spaces import stack_frames
+from grpo_gym.rollouts.spaces import is_finite, stack_frames
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage.container import refuse
 
@@ -49,10 +49,16 @@ class NumpyPolicy:
         self.action_space = space_from_json(card["action_space"])
         self._rows = row_format(self.observation_space)
         self._frame_size = self._rows.num_features
+        self._dtype = np.result_type(np.float32, *[kind for kind, _ in self._rows.runs])
         self._frame_history = int(card["options"]["frame_history"])
+        if self._frame_history < 1:
+            raise ValueError("frame_history must be >= 1")
         self._head = make_head(self.action_space, card["options"], file.weights)
         self._network = self._make_network(file)
         self._generator = np.random.default_rng(seed)
+        # Kernels are compiled, or read from the disk, now and not while a first request waits.
+        nothing = np.zeros((1, self._frame_history * self._frame_size), self._dtype)
+        self._head.actions(self._network(nothing), None, None)
 
     @classmethod
     def load(cls, path: str | PathLike[str], seed: int | None = None) -> "NumpyPolicy":
@@ -85,13 +91,17 @@ class NumpyPolicy:
             mask: Legal choices, shape (A,), bool.
 
         Raises:
-            ConfigError: If actions are no choices, a shape is wrong, or the mask allows nothing.
-            FloatingPointError: If the observation or the outputs are not finite.
+            ConfigError: If actions are no choices, a shape is wrong, the observation is not finite,
+                or the mask allows nothing.
+            FloatingPointError: If the outputs are not finite.
         """
         if not isinstance(self._head, ChoiceHead):
             raise ConfigError(f"actions must be choices, got {self.action_space}: use predict")
         self._check_size(observation)
-        outputs = self._outputs(observation[None])
+        features = np.ascontiguousarray(observation, self._dtype)
+        if not is_finite(features):
+            raise ConfigError("observation must be finite: look at what measures it")
+        outputs = self._outputs(features[None])
         if mask is not None:
             if mask.shape != outputs.shape[1:] or mask.dtype != np.bool_:
                 raise ConfigError(
@@ -139,7 +149,7 @@ class NumpyPolicy:
         if self._frame_history > 1:
             state = stack_frames(state, rows, self._frame_history, starts)
             rows = state.reshape(-1, state.shape[2])
-        features = self._rows.features(rows)
+        features = np.ascontiguousarray(self._rows.features(rows))
         if self._frame_history > 1:
             features = features.reshape(len(state), -1)
         generator = None if deterministic else self._generator
@@ -160,10 +170,10 @@ class NumpyPolicy:
 
     def _outputs(self, features: np.ndarray) -> np.ndarray:
         outputs = self._network(features)
-        if not np.isfinite(outputs).all():
+        if not is_finite(outputs):
             raise FloatingPointError(
-                "the policy's outputs must be finite, got nan or inf: an observation is not "
-                "finite, or too large for it"
+                "the policy's outputs must be finite, got nan or inf: an observation is too large "
+                "for it"
             )
         return outputs
 
@@ -187,10 +197,11 @@ class NumpyPolicy:
         options, frames, size = file.card["options"], self._frame_history, self._frame_size
         network: PlainNetwork | ServersNetwork
         if self.kind == "servers":
-            servers = self._head.sizes[0]
+            if not isinstance(self.action_space, gym.spaces.Discrete):
+                raise ValueError("actions must be Discrete, one for each server")
+            servers = int(self.action_space.n)
             shared = options["shared_features"]
-            if shared is None:
-                shared = size % servers
+            shared = size % servers if shared is None else int(shared)
             network = ServersNetwork(file.weights, (size - shared) // servers, shared, frames)
             if network.servers(size) != servers:
                 raise ValueError(f"observations must have {servers} rows of equal length")

@@ -123,7 +123,7 @@ def tensor_program(offset: int, size: tuple[int, ...], strides: tuple[int, ...])
 
     class Tensor:
         def __reduce__(self) -> Any:
-            arguments = Storage(), offset, size, strides, False, OrderedDict()
+            arguments: tuple[Any, ...] = Storage(), offset, size, strides, False, OrderedDict()
             return torch._utils._rebuild_tensor_v2, arguments
 
     class Pickler(pickle.Pickler):

@@ -158,8 +158,10 @@ def test_observations_and_masks_that_do_not_fit_are_refused(tmp_path: Path) -> N
         policy.scores(np.zeros(26, np.float32), np.ones(5, np.bool_))
     with pytest.raises(ConfigError, match="mask must allow an action, got none"):
         policy.scores(np.zeros(26, np.float32), np.zeros(4, np.bool_))
-    with pytest.raises(FloatingPointError, match="outputs must be finite"):
+    with pytest.raises(ConfigError, match="observation must be finite"):
         policy.scores(np.full(26, np.nan, np.float32))
+    with pytest.raises(FloatingPointError, match="outputs must be finite"):
+        policy.scores(np.full(26, 3e38, np.float32))
     with pytest.raises(ConfigError, match="observation must be finite"):
         policy.predict(np.full(26, np.inf, np.float32))
     box = exported(make_model("linear", VECTOR, HALF_BOUNDED), tmp_path)

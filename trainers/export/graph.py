@@ -22,7 +22,6 @@ from typing_extensions import override
 from grpo_gym.policies.heads import CategoricalHead, GaussianHead
 from grpo_gym.policies.network import Policy
 from grpo_gym.policies.servers import ServersPolicy
-from grpo_gym.rollouts.box_actions import BoxScale
 from grpo_gym.rollouts.rows import RowFormat, type_of
 
 OBSERVATION = "observation"
@@ -53,6 +52,12 @@ class PolicyGraph(nn.Module):
     policy's scale (B, C); with a history the frames for the next call.
     """
 
+    low: Tensor
+    high: Tensor
+    half_width: Tensor
+    center: Tensor
+    action_start: Tensor
+
     def __init__(
         self, policy: Policy, observation_space: gym.Space[Any], action_space: gym.Space[Any]
     ) -> None:
@@ -65,7 +70,14 @@ class PolicyGraph(nn.Module):
         self.policy.rows = RowFormat(((self.dtype, policy.rows.num_features),))
         self.action_shape = action_space.shape or ()
         self.action_dtype = _torch_dtype(action_space)
-        self.action_start = torch.as_tensor(np.asarray(getattr(action_space, "start", 0)))
+        # Buffers: torch.export would lose the numbers of tensors that are made as the graph runs.
+        head = self.policy.head
+        if isinstance(head, GaussianHead):
+            for name in ("low", "high", "half_width", "center"):
+                numbers = torch.from_numpy(getattr(head.scale, name).copy())
+                self.register_buffer(name, numbers, persistent=False)
+        start = torch.as_tensor(np.asarray(getattr(action_space, "start", 0)))
+        self.register_buffer("action_start", start, persistent=False)
 
     @property
     def input_names(self) -> list[str]:
@@ -124,7 +136,7 @@ class PolicyGraph(nn.Module):
         outputs = self.policy(features)
         if isinstance(self.policy.head, GaussianHead):
             mean, log_std = outputs.chunk(2, dim=1)
-            return self._box_action(mean, self.policy.head.scale), mean, log_std, *frames
+            return self._box_action(mean), mean, log_std, *frames
         log_probs = self._log_probs(outputs.masked_fill(~given[MASK], -torch.inf))
         choices = torch.stack([each.argmax(dim=1) for each in log_probs], dim=1)
         return self._choice_action(choices), torch.cat(log_probs, dim=1), *frames
@@ -144,11 +156,10 @@ class PolicyGraph(nn.Module):
         dtype = getattr(torch, self.dtype.name)
         return torch.cat([each.flatten(1).to(dtype) for each in numbers], dim=1)
 
-    def _box_action(self, mean: Tensor, scale: BoxScale) -> Tensor:
+    def _box_action(self, mean: Tensor) -> Tensor:
         """Actions of a Box, as `BoxScale.to_environment` makes them, for means (B, C)."""
-        low, high = torch.from_numpy(scale.low), torch.from_numpy(scale.high)
-        scaled = mean * torch.from_numpy(scale.half_width) + torch.from_numpy(scale.center)
-        clipped = torch.minimum(torch.maximum(scaled, low), high)
+        scaled = mean * self.half_width + self.center
+        clipped = torch.minimum(torch.maximum(scaled, self.low), self.high)
         return clipped.to(self.action_dtype).unflatten(1, self.action_shape)
 
     def _choice_action(self, choices: Tensor) -> Tensor:
@@ -179,8 +190,12 @@ def _encoded(space: gym.Space[Any], given: Tensor) -> Tensor:
     if not isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         return given.to(getattr(torch, _wide(space).name))
     sizes = np.reshape(space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n, -1)
-    choices = (given - torch.as_tensor(np.asarray(space.start))).unsqueeze(-1).flatten(1)
-    columns = [choices[:, [i]] == torch.arange(int(n)) for i, n in enumerate(sizes)]
+    starts = np.reshape(space.start, -1)
+    choices = given.unsqueeze(-1).flatten(1)
+    columns = [
+        choices[:, [i]] - int(start) == torch.arange(int(n))
+        for i, (start, n) in enumerate(zip(starts, sizes, strict=True))
+    ]
     return torch.cat(columns, dim=1).to(torch.float32)
 
 

@@ -24,7 +24,7 @@ def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyP
     seen: dict[str, object] = {}
     for block in blocks:
         exec(block, seen)
-    state = np.float32([0.01, -0.02, 0.03, 0.04])
+    state = np.array([0.01, -0.02, 0.03, 0.04], np.float32)
     wanted = np.log(model.probabilities(state))
     np.testing.assert_allclose(np.asarray(seen["log_probs"]), wanted, rtol=1e-5)
     assert seen["action"] == wanted.argmax()

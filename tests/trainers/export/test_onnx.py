@@ -100,7 +100,9 @@ def described(model: GRPO, rows: np.ndarray, masks: np.ndarray | None) -> list[n
     if isinstance(found, Gaussian):
         return [found.mean.numpy(), found.log_std.numpy()]
     assert isinstance(found, Categorical)
-    sizes = model.policy.head.sizes  # type: ignore[union-attr]
+    if found.log_probs.shape[1] == 1:
+        return [found.log_probs[:, 0].numpy()]
+    sizes = model.policy.head.sizes
     lines = [found.log_probs[:, i, : int(n)] for i, n in enumerate(sizes)]  # type: ignore[arg-type]
     return [torch.cat(lines, dim=1).numpy()]
 
@@ -117,7 +119,7 @@ def check(model: GRPO, session: Any, batch_sizes: tuple[int, ...] = (1, 7)) -> N
             inputs = parts(batch) | ({} if masks is None else {"action_mask": masks})
             if history > 1:
                 if frames is None:
-                    shape = [count, *session.get_inputs()[-2].shape[1:]]
+                    shape = (count, history, model.policy.rows.num_features)
                     frames, start = np.zeros(shape, np.float32), np.ones(count, np.bool_)
                 inputs |= {"frames": frames, "episode_start": start}
             action, *numbers = session.run(None, inputs)
