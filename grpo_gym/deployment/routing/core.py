@@ -34,6 +34,7 @@ from grpo_gym.deployment.routing.rankers import Ranker
 from grpo_gym.deployment.routing.records import (
     Endpoint,
     Failure,
+    NoEndpointError,
     Observer,
     Pick,
     RoutingStatus,
@@ -143,13 +144,17 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         with self._lock:
             now_s, ledger, ranker = self._pass_time(), self._ledger, self._chooser.ranker
             in_flight = ledger.fleet.in_flight()
-            candidates = ledger.roster.candidates(in_flight, among, exclude, probe)
+            there = None if at is None else ledger.roster.get(at)
+            if at is not None and there is None:
+                raise NoEndpointError(f"there is no endpoint {at!r}", False)
+            may_probe = probe and there is None
+            candidates = ledger.roster.candidates(in_flight, among, exclude, may_probe)
             if ledger.make_room():
                 ranker.log_moved()
             ledger.fleet.arrive(ledger.milliseconds(now_s), ledger.scale.size_ms(size))
             choice = self._chooser.choose(ledger, candidates, in_flight)
-            chosen = choice.order[0]
-            is_probe = chosen is candidates.probe
+            chosen = there or choice.order[0]
+            is_probe = chosen is candidates.probe if there is None else there.health.wants_probe
             chosen.health.probes += is_probe
             self._picks += 1
             chosen.last_pick = self._picks
