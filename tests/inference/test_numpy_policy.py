@@ -73,6 +73,25 @@ def test_actions_are_those_of_torch(case: Any, tmp_path: Path) -> None:
         assert found.dtype == wanted.dtype
 
 
+@pytest.mark.parametrize("name", ["linear", "servers, normalised", "servers, rows, history"])
+def test_extreme_features_and_absent_servers_count_as_in_torch(name: str, tmp_path: Path) -> None:
+    network, observed, acts, settings = CASES[name]
+    model = make_model(network, observed, acts, **settings)
+    policy = exported(model, tmp_path)
+    history = model.config.frame_history
+    rows = np.random.default_rng(0).uniform(-40, 40, (8, history, int(np.prod(observed.shape))))
+    rows = rows.astype(np.float32)
+    if network == "servers":
+        rows[:4, 0, :6] = -1.0  # in the oldest frame, which with a history is not the newest
+        rows[2:6, -1, 6:12] = -1.0
+    rows = rows.reshape(8, -1)
+    with torch.inference_mode():
+        found = model.policy.finite_distribution(torch.from_numpy(rows), None)
+    assert isinstance(found, Categorical)
+    for row, wanted in zip(rows, found.log_probs[:, 0].numpy(), strict=True):
+        np.testing.assert_allclose(policy.scores(row), wanted, 1e-5, 1e-4)
+
+
 @pytest.mark.parametrize("name", ["linear", "linear, Box", "mlp, history", "servers"])
 def test_samples_are_distributed_as_in_torch(name: str, tmp_path: Path) -> None:
     network, observed, acts, settings = CASES[name]
