@@ -177,7 +177,7 @@ def status_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("mode", _mode(report)),
         ("decisions", _count(report.get("decisions"))),
         ("next step waits for", report.get("waiting_for") or "an operator"),
-        ("clean hours", _number(report.get("clean_hours"))),
+        ("clean hours", _hours(report.get("clean_hours"))),
         ("evidence against the policy", _number(report.get("evidence"))),
     ]
     for arm in ("policy", "fallback"):
@@ -276,6 +276,10 @@ def _count(value: Any) -> str:
 
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else "-"
+
+
+def _hours(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, int | float) else "-"
 
 
 def _clean(value: Any) -> str:
