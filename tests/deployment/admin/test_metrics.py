@@ -190,7 +190,10 @@ def test_recent_latencies_are_bounded() -> None:
     tally = traffic.of(["x"])["x"]
     assert len(tally.recent_ms) == 500
     assert quantile(tally.recent_ms, 0.5) == 4_749.0
-    assert sum(tally.arms["policy"].buckets) == 5_000
+    # A copy: requests go on while it is read.
+    traffic.on_finish("x", "policy", True, 1.0)
+    assert (len(tally.recent_ms), tally.recent_ms[-1]) == (500, 4_999.0)
+    assert sum(tally.arms["policy"].buckets) == tally.arms["policy"].successes == 5_000
 
 
 @pytest.mark.parametrize(
