@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Collection
+from collections.abc import Awaitable, Collection
 
 import aiohttp
 from aiohttp import web
@@ -146,34 +146,38 @@ class Exchanges:
         headers = response_headers(response.headers)
         answer = _PassedOn(status=response.status, reason=response.reason, headers=headers)
         await self._ending(answer).prepare(request)
+        content = response.content
+        chunk = b"" if content.exception() else content.read_nowait()
+        if not chunk and not content.at_eof():
+            request.writer.send_headers()  # otherwise they leave with what came along
         try:
-            while chunk := await self._next_chunk(response):
-                attempt.client_waits(True)
-                await self._write(request, answer, chunk)
-                attempt.client_waits(False)
+            while not content.at_eof():
+                if chunk:
+                    attempt.client_waits(True)
+                    await self._write(request, answer.write(chunk))
+                    attempt.client_waits(False)
+                chunk = await self._next_chunk(content)
         except BackendError as error:
             if body.failure is None:
                 attempt.finish(ok=False, failure=error.failure)
             raise _broken_off(request) from error
         attempt.finish(ok=response.status < 500)
-        await answer.write_eof()
+        await self._write(request, answer.write_eof(chunk))
         return answer
 
-    async def _next_chunk(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _next_chunk(self, content: aiohttp.StreamReader) -> bytes:
         try:
             async with asyncio.timeout(self._config.idle_timeout_s):
-                return await response.content.readany()
+                return await content.readany()
         except TimeoutError as error:
             raise BackendError(504, "the response paused for too long", sent=True) from error
         except (aiohttp.ClientError, OSError) as error:
             raise BackendError(502, "the response broke off", sent=True) from error
 
-    async def _write(
-        self, request: web.BaseRequest, answer: web.StreamResponse, chunk: bytes
-    ) -> None:
+    async def _write(self, request: web.BaseRequest, writing: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(self._config.idle_timeout_s):
-                await answer.write(chunk)
+                await writing
         except TimeoutError as error:
             raise _broken_off(request) from error
 
@@ -227,7 +231,9 @@ def _broken_off(request: web.BaseRequest) -> ConnectionError:
 
 
 class _PassedOn(web.StreamResponse):
-    """A response without the headers that aiohttp would add."""
+    """A response without the headers that aiohttp would add; they may wait for the first bytes."""
+
+    _send_headers_immediately = False
 
     async def _prepare_headers(self) -> None:
         added = {"Content-Type", "Server"}.difference(self.headers)

@@ -162,6 +162,19 @@ def test_a_cut_response_of_unknown_length_never_looks_whole() -> None:
     asyncio.run(run())
 
 
+def test_a_cut_response_is_a_reset_where_only_the_end_tells_the_length() -> None:
+    async def run() -> None:
+        broken = RawBackend(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", closes=False)
+        async with proxy_before(broken, config=quick(idle_timeout_s=0.3)) as (proxy, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            writer.write(b"GET / HTTP/1.0\r\n\r\n")
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            writer.close()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "answer",
     [
