@@ -4,23 +4,22 @@
 from typing import Any
 
 import pytest
+import torch
 
 import grpo_gym  # noqa: F401, registers the environments
 from grpo_gym.registration import DESCRIPTORS
 
 STEPS = 30
-torch = pytest.importorskip("torch")
-pytest.importorskip("torchrl", reason="TorchRL is not installed: pip install torchrl")
+WHY = "TorchRL is not installed: pip install torchrl"
+torchrl_envs = pytest.importorskip("torchrl.envs", reason=WHY)
+utils = pytest.importorskip("torchrl.envs.utils", reason=WHY)
 
 
 @pytest.mark.parametrize("env_id", [each.env_id for each in DESCRIPTORS])
 @pytest.mark.parametrize("arguments", [{}, {"categorical_action_encoding": True}], ids=str)
 def test_gym_env_plays_the_same_episode_again(env_id: str, arguments: dict[str, Any]) -> None:
-    from torchrl.envs import GymEnv
-    from torchrl.envs.utils import check_env_specs
-
-    env = GymEnv(env_id, **arguments)
-    check_env_specs(env)
+    env = torchrl_envs.GymEnv(env_id, **arguments)
+    utils.check_env_specs(env)
     rollouts = []
     for _ in range(2):
         env.set_seed(5)
