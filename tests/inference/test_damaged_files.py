@@ -198,6 +198,12 @@ def test_odd_programs_are_refused(program: bytes, tmp_path: Path) -> None:
     refusal(sealed(tmp_path / "policy.ckpt", archive(program)))
 
 
+def test_containers_that_grow_when_printed_are_refused(tmp_path: Path) -> None:
+    content = {"kind": "grpo", "payload": {"config": SHARED}}
+    path = sealed(tmp_path / "policy.ckpt", archive(pickle.dumps(content, protocol=2)))
+    assert "containers are shared" in refusal(path)
+
+
 @given(program=st.binary(max_size=200))
 @settings(max_examples=200, deadline=None)
 def test_any_program_is_refused_or_harmless(program: bytes) -> None:

@@ -92,6 +92,15 @@ def test_extreme_features_and_absent_servers_count_as_in_torch(name: str, tmp_pa
         np.testing.assert_allclose(policy.scores(row), wanted, 1e-5, 1e-4)
 
 
+def test_large_numbers_keep_what_changes(tmp_path: Path) -> None:
+    network, observed, acts, settings = CASES["mlp, large numbers"]
+    model = make_model(network, observed, acts, **settings)
+    policy = exported(model, tmp_path)
+    for row in observations(observed, 8, seed=3):
+        wanted = np.log(model.probabilities(row))
+        np.testing.assert_allclose(policy.scores(row), wanted, 1e-5, 1e-5)
+
+
 @pytest.mark.parametrize("name", ["linear", "linear, Box", "mlp, history", "servers"])
 def test_samples_are_distributed_as_in_torch(name: str, tmp_path: Path) -> None:
     network, observed, acts, settings = CASES[name]
