@@ -207,7 +207,7 @@ def quick(**changes: object) -> ProxyConfig:
 
 
 async def exchange(port: int, request: bytes, wait_s: float = 20.0) -> bytes:
-    """What a server says to some bytes until it closes the connection, or falls silent."""
+    """What a server says to some bytes until it ends the connection, or for so long."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     answer = b""
@@ -215,7 +215,7 @@ async def exchange(port: int, request: bytes, wait_s: float = 20.0) -> bytes:
         async with asyncio.timeout(wait_s):
             while data := await reader.read(65_536):
                 answer += data
-    except TimeoutError:
+    except (TimeoutError, ConnectionError):
         pass
     finally:
         writer.close()

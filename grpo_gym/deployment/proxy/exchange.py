@@ -2,6 +2,9 @@
 
 import asyncio
 import secrets
+import socket
+import struct
+import sys
 from collections.abc import Awaitable, Collection
 
 import aiohttp
@@ -22,6 +25,8 @@ from grpo_gym.deployment.routing.records import Failure
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Methods that may be repeated. Source: RFC 9110, 9.2.2."""
+_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+"""Of the option SO_LINGER: what is closed is reset, and does not look like an orderly end."""
 
 
 class Exchanges:
@@ -224,8 +229,10 @@ def _failure(outcome: aiohttp.ClientResponse | BackendError) -> Failure | None:
 
 
 def _broken_off(request: web.BaseRequest) -> ConnectionError:
-    """Cut the client's connection, which may be the only way to say that the body is not whole."""
+    """Reset the client's connection: often the only way to say that the body is not whole."""
     if request.transport is not None:
+        if (connection := request.transport.get_extra_info("socket")) is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         request.transport.abort()
     return ConnectionResetError("broken off")
 

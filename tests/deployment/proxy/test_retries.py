@@ -164,8 +164,8 @@ def test_a_cut_response_of_unknown_length_never_looks_whole() -> None:
 
 def test_a_cut_response_is_a_reset_where_only_the_end_tells_the_length() -> None:
     async def run() -> None:
-        broken = RawBackend(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", closes=False)
-        async with proxy_before(broken, config=quick(idle_timeout_s=0.3)) as (proxy, _):
+        broken = RawBackend(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        async with proxy_before(broken) as (proxy, _):
             reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
             writer.write(b"GET / HTTP/1.0\r\n\r\n")
             with pytest.raises(ConnectionResetError):
