@@ -1,6 +1,7 @@
 """`grpo-gym picker` as a process of its own, with the real Envoy."""
 
 import contextlib
+import math
 import signal
 import socket
 import subprocess
@@ -67,7 +68,7 @@ def _envoy(options: list[str], stack: ExitStack, capsys: pytest.CaptureFixture[s
     if ENVOY is None:
         pytest.skip("needs the extra envoy")
     ports = ["--listen-port", str(free_port()), "--envoy-admin-port", str(free_port())]
-    timeout = ["--listen-host", "127.0.0.1", "--pick-timeout-ms", "2000"]
+    timeout = ["--listen-host", "127.0.0.1", "--pick-timeout-ms", "10000"]
     capsys.readouterr()
     assert main(["picker", *options, *ports, *timeout, "--write-envoy-config"]) == 0
     envoy = Envoy(yaml.safe_load(capsys.readouterr().out), Path.cwd())
@@ -108,7 +109,7 @@ def test_the_death_of_the_picker_loses_none_of_200_open_requests(
 ) -> None:
     servers = stack.enter_context(backends(3))
     for server in servers:
-        server.delay_s = 2.0
+        server.delay_s = math.inf
     options = _options(mode, servers)
     picker = _picker(options, stack)
     envoy = _envoy(options, stack, capsys)
@@ -121,6 +122,9 @@ def test_the_death_of_the_picker_loses_none_of_200_open_requests(
     wait_until(lambda: sum(each.waiting for each in servers) == 200)
 
     picker.process.kill()
+    picker.process.wait(10)
+    for server in servers:
+        server.release()
 
     statuses = []
     for client in clients:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import socket
 import threading
 import time
@@ -25,7 +26,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait for a condition.
 
     Raises:
@@ -92,6 +93,7 @@ class Backend:
     received: int = 0
     seen: dict[str, str] = field(default_factory=dict)
     _runner: Any = None
+    _released: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def name(self) -> str:
@@ -102,6 +104,10 @@ class Backend:
         """Listen."""
         self.loop.run(self._start())
         return self
+
+    def release(self) -> None:
+        """Let requests go on that wait for ever, as those of an infinite delay do."""
+        self.loop.loop.call_soon_threadsafe(self._released.set)
 
     def stop(self) -> None:
         """Refuse connections from now on."""
@@ -129,7 +135,10 @@ class Backend:
         async for chunk in request.content.iter_any():
             self.received += len(chunk)
         self.waiting += 1
-        await asyncio.sleep(self.delay_s)
+        if self.delay_s == math.inf:
+            await self._released.wait()
+        else:
+            await asyncio.sleep(self.delay_s)
         self.waiting -= 1
         self.served += 1
         response = web.StreamResponse(status=self.status, headers={"x-served-by": self.name})

@@ -115,7 +115,7 @@ def starter(folder: Path) -> Iterator[Start]:
         def start(
             mode: str = "ext_proc",
             count: int = 3,
-            timeout_ms: float = 2_000.0,
+            timeout_ms: float = 10_000.0,
             change: Callable[[dict[str, Any]], None] = lambda config: None,
             max_in_flight: int | None = None,
             **settings: Any,
