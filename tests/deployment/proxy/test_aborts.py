@@ -195,6 +195,25 @@ def test_slow_headers() -> None:
     _run(run)
 
 
+def test_the_clock_of_headers_stops_with_them() -> None:
+    async def run() -> None:
+        async def slowly(request: web.BaseRequest, _: Backend) -> web.Response:
+            await asyncio.sleep(1.0)
+            return web.Response(text="ok")
+
+        async with proxy_before(Backend(slowly), config=quick(header_timeout_s=0.5)) as (proxy, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            for _i in range(2):
+                writer.write(_GET[:10])
+                await asyncio.sleep(0.05)
+                writer.write(_GET[10:])
+                assert status_of(await reader.readuntil(b"\r\n\r\n")) == 200
+                assert await reader.readexactly(2) == b"ok"
+            writer.close()
+
+    _run(run)
+
+
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: 100", b"Content-Length: 100000", b"Transfer-Encoding: chunked"]
 )
