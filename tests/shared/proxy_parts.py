@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -24,11 +25,13 @@ class CountingCore:
         self.finished: list[tuple[str, bool, float]] = []
         self.cancelled: list[str] = []
         self.health: dict[str, bool] = {}
+        self.probes: list[bool] = []
         self.unknown_tokens = 0
         self._open: dict[int, str] = {}
         self._picks = 0
 
     def pick(self, *, exclude: Collection[str] = (), probe: bool = True) -> Pick:
+        self.probes.append(probe)
         names = [each.name for each in self.endpoints if each.name not in exclude]
         if not names:
             raise NoEndpointError("none", saturated=False)
@@ -112,11 +115,11 @@ class Backend:
     reads_body: bool = True
     _runner: web.ServerRunner | None = None
 
-    async def start(self, port: int = 0) -> "Backend":
+    async def start(self, port: int = 0, tls: ssl.SSLContext | None = None) -> "Backend":
         server = web.Server(self._handle, auto_decompress=False, handler_cancellation=True)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.01)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port)
+        site = web.TCPSite(self._runner, "127.0.0.1", port, ssl_context=tls)
         await site.start()
         self.port = site.port
         return self

@@ -1,6 +1,7 @@
 """A request from a client to a backend, and the response back."""
 
 import asyncio
+import math
 import secrets
 import socket
 import struct
@@ -25,6 +26,7 @@ from grpo_gym.deployment.routing.records import Failure
 
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Methods that may be repeated. Source: RFC 9110, 9.2.2."""
+_PROBELESS_S = 5.0
 _RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 """Of the option SO_LINGER: what is closed is reset, and does not look like an orderly end."""
 
@@ -45,6 +47,7 @@ class Exchanges:
         self._core = core
         self._session = session
         self._config = config
+        self._repeatable_s = -math.inf
         self._pseudonym = f"grpo-gym-{secrets.token_hex(4)}"
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -64,7 +67,7 @@ class Exchanges:
         body = RequestBody(request, self._config)
         await body.keep_if_small()
         tried: list[str] = []
-        attempt = self._pick(probe=body.is_kept and request.method in _IDEMPOTENT)
+        attempt = self._pick(probe=self._may_probe(request, body))
         while True:
             with attempt:
                 tried.append(attempt.endpoint)
@@ -78,6 +81,17 @@ class Exchanges:
             if isinstance(outcome, aiohttp.ClientResponse):
                 outcome.close()
             attempt = following
+
+    def _may_probe(self, request: web.BaseRequest, body: RequestBody) -> bool:
+        """Whether a request may go to an endpoint that was ejected: best one that can be repeated.
+
+        Others only while there are none of those, or nothing would ever bring the endpoint back.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if self._config.retries and body.is_kept and request.method in _IDEMPOTENT:
+            self._repeatable_s = now_s
+            return True
+        return now_s - self._repeatable_s > _PROBELESS_S
 
     def _pick(self, probe: bool) -> Attempt:
         try:

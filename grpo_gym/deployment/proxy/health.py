@@ -42,15 +42,16 @@ class HealthChecks:
             self._note(endpoint.name, is_well)
 
     def _note(self, name: str, is_well: bool) -> None:
-        before = self._failures[name]
-        self._failures[name] = 0 if is_well else before + 1
-        limit = self._config.health_failures
-        if is_well and before >= limit:
+        before, limit = self._failures[name], self._config.health_failures
+        now = self._failures[name] = 0 if is_well else before + 1
+        if before < limit and now < limit:
+            return  # nothing new: a good check would end the ejection of one that answers errors
+        if is_well:
             _log.warning("%s is well again", name)
-        elif self._failures[name] == limit:
+        elif before < limit:
             _log.warning("%s does not answer health checks: it gets no requests", name)
         with suppress(ConfigError):  # it was removed meanwhile
-            self._core.set_health(name, self._failures[name] < limit)
+            self._core.set_health(name, is_well)
 
     async def _is_well(self, endpoint: Endpoint) -> bool:
         try:

@@ -1,7 +1,11 @@
 """What passes through the proxy, and what it changes."""
 
 import asyncio
+import shutil
+import ssl
+import subprocess
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +14,7 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
+from grpo_gym.deployment.routing import Endpoint
 from proxy_parts import Backend, RawBackend, exchange, proxy_before, quick, status_of
 
 _CLOSE = b"Host: shop.example:8080\r\nConnection: close\r\n"
@@ -58,8 +63,6 @@ def test_a_backends_own_path_comes_first() -> None:
     async def run() -> None:
         backend = Backend()
         async with proxy_before(backend) as (proxy, core):
-            from grpo_gym.deployment.routing import Endpoint
-
             core.endpoints = [Endpoint.from_url(f"http://127.0.0.1:{backend.port}/base/")]
             await exchange(proxy.port, b"GET /a?b HTTP/1.1\r\n%s\r\n" % _CLOSE)
         assert backend.seen[0].target == "/base/a?b"
@@ -148,8 +151,6 @@ def test_a_loop_is_detected() -> None:
     async def run() -> None:
         backend = Backend()
         async with proxy_before(backend) as (proxy, core):
-            from grpo_gym.deployment.routing import Endpoint
-
             core.endpoints = [Endpoint.from_url(f"http://127.0.0.1:{proxy.port}")]
             answer = await exchange(proxy.port, b"GET / HTTP/1.1\r\n%s\r\n" % _CLOSE)
             assert status_of(answer) == 508
@@ -355,5 +356,32 @@ def test_bodies_are_passed_on_as_they_come() -> None:
                     expected = b"%x\r\n%s\r\n" % (len(word), word.upper())
                     assert await reader.readexactly(len(expected)) == expected
             writer.close()
+
+    _run(run)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+@pytest.mark.parametrize(("is_trusted", "status"), [(True, 200), (False, 502)])
+def test_certificates_of_https_backends_are_checked(
+    tmp_path: Path, is_trusted: bool, status: int
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=test -addext"
+    names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), names, *files], check=True, capture_output=True)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+
+    async def run() -> None:
+        secure = await Backend().start(tls=tls)
+        config = quick(ca_file=certificate if is_trusted else None)
+        async with proxy_before(Backend(), config=config) as (proxy, core):
+            core.endpoints = [Endpoint.from_url(f"https://127.0.0.1:{secure.port}")]
+            answer = await exchange(proxy.port, b"GET /a HTTP/1.1\r\n%s\r\n" % _CLOSE)
+            assert status_of(answer) == status
+            assert len(secure.seen) == is_trusted
+            assert [ok for _, ok, _ in core.finished] == [is_trusted]
+        await secure.stop()
 
     _run(run)

@@ -8,6 +8,7 @@ pytest.importorskip("aiohttp")
 
 from aiohttp import web
 
+from grpo_gym.deployment.proxy import exchange as exchange_module
 from grpo_gym.deployment.routing import Endpoint
 from proxy_parts import Backend, CountingCore, RawBackend, exchange, proxy_before, quick, status_of
 
@@ -296,5 +297,23 @@ def test_latency_is_that_of_the_whole_response() -> None:
             ((_, ok, latency_ms),) = core.finished
             assert ok
             assert 200.0 <= latency_ms < 10_000.0
+
+    asyncio.run(run())
+
+
+def test_requests_that_can_be_repeated_are_the_better_probes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> None:
+        async with proxy_before(Backend()) as (proxy, core):
+            requests = ("POST", "GET", "POST", "PUT", "PATCH")
+            for method in requests:
+                await exchange(proxy.port, _request(method, b"abc" if method != "GET" else b""))
+            await exchange(proxy.port, _request("PUT", b"a" * 100_000))
+            # At first there was nothing better than a POST.
+            assert core.probes == [True, True, False, True, False, False]
+            monkeypatch.setattr(exchange_module, "_PROBELESS_S", 0.0)
+            await exchange(proxy.port, _request("POST", b"abc"))
+            assert core.probes[-1]
 
     asyncio.run(run())
