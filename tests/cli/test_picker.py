@@ -177,6 +177,8 @@ def test_a_port_that_is_taken_ends_it_with_status_2(
 ) -> None:
     ports = {name: str(free_port()) for name in ("--port", "--http-port", "--admin-port")}
     with socket.socket() as taken:
+        if hasattr(socket, "SO_REUSEPORT"):  # as another picker would, if pickers shared ports
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         ports[option] = str(taken.getsockname()[1])
