@@ -136,7 +136,7 @@ def mapped_modules() -> set[str]:
     for line in (
         text.partition("## The map")[2].partition("```\n")[2].partition("```")[0].splitlines()
     ):
-        if heading := re.match(r"(\w+)/ ", line):
+        if heading := re.match(r"([\w/]+)/ ", line):
             root = folder = heading[1]
         elif heading := re.match(r"  (\S+)/ ", line):
             folder = f"{root}/{heading[1]}"
