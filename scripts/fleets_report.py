@@ -56,7 +56,7 @@ def main() -> None:
     ):
         print(f"\n## {title}\n\n" + breakdown(unseen, label))
     print("\n## The best heuristics\n\n" + winners(unseen))
-    for part in ("large", "balancers", "traces"):
+    for part in ("large", "balancers", "workers", "traces"):
         print(
             f"\n## {part.capitalize()}\n\n" + summary(read(options.results / f"fleets_{part}.json"))
         )
@@ -167,8 +167,9 @@ def draw(unseen: dict[str, list[Fleet]], fault: dict[str, Any], path: Path) -> N
         axis.set_title(title)
         axis.set_xlabel("request")
         axis.set_ylabel(unit)
-    times.legend(loc="upper right")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0.0, 0.07, 1.0, 1.0))
+    handles, labels = times.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower right", ncols=len(labels), frameon=False)
     figure.savefig(path, dpi=130)
 
 
