@@ -159,7 +159,7 @@ def test_it_says_when_the_service_does_not_answer(
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_it_fits_every_screen(tab: Tab, open_admin: Callable[..., Admin], width: int) -> None:
     router = Router(("a-backend-with-a-long-name.production.svc.cluster.local:8080", "b:80"))
-    router.guard.promote("a reason that is long enough to need more than one line on a telephone")
+    router.guard.promote("a reason of several lines on a telephone, and one long word: " + 80 * "x")
     tab.show(open_admin(router).url, width)
     tab.wait_for("document.querySelectorAll('#endpoints tbody tr').length === 2")
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
