@@ -41,6 +41,8 @@ def pool(picker: PickerConfig, endpoints: Sequence[Endpoint]) -> Config:
             "max_ejection_time": "60s",
             "max_ejection_percent": 50,
         },
+        # At once: by default an ejection that follows a return within a second waits for its end.
+        "common_lb_config": {"update_merge_window": "0s"},
         "track_cluster_stats": {"per_endpoint_stats": True},
     }
     if picker.mode == "weights":

@@ -69,6 +69,8 @@ def test_it_fails_open_and_retries_elsewhere(mode: Mode) -> None:
         assert cluster["common_lb_config"] == {"healthy_panic_threshold": {"value": 0}}
         assert len(cluster["health_checks"]) == 1
         assert cluster["circuit_breakers"]["thresholds"][0]["max_requests"] >= 100_000
+    (pool,) = [each for each in mappings if each.get("name") == "pool" and "type" in each]
+    assert pool["common_lb_config"] == {"update_merge_window": "0s"}
     filters = [each for each in mappings if "failure_mode_allow" in each]
     assert [each["failure_mode_allow"] for each in filters] == [True] * (mode != "weights")
     (admin,) = [each["admin"] for each in mappings if "admin" in each]
