@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from grpo_gym.evaluation.episodes import MAX_ENVS, ActionFunction, Evaluation, evaluate
+from grpo_gym.inference.policy_files import find_policy_file
 from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.env_batch import EnvBatch
@@ -129,21 +130,8 @@ def find_checkpoint(policy: str, env_id: str | None) -> Path:
     Raises:
         ConfigError: If there is no such file, or the folder has no checkpoints.
     """
-    path = Path(policy)
-    if path.is_dir():
-        for name in ("best.ckpt", "latest.ckpt"):
-            if (path / "checkpoints" / name).is_file():
-                return path / "checkpoints" / name
-        raise ConfigError(
-            f"policy must be a run's folder with a checkpoint, got {policy}: there is no "
-            "checkpoints/best.ckpt or latest.ckpt in it"
-        )
-    if path.exists():
-        return path
     hint = " A baseline needs --env." if env_id is None else suggest(policy, baseline_names(env_id))
-    raise ConfigError(
-        f"policy must be a baseline, a checkpoint file or a run's folder, got {policy!r}.{hint}"
-    )
+    return find_policy_file(policy, "a baseline, a checkpoint file or a run's folder", hint)
 
 
 def load_model(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from grpo_gym.deployment.policy_files import find_policy_file
 from grpo_gym.deployment.routing.config import RoutingConfig
 from grpo_gym.deployment.routing.fleet import Layout
 from grpo_gym.deployment.routing.learning import OnlineRanker
@@ -12,7 +11,8 @@ from grpo_gym.deployment.routing.rankers import BaselineRanker, NetworkRanker, R
 from grpo_gym.deployment.routing.records import Endpoint
 from grpo_gym.envs.load_balancer.baselines import BASELINES
 from grpo_gym.inference.numpy_policy import NumpyPolicy
-from grpo_gym.settings import ConfigError
+from grpo_gym.inference.policy_files import find_policy_file
+from grpo_gym.settings import ConfigError, suggest
 
 PRETRAINED = "pretrained:router"
 ONLINE = "online"
@@ -42,7 +42,7 @@ def make_ranker(name: str, endpoints: Sequence[Endpoint], config: RoutingConfig)
         return online
     if name in BASELINES:
         return BaselineRanker(name)
-    return _trained(find_policy_file(name, _NAMES), config)
+    return _trained(find_policy_file(name, hint=suggest(name, _NAMES)), config)
 
 
 def depends_on_weights(name: str) -> bool:

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from grpo_gym.deployment.policy_files import find_policy_file
 from grpo_gym.envs.arguments import merge_env_kwargs
 from grpo_gym.envs.autoscaler.baselines import BASELINES
 from grpo_gym.envs.autoscaler.descriptor import DESCRIPTOR
@@ -14,7 +13,8 @@ from grpo_gym.envs.autoscaler.env import TASK
 from grpo_gym.envs.autoscaler.measured import MeasuredCluster
 from grpo_gym.envs.autoscaler.presets import AutoScalerConfig, make_config
 from grpo_gym.inference.numpy_policy import NumpyPolicy
-from grpo_gym.settings import ConfigError
+from grpo_gym.inference.policy_files import find_policy_file
+from grpo_gym.settings import ConfigError, suggest
 
 STEP, COOLDOWN = "step", "cooldown"
 """What a reading has beside measurements: see `MeasuredCluster.measure`."""
@@ -101,7 +101,7 @@ def make_policy(policy: str, env_kwargs: Mapping[str, Any]) -> Controller:
     """
     if policy in BASELINES:
         return make_baseline("policy", policy, make_config(**env_kwargs))
-    trained = NumpyPolicy.load(find_policy_file(policy, _REAL_BASELINES))
+    trained = NumpyPolicy.load(find_policy_file(policy, hint=suggest(policy, _REAL_BASELINES)))
     if (env_id := trained.card["env_id"]) != DESCRIPTOR.env_id:
         raise ConfigError(f"policy must be one of {DESCRIPTOR.env_id}, got one of {env_id}")
     config = make_config(**merge_env_kwargs(trained.card["env_kwargs"], env_kwargs))
