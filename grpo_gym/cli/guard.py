@@ -233,8 +233,15 @@ def _probabilities(path: Path, log: LoggedRows, stochastic: bool) -> np.ndarray:
             "the log must have an observation in each row, all of one length, to ask a policy"
         )
     policy = NumpyPolicy.load(path)
-    rows = np.exp([policy.scores(row.astype(np.float32)) for row in log.observations])
-    table: np.ndarray = rows if stochastic else np.eye(rows.shape[1])[rows.argmax(axis=1)]
+    scores = np.array([policy.scores(row.astype(np.float32)) for row in log.observations])
+    for number, allowed in enumerate(log.allowed or ()):
+        if allowed is not None:
+            forbidden = np.setdiff1d(np.arange(scores.shape[1]), allowed)
+            scores[number, forbidden] = -np.inf
+    if not stochastic:
+        return np.eye(scores.shape[1])[scores.argmax(axis=1)]
+    rows = np.exp(scores - scores.max(axis=1, keepdims=True))
+    table: np.ndarray = rows / rows.sum(axis=1, keepdims=True)
     return table
 
 

@@ -115,6 +115,14 @@ class Course:
         self.rollout.change(mode, percentage, by, reason, self.experiment.measured)
         self._file.save_soon()
 
+    def restart(self, reason: str) -> None:
+        """Forget what was observed of the policy, and go on in the present mode with another."""
+        self.experiment.restart()
+        if self.alarm is not None:
+            self.alarm.restart()
+        self.rollout.restart(reason, self.experiment.measured)
+        self._file.save_soon()
+
     def status(self) -> GuardStatus:
         """Mode, counts and evidence."""
         experiment, rollout = self.experiment, self.rollout

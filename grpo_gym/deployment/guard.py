@@ -135,6 +135,20 @@ class Guard(AbstractContextManager["Guard"]):
         with self._lock:
             self._course.observe_request(bool(ok), latency_ms, arm)
 
+    def restart(self, reason: str) -> None:
+        """Judge another policy from now on, in the present mode.
+
+        What was observed of the last one is forgotten: violations, blocks, evidence, requests of
+        the quick alarm, and clean time. What is known of the fallback stays.
+
+        Args:
+            reason: For the transitions.
+        """
+        with self._lock:
+            self._course.pass_time()
+            self._course.restart(reason)
+            self._file.save_if_due(self._course.state)
+
     # Commands of an operator
 
     def promote(self, reason: str = "promoted") -> None:

@@ -138,6 +138,15 @@ class Rollout:
         self._measured_at_change = measured
         self._was_rolled_back = by == "guard" and mode == "shadow"
 
+    def restart(self, reason: str, measured: int) -> None:
+        """Begin to judge another policy, in the same mode, and record it."""
+        self.forget_violations()
+        now = self.mode, self.percentage
+        time_s = self._last_time_s or 0.0
+        self.transitions.append(Transition(time_s, *now, *now, "operator", reason))
+        self.clean_s = 0.0
+        self._measured_at_change = measured
+
     def state(self) -> dict[str, Any]:
         """What `restore` needs, in JSON types and records."""
         return {

@@ -7,6 +7,7 @@ One JSON object a line:
 `propensity` is the probability with which the controller that acted chose this action: without
 randomised choices it is 1, and nothing can be learnt about other actions. `policy` is what the
 policy would have done: an action, or a probability for each. It and `observation` may be absent.
+Where not every action could be chosen, `allowed` lists those that could.
 """
 
 import json
@@ -46,6 +47,7 @@ class _Row(TypedDict):
     reward: float
     policy: NotRequired[_Action | Annotated[list[Fraction], AfterValidator(_sums_to_one)] | None]
     observation: NotRequired[list[float] | None]
+    allowed: NotRequired[Annotated[list[_Action], Field(min_length=1)] | None]
 
 
 _ROW = TypeAdapter(_Row)
@@ -92,6 +94,7 @@ class ShadowLog:
         reward: float | np.floating[Any],
         policy: int | Sequence[float] | None = None,
         observation: Sequence[float] | np.ndarray | None = None,
+        allowed: Sequence[int] | None = None,
     ) -> None:
         """Append a row; see the module for what its values mean.
 
@@ -102,6 +105,8 @@ class ShadowLog:
             row["policy"] = policy
         if observation is not None:
             row["observation"] = observation
+        if allowed is not None:
+            row["allowed"] = allowed
         line = json.dumps(row, default=_as_list).encode() + b"\n"
         with self._lock:
             try:
@@ -182,6 +187,8 @@ class LoggedRows:
     """The policy's probabilities of all actions, (n, A); None if rows lack them."""
     observations: np.ndarray | None = None
     """(n, D), float64; None if rows lack them or differ in length."""
+    allowed: Sequence[Sequence[int] | None] | None = None
+    """Actions that could be chosen, for each row; None: all."""
     damaged: int = 0
     """Lines that were not JSON, as a process leaves them that is killed."""
 
@@ -220,6 +227,7 @@ def read_log(path: str | os.PathLike[str]) -> LoggedRows:
         np.array([row["reward"] for row in rows]),
         _probabilities(rows),
         _observations(rows),
+        [row.get("allowed") for row in rows],
         damaged,
     )
 

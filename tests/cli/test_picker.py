@@ -155,6 +155,11 @@ def test_it_starts_without_torch() -> None:
         (["--backend", *_BACKENDS, "--mode", "wasm"], "mode must be one of"),
         (["--backend", *_BACKENDS, "--policy", "prettrained:router"], "policy"),
         (["--backend", *_BACKENDS, "--guard-mode", "fool"], "guard_mode must be"),
+        (["--backend", *_BACKENDS, "--exploration", "0.1"], "choice_log and exploration must be"),
+        (
+            ["--backend", *_BACKENDS, "--exploration", "0.1", "--choice-log", "/dev/null/a"],
+            "choice_log must be a file that can be written, got /dev/null/a: ",
+        ),
         (["--backend", *_BACKENDS, "--eds-file", "a.yaml", "--mode", "weights"], "eds_file"),
     ],
 )

@@ -1,5 +1,6 @@
 """`grpo-gym route`: its options, what it refuses, what it says, and how it ends."""
 
+import json
 import os
 import re
 import signal
@@ -125,7 +126,7 @@ def test_a_file_of_settings_under_the_options() -> None:
     )
     assert (settings.backend, settings.policy, settings.port) == ((_BACKEND,), "round_robin", 81)
     assert (settings.proxy.retries, settings.proxy.max_headers) == (2, 50)
-    assert (settings.routing.ejection_s, settings.routing.token_age_s) == (1.0, 86_400.0)
+    assert (settings.routing.ejection_s, settings.routing.token_age_s) == (1.0, 365 * 86_400.0)
     guard = settings.routing.guard
     assert (guard.mode, guard.block_steps) == ("full", 900)
     assert guard.policy_deadline_ms is None  # as for requests, not the guard's own default
@@ -199,6 +200,22 @@ def test_what_it_says_and_does(tmp_path: Path) -> None:
             "draining: requests in flight finish; once more to stop at once\nstopped\n"
         )
         assert (tmp_path / "guard.json").is_file()
+
+
+def test_a_log_of_choices_in_shadow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "choices.jsonl"
+    options = ("--choice-log", path, "--exploration", "1", "--policy", "round_robin")
+    with routed(2, *options) as (running, _):
+        for _ in range(200):
+            with urllib.request.urlopen(f"http://127.0.0.1:{running.port}/", timeout=10) as answer:
+                answer.read()
+        assert running.get("/status")["choice_log"]["dropped"] == 0
+        assert running.terminate() == 0
+    capsys.readouterr()
+    assert main(["guard", "estimate", str(path), "--minimum-effective-rows", "50", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["rows"] == 200
+    assert result["self_normalised"]["value"] < 0.0
 
 
 def test_a_second_signal_ends_it_at_once() -> None:

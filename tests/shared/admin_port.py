@@ -14,7 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from grpo_gym.deployment import Guard, GuardConfig
 from grpo_gym.deployment.admin import AdminServer, ScalingStatus, Service, start_admin
 from grpo_gym.deployment.config import QuickAlarmConfig
-from grpo_gym.deployment.routing import Endpoint, EndpointStatus, Observer, RoutingStatus
+from grpo_gym.deployment.routing import (
+    ChoiceLogStatus,
+    Endpoint,
+    EndpointStatus,
+    Observer,
+    RoutingStatus,
+)
 from grpo_gym.settings import ConfigError
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -47,6 +53,7 @@ class Router:
             guard=guard,
             service_ms=20.0,
             endpoints=tuple(self.endpoints.values()),
+            choice_log=ChoiceLogStatus("choices.jsonl", 5, 6, None),
             **self.counts,
         )
 

@@ -24,6 +24,7 @@ class CountingCore:
         self.in_flight: Counter[str] = Counter()
         self.finished: list[tuple[str, bool, float]] = []
         self.cancelled: list[str] = []
+        self.waited_ms: list[float | None] = []
         self.health: dict[str, bool] = {}
         self.probes: list[bool] = []
         self.unknown_tokens = 0
@@ -60,10 +61,11 @@ class CountingCore:
         self.finished.append((name, ok, latency_ms))
         return True
 
-    def cancel(self, token: int) -> bool:
+    def cancel(self, token: int, waited_ms: float | None = None) -> bool:
         if (name := self._end(token)) is None:
             return False
         self.cancelled.append(name)
+        self.waited_ms.append(waited_ms)
         return True
 
     def set_health(self, name: str, healthy: bool) -> None:

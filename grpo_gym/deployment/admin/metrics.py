@@ -55,6 +55,16 @@ _ROUTING_COUNTERS: _Table = (
         "Reported ends of requests that are unknown, or were forgotten.",
         lambda status: status.unknown_tokens,
     ),
+    (
+        "choice_log_rows",
+        "Choices that were logged.",
+        lambda status: None if status.choice_log is None else status.choice_log.rows,
+    ),
+    (
+        "choice_log_dropped_rows",
+        "Choices that the disk had no room or no time for.",
+        lambda status: None if status.choice_log is None else status.choice_log.dropped,
+    ),
 )
 _SCALING_COUNTERS: _Table = (
     ("scaler_decisions", "Decisions of the scaler.", lambda status: status.decisions),

@@ -25,8 +25,8 @@ class Core(Protocol):
     ) -> bool:
         """The endpoint has answered, or failed."""
 
-    def cancel(self, token: int) -> bool:
-        """The client went away."""
+    def cancel(self, token: int, waited_ms: float | None = None) -> bool:
+        """The client went away, after it waited in vain for so long."""
 
     def set_health(self, name: str, healthy: bool) -> None:
         """A health check has changed its mind."""
@@ -41,12 +41,14 @@ class Attempt:
 
     Attributes:
         endpoint: The endpoint's name.
+        is_answered: Whether the endpoint has begun to answer.
     """
 
     def __init__(
         self, core: Core, pick: Pick, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         self.endpoint = pick.endpoints[0]
+        self.is_answered = False
         self._core = core
         self._token: int | None = pick.token
         self._clock = clock
@@ -93,7 +95,8 @@ class Attempt:
     def cancel(self) -> None:
         """Report that the client went away, unless the end is known already."""
         if (token := self._take_token()) is not None:
-            self._core.cancel(token)
+            # How long an answer goes on may be the client's wish, as with events.
+            self._core.cancel(token, None if self.is_answered else self.elapsed_ms())
 
     def _take_token(self) -> int | None:
         token, self._token = self._token, None

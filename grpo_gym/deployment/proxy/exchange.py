@@ -116,9 +116,11 @@ class Exchanges:
         try:
             url = self._url(request, attempt.endpoint)
             headers = self._headers(request, url)
-            return await send(
+            response = await send(
                 self._session, request.method, url, headers, body, timeout_s, attempt.client_waits
             )
+            attempt.is_answered = True
+            return response
         except BackendError as error:
             return error
 

@@ -23,12 +23,12 @@ from grpo_gym.settings import (
 
 Port = Annotated[Integer, Field(ge=0, le=65_535)]
 
-_A_DAY_S = 86_400.0
-"""When a request is forgotten: no end gets lost in this process, and downloads may take long."""
+_A_YEAR_S = 365 * 86_400.0
+"""When a request is forgotten: no end gets lost in this process, and a WebSocket may live long."""
 
 
 def _embedded_routing() -> RoutingConfig:
-    return RoutingConfig(token_age_s=_A_DAY_S)
+    return RoutingConfig(token_age_s=_A_YEAR_S)
 
 
 @checked_dataclass
@@ -139,7 +139,7 @@ def read_settings(
         ConfigError: If a value cannot be used.
         UnknownSettingError: If a name is unknown.
     """
-    routing = {"token_age_s": _A_DAY_S, **_section(file, "routing", source), **options["routing"]}
+    routing = {"token_age_s": _A_YEAR_S, **_section(file, "routing", source), **options["routing"]}
     guard = dict(_section(routing, "guard", source))
     if (mode := options["route"].get("guard_mode", file.get("guard_mode"))) is not None:
         guard["mode"] = mode

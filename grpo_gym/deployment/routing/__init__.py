@@ -3,6 +3,7 @@
 from grpo_gym.deployment.routing.config import RoutingConfig, routing_guard
 from grpo_gym.deployment.routing.core import RoutingCore
 from grpo_gym.deployment.routing.records import (
+    ChoiceLogStatus,
     Endpoint,
     EndpointStatus,
     Failure,
@@ -13,6 +14,7 @@ from grpo_gym.deployment.routing.records import (
 )
 
 __all__ = [
+    "ChoiceLogStatus",
     "Endpoint",
     "EndpointStatus",
     "Failure",

@@ -10,6 +10,7 @@ import numpy as np
 from grpo_gym.deployment.config import GuardConfig
 from grpo_gym.deployment.guard import Guard
 from grpo_gym.deployment.records import Decision
+from grpo_gym.deployment.routing.exploration import Explorer, LoggedChoice
 from grpo_gym.deployment.routing.fleet import Fleet
 from grpo_gym.deployment.routing.ledger import Ledger
 from grpo_gym.deployment.routing.rankers import Ranker
@@ -21,10 +22,17 @@ ERROR_COST = 7.5
 
 
 class Choice(NamedTuple):
-    """An order of endpoints, best first, and the guard's decision, if it was asked."""
+    """An order of endpoints, best first.
+
+    Attributes:
+        order: The endpoints.
+        decision: The guard's; None if it was not asked.
+        row: What the log of choices will say; None if nothing.
+    """
 
     order: list[Member]
     decision: Decision | None
+    row: LoggedChoice | None = None
 
 
 class Chooser:
@@ -41,13 +49,15 @@ class Chooser:
         config: GuardConfig,
         clock: Callable[[], float],
         state_path: str | os.PathLike[str] | None,
+        explorer: Explorer | None,
     ) -> None:
-        """Start the guard, or continue from its saved state.
+        """Start the guard, or continue from its saved state; an explorer acts in shadow.
 
         Raises:
             GuardStateError: As `Guard` does.
         """
         self.ranker = ranker
+        self._explorer = explorer
         self._fleet: Fleet
         self._candidates: Candidates
         self._in_flight: Sequence[int] = ()
@@ -57,13 +67,20 @@ class Chooser:
             self._propose, self._fall_back, config, clock=clock, state_path=state_path
         )
 
-    def choose(self, ledger: Ledger, candidates: Candidates, in_flight: Sequence[int]) -> Choice:
+    def choose(
+        self,
+        ledger: Ledger,
+        candidates: Candidates,
+        in_flight: Sequence[int],
+        may_explore: bool,
+    ) -> Choice:
         """Order the candidates for the request that has arrived.
 
         Args:
             ledger: What is known of endpoints.
             candidates: Who may get it.
             in_flight: Requests in flight of each endpoint.
+            may_explore: Whether it will go to the first of the order.
         """
         self._fleet, self._candidates, self._in_flight = ledger.fleet, candidates, in_flight
         if candidates.probe is not None:
@@ -73,18 +90,36 @@ class Chooser:
         if self.ranker.needs_service_time and not ledger.scale.is_known:
             self._fall_back(None)
             return Choice(self._fallback, None)
-        decision = self.guard.act(ledger.fleet.observe())
+        observation = ledger.fleet.observe()
+        decision = self.guard.act(observation)
         order = self._proposed if decision.source == "policy" else self._fallback
-        return Choice(order, decision)
+        if self._explorer is None or not may_explore or decision.mode != "shadow":
+            return Choice(order, decision)
+        preferred, count = candidates.preferred, len(in_flight)
+        order, row = self._explorer.draw(order, preferred, count, decision, observation)
+        return Choice(order, decision, row)
 
     def report(self, ticket: Ticket, ok: bool, latency_ms: float, service_ms: float) -> None:
         """Tell guard and policy how a request ended."""
         if ticket.decision is not None:
             outcome = -latency_ms / service_ms - ERROR_COST * (not ok)
-            self.guard.report(outcome, ticket.decision)
-            self.guard.observe_request(ok, latency_ms, ticket.decision.arm)
+            if not ticket.was_drawn:
+                self.guard.report(outcome, ticket.decision)
+                self._observe_request(ticket, ok, latency_ms)
+            if ticket.row is not None and self._explorer is not None:
+                self._explorer.write(ticket.row, outcome)
         if ticket.memo is not None:
             ticket.ranker.learn(ticket.memo, ok, latency_ms)
+
+    def report_expired(self, ticket: Ticket) -> None:
+        """Tell the guard of a request whose end nobody told."""
+        if ticket.decision is not None and not ticket.was_drawn:
+            self._observe_request(ticket, False, None)
+
+    def _observe_request(self, ticket: Ticket, ok: bool, latency_ms: float | None) -> None:
+        arm = ticket.arm
+        if arm == "fallback" or ticket.ranker is self.ranker:  # the policy's own
+            self.guard.observe_request(ok, latency_ms, arm)
 
     def _propose(self, observation: np.ndarray) -> int:
         """The policy's choice.

@@ -1,6 +1,7 @@
 """Settings of the routing core. Imports no torch."""
 
 from dataclasses import field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from grpo_gym.settings import (
     ConfigError,
     Count,
     Flag,
+    Fraction,
     Integer,
     Positive,
     PositiveFraction,
@@ -77,6 +79,12 @@ class RoutingConfig:
     """Largest share of the endpoints that may be ejected at once; one always may, of several."""
     probe_successes: Count = 3
     """Good answers, one request at a time, that bring an endpoint back after an ejection."""
+    choice_log: Path | None = None
+    """File of the choices that are made in shadow, with what came of them, for `grpo-gym guard
+    estimate`; None: none."""
+    exploration: Fraction = 0.0
+    """Share of the requests that go to a random endpoint in shadow: without random choices a log
+    says nothing about other policies. It needs `choice_log`."""
     guard: GuardConfig = field(default_factory=routing_guard)
     """When the policy may act."""
 
@@ -85,4 +93,11 @@ class RoutingConfig:
             raise ConfigError(
                 f"longest_ejection_s must be at least ejection_s = {self.ejection_s:g}, got "
                 f"{self.longest_ejection_s:g}"
+            )
+        if (self.choice_log is None) != (self.exploration == 0.0):
+            raise ConfigError(
+                "choice_log and exploration must be set together, got "
+                f"choice_log={self.choice_log} and exploration={self.exploration:g}: a log "
+                "without random choices says nothing about other policies, and random choices "
+                "without a log teach nothing"
             )

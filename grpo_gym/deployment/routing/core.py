@@ -20,6 +20,7 @@ from pathlib import Path
 from grpo_gym.deployment.guard import Guard
 from grpo_gym.deployment.routing.chooser import Chooser
 from grpo_gym.deployment.routing.config import RoutingConfig
+from grpo_gym.deployment.routing.exploration import explorer_of
 from grpo_gym.deployment.routing.figures import endpoint_figures
 from grpo_gym.deployment.routing.learning import OnlineRanker
 from grpo_gym.deployment.routing.ledger import FAILURES, Ledger
@@ -80,7 +81,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
                 weights of the policy "online". None: nothing is kept.
 
         Raises:
-            ConfigError: If an argument cannot be used.
+            ConfigError: If an argument cannot be used, or the log of choices cannot be written.
             CheckpointError: If the policy's file cannot be.
             GuardStateError: If the saved state cannot be.
         """
@@ -100,8 +101,15 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         self._next_save_s = start_s + _SAVE_S
         self._picks = self._finished = self._errors = 0
         self._cancelled = self._expired = self._unknown = 0
-        # Last, because it owns a file.
-        self._chooser = Chooser(ranker, self.config.guard, guard_clock, state_path)
+        # Last, because they own files.
+        self._explorer = explorer_of(self.config)
+        try:
+            self._chooser = Chooser(
+                ranker, self.config.guard, guard_clock, state_path, self._explorer
+            )
+        except BaseException:
+            self._close_log()
+            raise
 
     @property
     def guard(self) -> Guard:
@@ -152,7 +160,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             if ledger.make_room():
                 ranker.log_moved()
             ledger.fleet.arrive(ledger.milliseconds(now_s), ledger.scale.size_ms(size))
-            choice = self._chooser.choose(ledger, candidates, in_flight)
+            choice = self._chooser.choose(ledger, candidates, in_flight, there is None)
             chosen = there or choice.order[0]
             is_probe = chosen is candidates.probe if there is None else there.health.wants_probe
             chosen.health.probes += is_probe
@@ -167,6 +175,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
                 decision=choice.decision,
                 ranker=ranker,
                 memo=None if choice.decision is None else ranker.sent(chosen.place),
+                row=choice.row,
             )
             token = ledger.tickets.add(ticket)
             names = tuple([member.endpoint.name for member in choice.order])
@@ -221,19 +230,30 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             observer.on_finish(name, ticket.arm, ok, latency_ms)
         return True
 
-    def cancel(self, token: int) -> bool:
-        """Note that a client went away: the request is no longer in flight, and teaches nothing.
+    def cancel(self, token: int, waited_ms: float | None = None) -> bool:
+        """Note that a client went away: the request is no longer in flight.
+
+        Args:
+            token: Of its pick.
+            waited_ms: How long the endpoint had not even begun to answer, the client's own delays
+                left out: it raises the endpoint's average latency if it is longer than that. None:
+                the request teaches nothing.
 
         Returns:
             Whether the token was known.
+
+        Raises:
+            ValueError: If the time is not finite and >= 0.
         """
+        if waited_ms is not None and not 0.0 <= waited_ms < math.inf:
+            raise ValueError(f"waited_ms must be finite and >= 0, or None, got {waited_ms!r}")
         with self._lock:
             ticket = self._ledger.tickets.pop(token)
             if ticket is None:
                 self._unknown += 1
                 return False
             self._cancelled += 1
-            self._ledger.withdraw(ticket, self._clock())
+            self._ledger.withdraw(ticket, self._clock(), waited_ms)
             self._tell_of_cancelled(ticket)
         return True
 
@@ -282,6 +302,8 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
     def swap_policy(self, policy: str | Ranker) -> None:
         """Let another policy act from the next request on, in the guard's present mode.
 
+        The guard forgets what it has observed of the old one.
+
         Raises:
             ConfigError: If there is no such policy, or it does not fit; the old one stays.
             CheckpointError: If its file cannot be used; the old one stays.
@@ -293,6 +315,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             self._save_online()
             self._use(self._ledger.roster, ranker)
             self._policy = policy if isinstance(policy, str) else type(policy).__name__
+            self.guard.restart(f"the policy is {self._policy} now")
 
     def set_health(self, name: str, healthy: bool) -> None:
         """Take over the result of an active health check.
@@ -326,6 +349,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
                 unknown_tokens=self._unknown,
                 service_ms=ledger.scale.service_ms if ledger.scale.is_known else None,
                 endpoints=endpoint_figures(ledger.roster, ledger.fleet, now_ms),
+                choice_log=None if self._explorer is None else self._explorer.status(),
             )
 
     def save(self) -> None:
@@ -346,6 +370,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             try:
                 self._save_online()
             finally:
+                self._close_log()
                 self.guard.close()
 
     def __exit__(self, *_: object) -> None:
@@ -358,6 +383,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         now_s = self._clock()
         for ticket in self._ledger.pass_time(now_s):
             self._expired += 1
+            self._chooser.report_expired(ticket)
             self._tell_of_cancelled(ticket)
         if now_s >= self._next_save_s:
             self._next_save_s = now_s + _SAVE_S
@@ -394,6 +420,10 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             assert isinstance(ranker, OnlineRanker)
             ranker.load(self._online_path)
         return ranker
+
+    def _close_log(self) -> None:
+        if self._explorer is not None:
+            self._explorer.close()
 
     def _save_online(self) -> None:
         ranker = self._chooser.ranker

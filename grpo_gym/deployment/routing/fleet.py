@@ -103,7 +103,7 @@ class Fleet:
         self._moves = np.empty(log_size + 1, np.int64)
         memory = self.simulator.memory
         self._sending = memory.episodes, memory.servers, memory.requests, memory.arrivals
-        self._leaving = memory.servers, memory.requests
+        self._leaving = memory.servers, memory.requests, memory.parameters
         self._answering = memory.servers, memory.requests, memory.constants, memory.parameters
         self.servers = memory.servers[0]
         self._idle = self.servers[0].copy()
@@ -144,13 +144,13 @@ class Fleet:
         """Note how a request ended: one of the four ends in `kernels`."""
         kernels.answer(*self._answering, slot, now_ms, response_ms, end)
 
-    def withdraw(self, slot: int, now_ms: float) -> None:
-        """Take a request back, of which nothing is learnt."""
-        kernels.withdraw(*self._leaving, slot, now_ms)
+    def withdraw(self, slot: int, now_ms: float, waited_ms: float) -> None:
+        """Take a request back, of which only is known that it would have taken longer."""
+        kernels.withdraw(*self._leaving, slot, now_ms, waited_ms)
 
     def redirect(self, slot: int, n: int, now_ms: float) -> None:
         """Note that a request's endpoint failed it, and that endpoint n has it since."""
-        kernels.redirect(*self._leaving, self.simulator.parameters, slot, n, now_ms)
+        kernels.redirect(*self._leaving, slot, n, now_ms)
 
     def forget_answers(self, n: int) -> None:
         """Judge endpoint n by new answers only, as if it had given none so far."""
@@ -178,7 +178,7 @@ class Fleet:
                 other.answer(slot, 2.0, 1.0, kernels.ANSWERED)
             else:
                 other.redirect(slot, 0, 2.0)
-                other.withdraw(slot, 2.0)
+                other.withdraw(slot, 2.0, 0.0)
         other.compact()
 
     def rebuilt(self, endpoints: Sequence[Endpoint], layout: Layout) -> "Fleet":

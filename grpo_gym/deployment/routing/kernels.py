@@ -82,10 +82,23 @@ def leave(servers: np.ndarray, requests: np.ndarray, slot: int, now_ms: float) -
 
 
 @kernel
-def withdraw(servers: np.ndarray, requests: np.ndarray, slot: int, now_ms: float) -> None:
-    """Take a request out without an answer; for the log it was never sent."""
+def withdraw(
+    servers: np.ndarray,
+    requests: np.ndarray,
+    parameters: np.ndarray,
+    slot: int,
+    now_ms: float,
+    waited_ms: float,
+) -> None:
+    """Take a request out without an answer; for the log it was never sent.
+
+    It would have taken longer than `waited_ms`, which can only raise an average that there is.
+    """
+    server = servers[0, requests[0, slot].server]
     leave(servers, requests, slot, now_ms)
     requests[0, slot].server = NO_REQUEST
+    if 0.0 < server.latency_ms < waited_ms:
+        observe_latency(server, waited_ms, parameters[0].metrics_weight)
 
 
 @kernel

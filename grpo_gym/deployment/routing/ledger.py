@@ -44,7 +44,7 @@ class Ledger:
         return 1_000.0 * (now_s - self._start_s)
 
     def pass_time(self, now_s: float) -> list[Ticket]:
-        """End ejections; withdraw requests that are too old, and return them."""
+        """End ejections; forget requests that are too old, and return them."""
         for member in self.roster.pass_time(now_s):
             self.fleet.forget_answers(member.place)
         if now_s < self._next_expiry_s:
@@ -52,7 +52,11 @@ class Ledger:
         self._next_expiry_s = now_s + _EXPIRY_S
         old = self.tickets.pop_old(now_s)
         for ticket in old:
-            self.withdraw(ticket, now_s)
+            ticket.member.health.probes -= ticket.probe
+            if ticket.slot != NO_SLOT:
+                # Its latency is not known, as with a refusal.
+                now_ms, age_ms = self.milliseconds(now_s), 1_000.0 * (now_s - ticket.sent_s)
+                self.fleet.answer(ticket.slot, now_ms, age_ms, REFUSED)
         return old
 
     def make_room(self) -> bool:
@@ -71,11 +75,11 @@ class Ledger:
                 ticket.slot = moves[ticket.slot]
         return True
 
-    def withdraw(self, ticket: Ticket, now_s: float) -> None:
-        """Take a request back, of which nothing is learnt."""
+    def withdraw(self, ticket: Ticket, now_s: float, waited_ms: float | None = None) -> None:
+        """Take a request back, of which nothing is learnt but that it took longer than a time."""
         ticket.member.health.probes -= ticket.probe
         if ticket.slot != NO_SLOT:
-            self.fleet.withdraw(ticket.slot, self.milliseconds(now_s))
+            self.fleet.withdraw(ticket.slot, self.milliseconds(now_s), float(waited_ms or 0.0))
 
     def finish(
         self,

@@ -138,6 +138,23 @@ class EndpointStatus:
     probing: bool = False
 
 
+@dataclass(frozen=True)
+class ChoiceLogStatus:
+    """A log of choices in figures.
+
+    Attributes:
+        path: Its file.
+        rows: Rows written by this process.
+        dropped: Rows that were lost, because the disk was full or too slow.
+        error: Why the last row could not be written; None if it could.
+    """
+
+    path: str
+    rows: int
+    dropped: int
+    error: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class RoutingStatus:
     """A routing core in figures.
@@ -155,6 +172,7 @@ class RoutingStatus:
         unknown_tokens: Calls of `finish` and `cancel` with unknown tokens.
         service_ms: The mean service time that features are relative to; None while it is unknown.
         endpoints: The endpoints, in the order in which they came.
+        choice_log: The log of choices; None without one.
     """
 
     policy: str
@@ -169,3 +187,4 @@ class RoutingStatus:
     unknown_tokens: int
     service_ms: float | None
     endpoints: tuple[EndpointStatus, ...]
+    choice_log: ChoiceLogStatus | None = None

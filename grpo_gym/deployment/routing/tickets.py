@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_gym.deployment.records import Arm, Decision
+from grpo_gym.deployment.routing.exploration import LoggedChoice
 from grpo_gym.deployment.routing.rankers import Ranker
 from grpo_gym.deployment.routing.roster import Member
 
@@ -27,6 +28,7 @@ class Ticket:
         decision: The guard's; None if the guard was not asked.
         ranker: The policy at that time.
         memo: What the policy wants to learn from.
+        row: What the log of choices will say; None if nothing.
     """
 
     member: Member
@@ -37,6 +39,12 @@ class Ticket:
     decision: Decision | None
     ranker: Ranker
     memo: Any
+    row: LoggedChoice | None
+
+    @property
+    def was_drawn(self) -> bool:
+        """Whether neither policy nor fallback chose, but chance."""
+        return self.row is not None and not self.row.is_fallbacks
 
     @property
     def arm(self) -> Arm:

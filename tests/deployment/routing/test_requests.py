@@ -130,8 +130,42 @@ def test_old_requests_are_forgotten_and_counted() -> None:
     status = world.core.status()
     assert (status.expired, in_flight(world)) == (1, [1, 0, 0, 0])
     assert heard.events[-1] == ("cancel", "a", "policy")
+    assert figures(world, "a").error_rate == 1.0
     assert not world.core.finish(lost.token, ok=True)
     assert world.core.finish(kept.token, ok=True)
+
+
+def test_a_forgotten_request_is_an_error_that_ejects_nobody() -> None:
+    world = bench(Script(0), token_age_s=60.0, consecutive_errors=1, service_ms=20.0)
+    world.one(latency_ms=40.0)
+    for _ in range(3):
+        world.pick()
+    world.now_s += 61.0
+    seen = figures(world, "a")
+    assert seen.error_rate == pytest.approx(1.0 - 0.8**3)
+    assert seen.latency_ms == pytest.approx(40.0)  # nobody knows how long it took
+    assert seen.healthy
+
+
+def test_a_client_that_has_waited_longer_than_usual_tells_something() -> None:
+    world = bench(Script(0), service_ms=20.0)
+
+    def latency_ms() -> float | None:
+        return figures(world, "a").latency_ms
+
+    world.core.cancel(world.pick().token, waited_ms=500.0)
+    assert latency_ms() is None  # there is no average to be raised
+    world.one(latency_ms=40.0)
+    for waited_ms in (None, 0.0, 39.0):
+        world.core.cancel(world.pick().token, waited_ms)
+        assert latency_ms() == pytest.approx(40.0)
+    world.core.cancel(world.pick().token, waited_ms=140.0)
+    assert latency_ms() == pytest.approx(40.0 + 0.2 * 100.0)
+    seen = figures(world, "a")
+    assert (seen.error_rate, seen.in_flight) == (0.0, 0)
+    for wrong in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(ValueError, match="waited_ms must be finite and >= 0"):
+            world.core.cancel(world.pick().token, waited_ms=wrong)
 
 
 def test_candidates_can_be_limited() -> None:
