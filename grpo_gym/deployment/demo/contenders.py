@@ -5,7 +5,6 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path as FilePath
-from shutil import which
 from typing import Any, NamedTuple
 
 import yaml
@@ -14,6 +13,7 @@ from grpo_gym.deployment.demo.config import Path, TrafficConfig
 from grpo_gym.deployment.demo.processes import Process, free_ports
 from grpo_gym.deployment.picker.config import EnvoyConfig, PickerConfig
 from grpo_gym.deployment.picker.envoy_config import envoy_config
+from grpo_gym.deployment.picker.envoy_process import find_envoy
 from grpo_gym.deployment.routing import Endpoint
 
 _OF_ENVOY: dict[str, tuple[str, dict[str, str]]] = {
@@ -36,12 +36,6 @@ class Contender(NamedTuple):
 
     path: Path
     policy: str
-
-
-def envoy_program() -> str | None:
-    """The program `envoy`, beside this Python or in the search path; None if there is none."""
-    beside = FilePath(sys.executable).with_name("envoy")
-    return str(beside) if beside.is_file() else which("envoy")
 
 
 @asynccontextmanager
@@ -103,7 +97,7 @@ async def _start_envoy(
         await stack.enter_context(Process(command)).listens(http_port)
     file = folder / "envoy.yaml"
     file.write_text(yaml.safe_dump(config))
-    program = envoy_program()
+    program = find_envoy()
     assert program is not None
     quiet = ["--log-level", "error", "--use-dynamic-base-id", "--concurrency", "1"]
     command = [program, "-c", str(file), *quiet]

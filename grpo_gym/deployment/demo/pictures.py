@@ -41,7 +41,8 @@ def draw(runs: Runs, config: TrafficConfig, file_format: str) -> bytes:
         panels[row][0].set_ylabel(name)
         for panel in panels[row]:
             _finish(panel, config, row)
-    panels[0][0].legend(fontsize=8, ncols=2)
+    handles, names = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", fontsize=8, ncols=4)
     content = io.BytesIO()
     figure.savefig(content, format=file_format, dpi=125)
     return content.getvalue()
