@@ -24,6 +24,9 @@ AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens\r
 2023-11-16 18:17:05.9799610,549,173"""
 
 
+_GZIPPED = gzip.compress(b"5\n7\n", mtime=0)
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[str | bytes], Path]:
     def to(content: str | bytes) -> Path:
@@ -165,10 +168,19 @@ def test_encodings_and_compression(
         ("5\n7\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
         (codecs.BOM_UTF16_LE + b"5\n7", "line 2 is not UTF-16 text"),
         (b"\x00\x01\x02", "binary file"),
-        (gzip.compress(b"5\n7\n")[:-9], "readable CSV file, .*: Compressed file ended before"),
-        (gzip.compress(b"5\n7\n")[:10] + b"\xff" * 20, "readable CSV file, .*: Error -3 while"),
+        (
+            _GZIPPED[:-9],
+            "readable CSV file, .*: Compressed file ended before",
+        ),
+        (
+            _GZIPPED[:10] + b"\xff" * 20,
+            "readable CSV file, .*: Error -3 while",
+        ),
         (b"\x1f\x8bnot gzip at all", "readable CSV file, .*: Unknown compression method"),
-        (gzip.compress(b"5\n7\n")[:-8] + bytes(8), "readable CSV file, .*: CRC check failed"),
+        (
+            _GZIPPED[:-8] + bytes(8),
+            "readable CSV file, .*: CRC check failed",
+        ),
     ],
 )
 def test_files_that_are_refused(write: Writer, content: str | bytes, message: str) -> None:
@@ -259,7 +271,7 @@ GOOD = [
     AZURE.encode(),
     codecs.BOM_UTF8 + b"time_ms,size\n1,2\n2,3\n5,1\n",
     "time;size\n1;2\n2;3\n".encode("utf-16"),
-    gzip.compress(b'# comment\n"1.5","2"\n"1.6","3"\n'),
+    gzip.compress(b'# comment\n"1.5","2"\n"1.6","3"\n', mtime=0),
     b"1700000000000\n1700000000001\n",
     b"2023-11-16T18:17:03+01:00\t1\n2023-11-16T18:17:04Z\t2\n",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("aiohttp", reason="needs the extra serve")
 from grpo_gym import GRPO
 from grpo_gym.deployment import Guard, GuardConfig
 from grpo_gym.deployment.scaler.controllers import make_baseline, make_policy
