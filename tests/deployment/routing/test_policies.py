@@ -14,9 +14,10 @@ from grpo_gym.deployment.routing.learning import OnlineRanker
 from grpo_gym.deployment.routing.policies import make_ranker
 from grpo_gym.deployment.routing.rankers import NetworkRanker
 from grpo_gym.envs.load_balancer.baselines import BASELINES
+from grpo_gym.inference.numpy_policy import NumpyPolicy
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage import CheckpointError
-from grpo_gym.trainers.pretrained import pretrained
+from grpo_gym.trainers.pretrained import pretrained, router_file
 from routing_bench import Bench, Script, bench, endpoints
 
 FAIR = [name for name, rule in BASELINES.items() if not rule.privileged]
@@ -83,6 +84,7 @@ def test_the_pretrained_router_of_what_is_observed(sizes: bool, weights: bool) -
 
 def test_scores_are_those_of_the_trained_network() -> None:
     ranker = make_ranker("pretrained:router", endpoints(5), RoutingConfig())
+    alone = NumpyPolicy.load(router_file({"observe_size": False, "observe_weights": False}))
     model = pretrained(
         env_kwargs={"num_servers": 5, "observe_size": False, "observe_weights": False}
     )
@@ -95,6 +97,7 @@ def test_scores_are_those_of_the_trained_network() -> None:
         seen = np.where(allowed[:, None], observation.reshape(5, 6), -1.0).astype(np.float32)
         action, _ = model.predict(seen.reshape(-1), deterministic=True)
         scores = ranker.rank(observation, allowed)
+        assert (scores == alone.scores(seen.reshape(-1))).all()
         assert int(np.where(allowed, scores, -np.inf).argmax()) == int(action)
 
 
@@ -218,7 +221,45 @@ def test_endpoints_that_stay_keep_what_is_known() -> None:
         world.core.set_health("aa", False)
 
 
+def test_equal_scores_take_turns() -> None:
+    class Indifferent(Script):
+        def rank(self, observation: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+            return np.zeros(len(allowed))
+
+    world = bench(Indifferent())
+    assert [world.one() for _ in range(8)] == list("abcdabcd")
+
+
+def test_a_baseline_that_begins_while_one_is_unhealthy_takes_it_when_it_is_back() -> None:
+    world = bench("least_connections", endpoints=[*DIFFERENT, *endpoints(4)[2:]])
+    world.core.set_health("b", False)
+    world.one()
+    world.core.swap_policy("envoy_least_request")
+    assert set(side_by_side(world, 200)) == set("acd")
+    world.core.set_health("b", True)
+    assert set(side_by_side(world, 200)) == set("abcd")
+
+
 # Learning
+
+
+def test_online_learns_from_the_end_of_what_it_chose_and_else_at_once() -> None:
+    world = bench("online", service_ms=20.0)
+    for _ in range(20):
+        world.one()
+    ranker = world.core._chooser.ranker
+    assert isinstance(ranker, OnlineRanker)
+    observation, allowed = np.linspace(0.0, 1.0, 24, dtype=np.float32), np.ones(4, np.bool_)
+    before = ranker.weights.copy()
+    chosen = int(ranker.rank(observation, allowed).argmax())
+    memo = ranker.sent(chosen)
+    assert memo is not None and (ranker.weights == before).all()
+    ranker.learn(memo, ok=False, latency_ms=500.0)
+    assert (ranker.weights != before).any()
+    before = ranker.weights.copy()
+    other = (int(ranker.rank(observation, allowed).argmax()) + 1) % 4
+    assert ranker.sent(other) is None
+    assert ranker.sent(other) is None  # once
 
 
 def queueing(world: Any, slow: str, requests: int) -> float:
