@@ -35,7 +35,7 @@ def test_numbers_of_settings_are_the_defaults() -> None:
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    known = {field.name for field in dataclasses.fields(RoutingConfig)}  # type: ignore[arg-type]
+    known = {field.name for field in dataclasses.fields(RoutingConfig)}
     health = _CORE.partition("### Health\n")[2].partition("\n### ")[0]
     named = {name for name in re.findall(r"`(\w+_\w+)`", health)}
     assert named - {"max_in_flight"} <= known
