@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 
 from grpo_gym import GRPO
+from grpo_gym.policies.network import row_features
 from grpo_gym.rollouts.rows import row_format
 from grpo_gym.rollouts.spaces import flatten_batch, flatten_one
 
@@ -168,7 +169,9 @@ def test_rows_with_pixels_and_doubles_hold_both_exactly() -> None:
     found = row_format(space)
     assert rows.shape == (2, found.width) == (2, 3 + 16 + 4 + 1)
     assert found.floats(rows).tolist() == [[1.76e9 + 0.25, 1.0, 0.5], [np.pi, 2.0, 0.25]]
-    assert found.features(torch.from_numpy(rows)).tolist() == [
+    features = [
         [1.0, 2.0, 3.0, 1.76e9 + 0.25, 1.0, 0.5, 7.0],
         [4.0, 5.0, 6.0, np.pi, 2.0, 0.25, 8.0],
     ]
+    assert found.features(rows).tolist() == features
+    assert row_features(found, torch.from_numpy(rows)).tolist() == features
