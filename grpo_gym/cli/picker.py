@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from grpo_gym.cli.failures import reported
+from grpo_gym.cli.failures import extra_serve, reported
 from grpo_gym.cli.options import SOURCE, CommandLine, Given
 from grpo_gym.cli.serving import (
     gathered,
@@ -114,14 +114,9 @@ async def _serve(core: RoutingCore, config: PickerConfig, options: PickerOptions
     Raises:
         Stopped: If a second signal comes.
     """
-    try:
+    with extra_serve("picker"):
         from grpo_gym.deployment.admin import start_admin
         from grpo_gym.deployment.picker.server import PickerServer  # of the extra `serve`
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"picker must have the packages of the extra serve, and there is no {error.name}: "
-            "pip install 'grpo-gym[serve]'"
-        ) from error
     signals: asyncio.Queue[int] = asyncio.Queue()
     on_signals(("SIGTERM", "SIGINT"), signals.put_nowait)
     admin = await start_admin(core, options.admin_host, options.admin_port)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grpo_gym.cli.failures import reported
+from grpo_gym.cli.failures import extra_serve, reported
 from grpo_gym.cli.options import SOURCE, CommandLine
 from grpo_gym.cli.serving import (
     gathered,
@@ -20,7 +20,7 @@ from grpo_gym.deployment.proxy.config import ProxyConfig
 from grpo_gym.deployment.proxy.files import check_open_files
 from grpo_gym.deployment.proxy.settings import RouteSettings, read_settings
 from grpo_gym.deployment.routing import RoutingConfig, RoutingCore
-from grpo_gym.settings import ConfigError, checked_dataclass, from_mapping, load_yaml
+from grpo_gym.settings import checked_dataclass, from_mapping, load_yaml
 
 if TYPE_CHECKING:
     from grpo_gym.deployment.proxy.service import RouteService
@@ -83,13 +83,8 @@ async def _serve(core: RoutingCore, settings: RouteSettings) -> int:
     Raises:
         Stopped: If a second signal comes.
     """
-    try:
+    with extra_serve("route"):
         from grpo_gym.deployment.proxy.service import serve  # of the extra `serve`
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"route must have the packages of the extra serve, and there is no {error.name}: "
-            "pip install 'grpo-gym[serve]'"
-        ) from error
     signals: asyncio.Queue[int] = asyncio.Queue()
     on_signals(("SIGTERM", "SIGINT"), signals.put_nowait)
     async with serve(core, settings) as service:

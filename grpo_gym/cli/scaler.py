@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from grpo_gym.cli.failures import reported
+from grpo_gym.cli.failures import extra_serve, reported
 from grpo_gym.cli.options import CommandLine
 from grpo_gym.cli.serving import on_signals, say, unless_impatient
 from grpo_gym.deployment.scaler.settings import ScalerSettings
@@ -80,14 +80,9 @@ async def _serve(options: ScalerOptions, settings: ScalerSettings) -> int:
         Stopped: If a second signal comes.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines would come beside our errors
-    try:
+    with extra_serve("scaler"):
         from grpo_gym.deployment.scaler.core import ScalingCore
         from grpo_gym.deployment.scaler.service import ScalerService  # of the extra `serve`
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"scaler must have the packages of the extra serve, and there is no {error.name}: "
-            "pip install 'grpo-gym[serve]'"
-        ) from error
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     signals: asyncio.Queue[int] = asyncio.Queue()
     on_signals(("SIGTERM", "SIGINT"), signals.put_nowait)
