@@ -93,7 +93,7 @@ async def _serve(core: RoutingCore, settings: RouteSettings) -> int:
         for line in _introduction(core, settings, service):
             say(line)
         await signals.get()
-        say("draining: requests in flight finish; once more to stop at once")
+        say("draining: waiting for requests in flight; a second signal stops at once")
         if cut := await unless_impatient(service.drain(), signals):
             say(f"stopped; {cut} requests were cut off after {settings.proxy.grace_s:g} s")
         else:

@@ -197,7 +197,7 @@ def test_what_it_says_and_does(tmp_path: Path) -> None:
         assert running.terminate() == 0
         assert '127.0.0.1 "GET /a?b=secret HTTP/1.1" 200' in running.process.output
         assert running.process.output.endswith(
-            "draining: requests in flight finish; once more to stop at once\nstopped\n"
+            "draining: waiting for requests in flight; a second signal stops at once\nstopped\n"
         )
         assert (tmp_path / "guard.json").is_file()
 

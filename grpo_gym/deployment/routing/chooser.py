@@ -143,7 +143,7 @@ class Chooser:
         return self._proposed[0].place
 
     def _fall_back(self, observation: np.ndarray | None) -> int:
-        """The least requests in flight; of several the one that has waited longest for one."""
+        """Fewest requests in flight; among equals the endpoint picked least recently."""
         in_flight, (preferred, others, _) = self._in_flight, self._candidates
 
         def rank(member: Member) -> Any:

@@ -1,4 +1,4 @@
-"""What is known of endpoints and of the requests in flight; who decides is not its business.
+"""State of the endpoints and of the requests in flight. It chooses no endpoint.
 
 One caller at a time. Times are seconds by the core's clock; the fleet's are ms since the start.
 """
@@ -76,7 +76,7 @@ class Ledger:
         return True
 
     def withdraw(self, ticket: Ticket, now_s: float, waited_ms: float | None = None) -> None:
-        """Take a request back, of which nothing is learnt but that it took longer than a time."""
+        """Remove a cancelled request; `waited_ms` is a lower bound of its latency."""
         ticket.member.health.probes -= ticket.probe
         if ticket.slot != NO_SLOT:
             self.fleet.withdraw(ticket.slot, self.milliseconds(now_s), float(waited_ms or 0.0))
