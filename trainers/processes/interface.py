@@ -43,7 +43,7 @@ class Processes(Protocol):
 
 
 def deal(items: int, receivers: int, receiver: int) -> range:
-    """The items of one receiver: neighbours, in order, and as many as others get, give or take 1."""
+    """The items of one receiver: neighbours, and as many as others get, or one more."""
     return range(items * receiver // receivers, items * (receiver + 1) // receivers)
 
 
