@@ -9,7 +9,7 @@ from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.collection import Branching, collect
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.groups import EnvGroups
-from grpo_gym.rollouts.loop_batch import LoopBatch
+from grpo_gym.rollouts.loop_batch import SeparateBatch
 from grpo_gym.rollouts.native_batch import NativeBatch
 from grpo_gym.rollouts.randomness import (
     ActionNoise,
@@ -20,7 +20,6 @@ from grpo_gym.rollouts.randomness import (
 )
 from grpo_gym.rollouts.rollout import GroupedRollout
 from grpo_gym.rollouts.snapshot_check import check_snapshots
-from grpo_gym.rollouts.snapshots import layers
 from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.config import GRPOConfig
 
@@ -86,6 +85,6 @@ class Collector:
 
 def _takes_wide_seeds(batch: EnvBatch) -> bool:
     """Whether environments are known to take seeds of any size: ours, and Gymnasium's own."""
-    if not isinstance(batch, LoopBatch):
+    if not isinstance(batch, SeparateBatch):
         return isinstance(batch, NativeBatch)
-    return all(type(layer).__module__.startswith("gymnasium.") for layer in layers(batch.envs[0]))
+    return all(type(layer).__module__.startswith("gymnasium.") for layer in batch.layers)

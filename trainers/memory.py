@@ -17,9 +17,8 @@ from typing_extensions import override
 from grpo_gym.policies.network import Policy
 from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.env_batch import EnvBatch
-from grpo_gym.rollouts.loop_batch import LoopBatch
+from grpo_gym.rollouts.loop_batch import SeparateBatch
 from grpo_gym.rollouts.native_batch import NativeBatch
-from grpo_gym.rollouts.snapshots import layers
 from grpo_gym.rollouts.vector_batch import VectorBatch
 from grpo_gym.settings.memory import check_memory
 from grpo_gym.trainers.config import GRPOConfig
@@ -102,7 +101,7 @@ def check_rollout(batch: EnvBatch, policy: Policy, config: GRPOConfig) -> None:
     if policy.rows.has_bytes and (config.learned_baseline or config.compares_states):
         needed += float(_BYTES_OF_FEATURES * policy.observation_size * num_steps)
     needed += float(_BYTES_OF_KEPT * policy.numbers_kept(_rows_at_once(num_steps, config)))
-    if isinstance(batch, LoopBatch):
+    if isinstance(batch, SeparateBatch):
         needed += _SEPARATE_ENV_BYTES * config.num_envs
     check_memory(
         needed,
@@ -127,8 +126,8 @@ def longest_episode(batch: EnvBatch) -> int | None:
         limits = [env.max_episode_steps]
         if descriptor is not None:
             limits.append(descriptor.episode_length(env.config))
-    elif isinstance(batch, LoopBatch):
-        found = [layer for layer in layers(batch.envs[0]) if isinstance(layer, TimeLimit)]
+    elif isinstance(batch, SeparateBatch):
+        found = [layer for layer in batch.layers if isinstance(layer, TimeLimit)]
         limits = [layer._max_episode_steps for layer in found]
     elif isinstance(batch, VectorBatch):
         limits = [batch.max_episode_steps]

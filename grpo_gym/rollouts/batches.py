@@ -5,7 +5,7 @@ times. Vector environments of others are taken as they are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from importlib import import_module
 from typing import Any, cast
 
@@ -14,9 +14,10 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from grpo_gym.rollouts.env_batch import EnvBatch
-from grpo_gym.rollouts.loop_batch import LoopBatch
+from grpo_gym.rollouts.loop_batch import make_loop
 from grpo_gym.rollouts.native_batch import EnumeratedBatch, NativeBatch
 from grpo_gym.rollouts.vector_batch import VectorBatch, is_vector, make_vector_batch
+from grpo_gym.rollouts.workers.batch import WorkerBatch, Workers
 from grpo_gym.settings import ConfigError
 
 _ELSEWHERE = (
@@ -41,10 +42,21 @@ EnvSource = str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[..., A
 (which is used itself), or a function that makes one of either; see `vector_batch`."""
 
 
-def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: int) -> EnvBatch:
-    """Make B environments of one kind; `env_kwargs` are for those made from an id.
+def make_batch(
+    env: EnvSource,
+    env_kwargs: Mapping[str, Any] | None,
+    num_envs: int,
+    workers: Workers | None = None,
+) -> EnvBatch:
+    """Make B environments of one kind.
 
     A vector environment that is made, or by a function without `num_envs`, keeps its own B.
+
+    Args:
+        env: What makes one.
+        env_kwargs: Its arguments; only with an id.
+        num_envs: B.
+        workers: Processes for environments that are neither native nor a vector environment.
 
     Raises:
         ConfigError: If the environment cannot be made B times, or its spaces are not supported.
@@ -73,7 +85,9 @@ def make_batch(env: EnvSource, env_kwargs: Mapping[str, Any] | None, num_envs: i
             "env must make a gymnasium.Env or a gymnasium.vector.VectorEnv, got a "
             f"{type(first).__name__}: pass a function that makes one environment"
         )
-    return _make_loop(first, make, num_envs)
+    if workers is not None and workers.count:
+        return WorkerBatch(first, make, num_envs, workers)
+    return make_loop(make, num_envs, first)
 
 
 def make_enumerated(env_id: str, env_kwargs: Mapping[str, Any], most: int) -> EnumeratedBatch:
@@ -87,28 +101,6 @@ def make_enumerated(env_id: str, env_kwargs: Mapping[str, Any], most: int) -> En
             raise ConfigError(f"{env_id} cannot enumerate its initial states")
         num_envs = min(one.env.count_initial_states(), most)
     return EnumeratedBatch(_make_native(env_id, env_kwargs, num_envs))
-
-
-def _make_loop(
-    first: gym.Env[Any, Any], make: Callable[[], gym.Env[Any, Any]], num_envs: int
-) -> LoopBatch:
-    """A batch of an environment and others of its kind, all closed if it cannot be made.
-
-    Raises:
-        ConfigError: If some are the same, or their spaces are not supported.
-    """
-    envs = [first]
-    with ExitStack() as made:
-        made.callback(first.close)
-        for _ in range(num_envs - 1):
-            envs.append(make())
-            made.callback(envs[-1].close)
-        if len({id(one.unwrapped) for one in envs}) < num_envs:
-            made.pop_all()  # it is the user's
-            raise ConfigError("env must make a new environment at every call, got the same again")
-        batch = LoopBatch(envs)
-        made.pop_all()
-    return batch
 
 
 def _is_native(env_id: str) -> bool:

@@ -8,8 +8,7 @@ import numpy as np
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 from grpo_gym.rollouts.env_batch import EnvBatch, EnvError
-from grpo_gym.rollouts.loop_batch import LoopBatch
-from grpo_gym.rollouts.snapshots import layers
+from grpo_gym.rollouts.loop_batch import SeparateBatch
 from grpo_gym.settings import ConfigError
 
 
@@ -81,9 +80,9 @@ def _refuse_own_statistics(batch: EnvBatch) -> None:
     Raises:
         ConfigError: If there is one.
     """
-    if not isinstance(batch, LoopBatch):
+    if not isinstance(batch, SeparateBatch):
         return
-    for layer in layers(batch.envs[0]):
+    for layer in batch.layers:
         if isinstance(layer, (NormalizeObservation, NormalizeReward)):
             raise ConfigError(
                 f"{batch} must come without {type(layer).__name__}: it would scale each member of "

@@ -14,6 +14,7 @@ from grpo_gym.rollouts.env_batch import BatchStep, EnvBatch, EnvError
 from grpo_gym.rollouts.returned import one_by_one, read_flags, read_masks, read_rewards, short
 from grpo_gym.rollouts.snapshots import EnvSnapshot, layers, restore_snapshot, take_snapshot
 from grpo_gym.rollouts.spaces import flatten_each
+from grpo_gym.settings import ConfigError
 
 _NUMBER = (bool, int, float, np.bool_, np.integer, np.floating)
 _RETURNED = {
@@ -22,8 +23,23 @@ _RETURNED = {
 }
 
 
-class LoopBatch(EnvBatch):
-    """B environments of one kind.
+class SeparateBatch(EnvBatch):
+    """Environments of one kind that are separate objects, wherever they are.
+
+    Attributes:
+        layers: The wrappers of one of them from the outermost inwards, then itself; perhaps closed.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], num_envs: int) -> None:
+        """Describe B environments like `env`."""
+        self.layers = layers(env)
+        limited = any(isinstance(layer, TimeLimit) for layer in self.layers)
+        spaces = env.observation_space, env.action_space
+        super().__init__(env, num_envs, *spaces, has_time_limit=limited)
+
+
+class LoopBatch(SeparateBatch):
+    """B environments in this process.
 
     Attributes:
         envs: The environments.
@@ -31,9 +47,7 @@ class LoopBatch(EnvBatch):
 
     def __init__(self, envs: Sequence[gym.Env[Any, Any]]) -> None:
         self.envs = list(envs)
-        spaces = envs[0].observation_space, envs[0].action_space
-        limited = any(isinstance(layer, TimeLimit) for layer in layers(envs[0]))
-        super().__init__(envs[0], len(self.envs), *spaces, has_time_limit=limited)
+        super().__init__(envs[0], len(self.envs))
         self._has_mask_method = _mask_method(envs[0]) is not None
         self._observations = np.zeros((self.num_envs, self.rows.width), self.rows.dtype)
 
@@ -181,6 +195,30 @@ class LoopBatch(EnvBatch):
             return None if ask is None else ask()
         except Exception as error:  # a user's environment may raise anything
             raise self.error(call, b, f"action_masks() raised {error!r}") from error
+
+
+def make_loop(
+    make: Callable[[], gym.Env[Any, Any]], num_envs: int, first: gym.Env[Any, Any] | None = None
+) -> LoopBatch:
+    """A batch of what a function makes, with a first one that is there already, if it is.
+
+    All are closed if the batch cannot be made.
+
+    Raises:
+        ConfigError: If some are the same, or their spaces are not supported.
+    """
+    envs = [make() if first is None else first]
+    with ExitStack() as made:
+        made.callback(envs[0].close)
+        for _ in range(num_envs - 1):
+            envs.append(make())
+            made.callback(envs[-1].close)
+        if len({id(one.unwrapped) for one in envs}) < num_envs:
+            made.pop_all()  # it is the user's
+            raise ConfigError("env must make a new environment at every call, got the same again")
+        batch = LoopBatch(envs)
+        made.pop_all()
+    return batch
 
 
 def _mask_method(env: gym.Env[Any, Any]) -> Callable[[], Any] | None:
