@@ -122,7 +122,7 @@ def train_kind(kind: str, seed: int) -> dict[str, Any]:
     changes = CHANGES[KINDS[kind]["observe_size"]]
     settings = experiments.shipped_settings(ENV, "fleets", env_kwargs=KINDS[kind], **changes)
     trained = experiments.train(settings, seed)
-    trained.model.optimizer.state.clear()
+    trained.model.optimizer.reset()
     trained.model.training_env_kwargs.clear()  # users go on learning on fleets of their own
     path = router_file(settings.env_kwargs)
     trained.model.save(path)

@@ -178,6 +178,10 @@ class UpdateConfig:
     """Steps per minibatch at most: raises the number of minibatches as needed. With groups of 8
     and "time_steps", 64 is 8 groups. A larger unit forms a minibatch of its own; for units of
     different lengths the mean length counts. None: no limit."""
+    gradient_shards: Count = 4
+    """Parts that each minibatch's gradient is computed in, to be added in their order: so many
+    processes can share an update, and all numbers of them have the same result. Another number of
+    shards changes the rounding of results."""
     target_kl: Positive | None = None
     """No further epoch once the mean exact KL(old, new) of an epoch, in nats per step, exceeded
     this (measured before each minibatch's own step)."""

@@ -25,6 +25,7 @@ from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.effects import needs_of, needs_of_actions, refuse_both
 from grpo_gym.trainers.iteration import Callback, IterationStats, rollout_metrics
+from grpo_gym.trainers.learning.adamw import AdamW
 from grpo_gym.trainers.learning.batch import training_batch
 from grpo_gym.trainers.learning.estimate import AdvantageEstimate, estimate_advantages
 from grpo_gym.trainers.learning.reference import make_reference, move_reference
@@ -110,7 +111,7 @@ class GRPO(PersistentModel):
         for name, condition in without_effect(self.config, needs, overrides):
             _log.warning("%s has no effect unless %s", name, condition)
         self._collector: Collector | None = None
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = AdamW(
             self.policy.parameters(),
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 
 from grpo_gym.settings import ConfigError, Count, Flag, Integer, NonNegative, Number, check_value
 from grpo_gym.storage.checkpoint import CheckpointError
+from grpo_gym.trainers.learning.adamw import AdamW
 
 Path = str | PathLike[str]
 Payload = TypeVar("Payload", bound=Mapping[str, Any])
@@ -145,9 +146,7 @@ def load_weights(module: nn.Module, saved: Mapping[str, Any], name: str, path: P
     module.load_state_dict(saved)
 
 
-def load_optimizer(
-    optimizer: torch.optim.Optimizer, saved: OptimizerPayload, name: str, path: Path
-) -> None:
+def load_optimizer(optimizer: AdamW, saved: OptimizerPayload, name: str, path: Path) -> None:
     """Load AdamW's averages of exactly the parameters that the optimizer has.
 
     Raises:

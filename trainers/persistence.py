@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Self
 
-import torch
-
 from grpo_gym.envs.arguments import merge_env_kwargs
 from grpo_gym.policies.custom import qualified_name
 from grpo_gym.policies.metrics_normaliser import MetricsNormaliser
@@ -18,6 +16,7 @@ from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.export import export_policy
 from grpo_gym.trainers.export.cards import make_card
+from grpo_gym.trainers.learning.adamw import AdamW
 from grpo_gym.trainers.learning.value_baseline import ValueBaseline
 from grpo_gym.trainers.model import PolicyModel
 from grpo_gym.trainers.payloads import (
@@ -56,7 +55,7 @@ class PersistentModel(PolicyModel):
 
     reference: Policy | None
     value_baseline: ValueBaseline | None
-    optimizer: torch.optim.Optimizer
+    optimizer: AdamW
     iteration: int
     num_steps: int
     schedule: Schedule

@@ -336,7 +336,7 @@ def test_the_first_ratio_is_one(kind: Any, env: Any) -> None:
     assert len(batch) == 72
     for size in (1, 7, 72):
         for part in torch.arange(72).split(size):
-            minibatch = batch[part]
+            minibatch = batch.take(part)
             now = model.policy.distribution(model.policy(minibatch.observations))
             ratio = (now.log_prob(minibatch.actions) - minibatch.old_log_probs).exp()
             torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=3e-5, rtol=0.0)

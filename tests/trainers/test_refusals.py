@@ -110,7 +110,7 @@ def test_damaged_weights_are_not_loaded(number: float, tmp_path: Path) -> None:
 
 def test_an_update_that_spoils_the_weights_ends_training() -> None:
     model = GRPO("mlp", BestAction, **SMALL, epochs=1, num_minibatches=1)
-    model.optimizer.step = lambda: fill(math.inf)(model)
+    model.optimizer.step = lambda weights, gradient: weights.fill_(math.inf)
     with pytest.raises(FloatingPointError, match="weights are not finite after an update"):
         model.learn(100)
     assert model.iteration == 0

@@ -1,11 +1,12 @@
 """The steps of a rollout that an update learns from, and their minibatches.
 
-Shapes: T steps, G groups, K members; M steps that take part.
+Shapes: T steps, G groups, K members; M steps that take part; S shards.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ class TrainingBatch:
         old_outputs: Distribution parameters of the policy that acted, shape (M, P), float32.
         advantages: Shape (M,), float32.
         weights: Weight of each step in the loss, shape (M,), float32.
-        sequences: Index of each step's trajectory, shape (M,), int64.
+        sequences: Index of each step's trajectory, shape (M,), int64; None where ratios are those
+            of steps, which need none.
         units: Index of each step's indivisible unit, shape (M,), int64; None where the unit is
             the step itself.
         action_masks: Shape (M, A), bool, or None.
@@ -41,18 +43,47 @@ class TrainingBatch:
     old_outputs: Tensor
     advantages: Tensor
     weights: Tensor
-    sequences: Tensor
+    sequences: Tensor | None
     units: Tensor | None
     action_masks: Tensor | None
 
     def __len__(self) -> int:
         return len(self.advantages)
 
-    def __getitem__(self, index: Tensor) -> "TrainingBatch":
+    def take(self, steps: Tensor, scale: float = 1.0) -> "TrainingBatch":
+        """Some of its steps, by their indices (int64), with `scale` times their weights."""
+        part = self._each(lambda rows: rows.index_select(0, steps))
+        return replace(part, weights=part.weights * scale)
+
+    def cut(self, count: int) -> "list[TrainingBatch]":
+        """Its steps, in order, in so many parts of about the same size."""
+        return [self._each(lambda rows, n=n: rows.tensor_split(count)[n]) for n in range(count)]  # type: ignore[misc]
+
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """The batch on a device."""
+        return self._each(lambda rows: rows.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "TrainingBatch":
         parts: dict[str, Any] = {
-            name: None if rows is None else rows[index] for name, rows in vars(self).items()
+            name: None if rows is None else change(rows) for name, rows in vars(self).items()
         }
         return TrainingBatch(**parts)
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """A minibatch of a batch.
+
+    Attributes:
+        shards: The steps of each of its S shards, int64, at least one.
+        scale: What weights are multiplied by, so that it estimates the whole batch.
+    """
+
+    shards: Sequence[Tensor]
+    scale: float
+
+    def __len__(self) -> int:
+        return sum(map(len, self.shards))
 
 
 def training_batch(
@@ -66,18 +97,28 @@ def training_batch(
         used = used & (advantages.abs() >= config.min_advantage)
     constant = config.loss_constant or float(len(rollout.alive))
     weights = step_weights(used, config.loss_normalisation, constant)
-    units = _units(used, config)
-    return TrainingBatch(
-        rollout.observations[used],
-        rollout.actions[used],
-        rollout.log_probs[used],
-        rollout.outputs[used],
-        advantages[used],
-        weights[used],
-        _indices(used, time=False, members=True)[used],
-        None if units is None else units[used],
-        None if rollout.action_masks is None else rollout.action_masks[used],
-    )
+    chosen = used.flatten().nonzero().squeeze(1)
+
+    def taken(values: Tensor | None) -> Tensor | None:
+        if values is None:
+            return None
+        rows = values.flatten(0, 2)
+        return rows if len(chosen) == len(rows) else rows.index_select(0, chosen)
+
+    whole = config.ratio != "step"
+    parts = {
+        "observations": rollout.observations,
+        "actions": rollout.actions,
+        "old_log_probs": rollout.log_probs,
+        "old_outputs": rollout.outputs,
+        "advantages": advantages,
+        "weights": weights,
+        "sequences": _indices(used, time=False, members=True) if whole else None,
+        "units": _units(used, config),
+        "action_masks": rollout.action_masks,
+    }
+    taken_parts: dict[str, Any] = {name: taken(values) for name, values in parts.items()}
+    return TrainingBatch(**taken_parts)
 
 
 def transformed(batch: TrainingBatch, symmetry: Symmetry) -> TrainingBatch:
@@ -97,24 +138,26 @@ def transformed(batch: TrainingBatch, symmetry: Symmetry) -> TrainingBatch:
 
 def minibatches(
     batch: TrainingBatch, config: GRPOConfig, generator: torch.Generator
-) -> Iterator[TrainingBatch]:
-    """Minibatches in random order, each weighted to estimate the whole batch.
+) -> Iterator[Minibatch]:
+    """Minibatches in random order, each cut into `gradient_shards` of about the same size.
 
-    All steps of an indivisible unit, see `UpdateConfig.minibatches`, lie in one minibatch.
+    All steps of an indivisible unit, see `UpdateConfig.minibatches`, lie in one shard; of fewer
+    units there are fewer shards.
     """
     unit_of_step = None
     num_units = len(batch)
     if batch.units is not None:
-        distinct, unit_of_step = torch.unique(batch.units, return_inverse=True)
+        distinct, unit_of_step = torch.unique(batch.units.cpu(), return_inverse=True)
         num_units = len(distinct)
     parts = config.num_minibatches
     if config.minibatch_size is not None:
         units_each = max(1, config.minibatch_size * num_units // len(batch))
         parts = max(parts, math.ceil(num_units / units_each))
     chosen = torch.randperm(num_units, generator=generator).chunk(min(parts, num_units))
-    for units, steps in zip(chosen, _steps_of(chosen, unit_of_step), strict=True):
-        part = batch[steps]
-        yield replace(part, weights=part.weights * (num_units / len(units)))
+    cut = [units.tensor_split(min(config.gradient_shards, len(units))) for units in chosen]
+    steps = iter(_steps_of([shard for shards in cut for shard in shards], unit_of_step))
+    for units, shards in zip(chosen, cut, strict=True):
+        yield Minibatch(list(islice(steps, len(shards))), num_units / len(units))
 
 
 def _units(used: Tensor, config: GRPOConfig) -> Tensor | None:
@@ -133,7 +176,7 @@ def _indices(used: Tensor, time: bool, members: bool) -> Tensor:
 
 
 def _steps_of(chosen: Sequence[Tensor], unit_of_step: Tensor | None) -> Sequence[Tensor]:
-    """The steps of each minibatch, given its units and each step's unit, shape (M,)."""
+    """The steps of each part, given its units and each step's unit, shape (M,)."""
     if unit_of_step is None:
         return chosen
     part_of_unit = torch.empty(sum(map(len, chosen)), dtype=torch.int64)

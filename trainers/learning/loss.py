@@ -13,18 +13,21 @@ from grpo_gym.trainers.config import UpdateConfig
 from grpo_gym.trainers.learning.batch import TrainingBatch
 from grpo_gym.trainers.learning.objectives import estimate_kl, log_ratios, policy_objective
 
+SUMMED = ("kl", "reference_kl", "entropy", "clip_low_share", "clip_high_share")
+"""What is summed over steps beside the loss."""
+
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """The loss of M steps, and metrics of it.
+    """The loss of M steps, and what metrics are made of.
 
     Attributes:
         total: To be minimised, scalar with a graph.
-        metrics: Detached scalars by their name in `UpdateStats`.
+        sums: Detached sums over the steps, by the name of their mean in `UpdateStats`.
     """
 
     total: Tensor
-    metrics: dict[str, Tensor]
+    sums: dict[str, Tensor]
 
 
 def policy_loss(
@@ -51,7 +54,7 @@ def policy_loss(
     )
     entropy = distribution.entropy()
     objective = surrogate.objective + config.entropy_coefficient * entropy
-    reference_kl = torch.zeros(())
+    reference_kl = torch.zeros((), device=log_probs.device)
     if config.kl_coefficient > 0.0:
         with torch.no_grad():
             outputs = batch.old_outputs if reference is None else reference(batch.observations)
@@ -62,16 +65,15 @@ def policy_loss(
             anchor_log_probs = anchor.log_prob(batch.actions)
             divergence = estimate_kl(log_probs, anchor_log_probs, config.kl_estimator)
         objective = objective - config.kl_coefficient * divergence
-        reference_kl = divergence.detach().mean()
+        reference_kl = divergence.detach().sum()
     total = -(batch.weights * objective).sum()
     with torch.no_grad():
         old = policy.distribution(batch.old_outputs, batch.action_masks)
-        metrics = {
-            "loss": total.detach(),
-            "kl": old.kl(distribution).mean(),
+        sums = {
+            "kl": old.kl(distribution).sum(),
             "reference_kl": reference_kl,
-            "entropy": entropy.detach().mean(),
-            "clip_low_share": surrogate.clipped_low.to(torch.float32).mean(),
-            "clip_high_share": surrogate.clipped_high.to(torch.float32).mean(),
+            "entropy": entropy.detach().sum(),
+            "clip_low_share": surrogate.clipped_low.sum(),
+            "clip_high_share": surrogate.clipped_high.sum(),
         }
-    return PolicyLoss(total, metrics)
+    return PolicyLoss(total, sums)

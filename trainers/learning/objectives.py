@@ -35,15 +35,15 @@ class Surrogate:
 
 
 def log_ratios(
-    log_probs: Tensor, old_log_probs: Tensor, sequences: Tensor, kind: RatioKind
+    log_probs: Tensor, old_log_probs: Tensor, sequences: Tensor | None, kind: RatioKind
 ) -> Tensor:
     """Logarithm of each step's importance ratio.
 
     Args:
         log_probs: Of the policy being updated, shape (M,).
         old_log_probs: Of the policy that acted, shape (M,).
-        sequences: Index of each step's trajectory, shape (M,), int64 >= 0. All steps of a
-            trajectory must be present unless `kind` is "step".
+        sequences: Index of each step's trajectory, shape (M,), int64 >= 0; all steps of a
+            trajectory must be present. None for kind "step", which needs none.
         kind: "step": of the step's own action; "sequence": the product over the trajectory;
             "sequence_mean": the geometric mean over it.
 
@@ -54,6 +54,7 @@ def log_ratios(
     """
     difference = log_probs - old_log_probs
     if kind != "step":
+        assert sequences is not None
         _, members = torch.unique(sequences, return_inverse=True)
         count = int(members.max()) + 1 if len(members) else 0
         total = torch.zeros(count, dtype=difference.dtype).index_add(0, members, difference)

@@ -1,7 +1,7 @@
 """A trust-region step: natural gradient, step size from the KL bound, then a line search.
 
-Independent of rollouts and configs: the surrogate and the divergence are functions without
-arguments of the current parameters.
+Independent of rollouts and configs: the surrogate and the divergence are functions of the current
+parameters, each a sum over shards of which one is computed at a time.
 
 Shapes: N is the total number of parameters; vectors concatenate them in order.
 
@@ -14,6 +14,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from grpo_gym.trainers.learning.sharding import WHOLE, Shards
+from grpo_gym.trainers.learning.vectors import as_vector, assign
+
+Part = Callable[[int], Tensor]
+"""A shard's part of a scalar at the current parameters, with a graph to them."""
 
 # The full step stays this far below the KL bound of the quadratic model: where the model is exact,
 # rounding must not halve the step.
@@ -78,28 +84,36 @@ def conjugate_gradient(
 
 
 def fisher_product(
-    divergence: Tensor, parameters: Sequence[nn.Parameter], damping: float
+    divergence: Part, parameters: Sequence[nn.Parameter], damping: float, shards: Shards = WHOLE
 ) -> Callable[[Tensor], Tensor]:
     """The map v -> (F + damping) v, with F the Hessian of the divergence.
 
     Where old and new policy are the same, that Hessian is the Fisher matrix.
 
     Args:
-        divergence: Mean KL(old, new), nats per step, scalar with a graph to the parameters.
+        divergence: Mean KL(old, new), nats per step.
         parameters: To differentiate with respect to; those without influence have zero rows in F.
         damping: Added to F's diagonal.
+        shards: What the divergence is a sum over.
 
     Returns:
         A function of vectors (N,). It raises FloatingPointError if a product is not finite.
 
     Source: TRPO (arXiv 1502.05477), appendix C.1; double backward: Pearlmutter (1994).
     """
-    slope = _flat_gradient(divergence, parameters, create_graph=True)
+    slopes = {
+        shard: _flat_gradient(divergence(shard), parameters, create_graph=True)
+        for shard in shards.mine
+    }
 
     def product(vector: Tensor) -> Tensor:
-        image = damping * vector
-        if slope.requires_grad:
-            image = image + _flat_gradient(slope @ vector, parameters, retain_graph=True)
+        def part(shard: int) -> Tensor:
+            slope = slopes[shard]
+            if not slope.requires_grad:
+                return torch.zeros_like(vector)
+            return _flat_gradient(slope @ vector, parameters, retain_graph=True)
+
+        image = damping * vector + shards.total(part, vector)
         if not bool(torch.isfinite(image).all()):
             raise FloatingPointError(
                 "the curvature of the KL is not finite: look for unbounded observations or a "
@@ -112,9 +126,10 @@ def fisher_product(
 
 def trust_region_step(
     parameters: Sequence[nn.Parameter],
-    surrogate: Callable[[], Tensor],
-    divergence: Callable[[], Tensor],
+    surrogate: Part,
+    divergence: Part,
     *,
+    shards: Shards = WHOLE,
     max_kl: float,
     damping: float,
     conjugate_gradient_iterations: int,
@@ -130,9 +145,10 @@ def trust_region_step(
     Args:
         parameters: Changed in place if a point is accepted, else left as they are; their `grad`
             is not touched.
-        surrogate: The scalar to maximise at the current parameters, with a graph to them.
-        divergence: Mean KL(old, new), nats per step, at the current parameters, with a graph to
-            them; the old policy is a constant in it, equal to the policy before the step.
+        surrogate: The scalar to maximise.
+        divergence: Mean KL(old, new), nats per step; the old policy is a constant in it, equal to
+            the policy before the step.
+        shards: What both are sums over.
         max_kl: Bound of the divergence, nats per step.
         damping: Added to the Fisher matrix's diagonal. It bounds steps in directions that do not
             change the divergence, and shortens all others.
@@ -145,9 +161,15 @@ def trust_region_step(
 
     Source: TRPO (arXiv 1502.05477), eq. 14 and appendix C.
     """
-    objective, distance = surrogate(), divergence()
-    before, start = float(objective.detach()), float(distance.detach())
-    gradient = _flat_gradient(objective, parameters)
+    origin = as_vector(parameters)
+
+    def measured(shard: int) -> Tensor:
+        return _value_and_gradient(surrogate(shard), parameters)
+
+    objective = shards.total(measured, origin.new_empty(1 + len(origin)))
+    before, gradient = float(objective[0]), objective[1:]
+    distances = {shard: divergence(shard) for shard in shards.mine}
+    start = float(shards.total(lambda shard: distances[shard].detach(), origin.new_empty(())))
     gradient_norm = math.sqrt(_dot(gradient, gradient))
     if not math.isfinite(gradient_norm + before + start):
         raise FloatingPointError(
@@ -156,13 +178,14 @@ def trust_region_step(
         )
     if gradient_norm == 0.0:
         return TrustRegionStep(False, start, 0.0, 0.0)
-    product = fisher_product(distance, parameters, damping)
+    product = fisher_product(distances.__getitem__, parameters, damping, shards)
     direction = conjugate_gradient(product, gradient, conjugate_gradient_iterations)
     curvature = _dot(direction, product(direction))
     if curvature > 0.0:
         length = math.sqrt(2.0 * max_kl * (1.0 - _ROUNDING_MARGIN) / curvature)
+        full_step = length * direction
         scale, kl = _line_search(
-            parameters, length * direction, surrogate, divergence, before, max_kl, backtracks
+            parameters, full_step, surrogate, divergence, shards, before, max_kl, backtracks
         )
         if scale > 0.0:
             return TrustRegionStep(True, kl, scale, gradient_norm)
@@ -172,36 +195,39 @@ def trust_region_step(
 def _line_search(
     parameters: Sequence[nn.Parameter],
     full_step: Tensor,
-    surrogate: Callable[[], Tensor],
-    divergence: Callable[[], Tensor],
+    surrogate: Part,
+    divergence: Part,
+    shards: Shards,
     before: float,
     max_kl: float,
     backtracks: int,
 ) -> tuple[float, float]:
     """Move to the first acceptable point; returns its scale, 0 if there is none, and its KL."""
-    origin = torch.cat([parameter.detach().ravel() for parameter in parameters])
+    origin = as_vector(parameters)
     accepted = False
     try:
         for halvings in range(backtracks + 1):
             scale = 0.5**halvings
-            _assign(parameters, origin + scale * full_step)
-            with torch.no_grad():
-                gain, kl = float(surrogate()) - before, float(divergence())
+            assign(parameters, origin + scale * full_step)
+            gain = _value(surrogate, shards, origin) - before
+            kl = _value(divergence, shards, origin)
             accepted = 0.0 < gain < math.inf and kl <= max_kl
             if accepted:
                 return scale, kl
         return 0.0, math.nan
     finally:  # also when the surrogate raises
         if not accepted:
-            _assign(parameters, origin)
+            assign(parameters, origin)
 
 
 @torch.no_grad()
-def _assign(parameters: Sequence[nn.Parameter], values: Tensor) -> None:
-    """Copy N numbers, shape (N,), into the parameters."""
-    parts = values.split([parameter.numel() for parameter in parameters])
-    for parameter, part in zip(parameters, parts, strict=True):
-        parameter.copy_(part.view_as(parameter))
+def _value(function: Part, shards: Shards, like: Tensor) -> float:
+    return float(shards.total(function, like.new_empty(())))
+
+
+def _value_and_gradient(value: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """A scalar and its gradient, shape (1 + N,)."""
+    return torch.cat([value.detach().reshape(1), _flat_gradient(value, parameters)])
 
 
 def _flat_gradient(

@@ -1,15 +1,22 @@
 """The update of an iteration: minibatches of AdamW steps, or one trust-region step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from grpo_gym.policies.network import Policy
+from grpo_gym.policies.symmetries import Symmetry
 from grpo_gym.trainers.config import GRPOConfig
-from grpo_gym.trainers.learning.batch import TrainingBatch, minibatches, transformed
-from grpo_gym.trainers.learning.loss import policy_loss
+from grpo_gym.trainers.learning.adamw import AdamW
+from grpo_gym.trainers.learning.batch import Minibatch, TrainingBatch, minibatches
+from grpo_gym.trainers.learning.gradients import EXTRA, Autograd, ShardGradient
+from grpo_gym.trainers.learning.loss import SUMMED, policy_loss
+from grpo_gym.trainers.learning.sharding import Shards
 from grpo_gym.trainers.learning.trust_region import trust_region_step
+from grpo_gym.trainers.learning.vectors import as_vector, assign, clip_norm
+from grpo_gym.trainers.processes import ALONE, Processes
 
 _OVER_ALL_EPOCHS = ("clip_low_share", "clip_high_share", "gradient_norm")
 """Metrics that are means over all epochs; the others are means over the last one."""
@@ -19,7 +26,7 @@ _OVER_ALL_EPOCHS = ("clip_low_share", "clip_high_share", "gradient_norm")
 class UpdateStats:
     """Metrics of an update; means over the minibatches of its last epoch unless said.
 
-    A metric that `policy_loss` adds needs a field here, and its line in docs/metrics.md.
+    A sum that `policy_loss` adds needs a field here, and its line in docs/metrics.md.
 
     Attributes:
         loss: The minimised loss.
@@ -51,11 +58,12 @@ class UpdateStats:
 
 def update_policy(
     policy: Policy,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AdamW,
     batch: TrainingBatch,
     reference: Policy | None,
     config: GRPOConfig,
     generator: torch.Generator,
+    processes: Processes = ALONE,
 ) -> UpdateStats | None:
     """Improve the policy in several epochs over a batch, or by one trust-region step.
 
@@ -66,6 +74,7 @@ def update_policy(
         reference: The policy that the KL penalty stays close to, or None.
         config: The settings.
         generator: Draws the minibatches.
+        processes: Who share the work; all of them bring the same batch and the same policy.
 
     Returns:
         None if the batch is empty.
@@ -76,23 +85,33 @@ def update_policy(
     """
     if len(batch) == 0:
         return None
+    parameters = optimizer.trainable
+    batch = batch.to(parameters[0].device)
     if config.update == "trust_region":
-        return _update_in_trust_region(policy, batch, reference, config)
+        return _update_in_trust_region(policy, parameters, batch, reference, config, processes)
+    weights = as_vector(parameters)
+    gradient_of = Autograd(policy, parameters, batch, reference, config)
     epochs: list[Tensor] = []  # each (metrics,), means over its minibatches
+    names = ("loss", *SUMMED, "gradient_norm")
     for _ in range(config.epochs):
         rows = []
         for minibatch in minibatches(batch, config, generator):
-            if config.augment_symmetries:
-                number = int(torch.randint(len(policy.symmetries), (), generator=generator))
-                minibatch = transformed(minibatch, policy.symmetries[number])
-            metrics = _update_minibatch(policy, optimizer, minibatch, reference, config)
-            rows.append(torch.stack(list(metrics.values())))
-        names = list(metrics)
+            symmetry = _draw_symmetry(policy, config, generator)
+            gradient, metrics = _measure(gradient_of, minibatch, symmetry, weights, processes)
+            norm = clip_norm(gradient, config.max_grad_norm)
+            if not bool(torch.isfinite(norm)):
+                raise FloatingPointError(
+                    f"the gradient is not finite ({float(norm)}): look for unbounded rewards or "
+                    "observations, or lower learning_rate"
+                )
+            optimizer.step(weights, gradient)
+            assign(parameters, weights)
+            rows.append(torch.cat([metrics, norm.reshape(1)]))
         epochs.append(torch.stack(rows).mean(dim=0))
         kl = float(epochs[-1][names.index("kl")])
         if config.target_kl is not None and kl > config.target_kl:
             break
-    if not all(bool(torch.isfinite(weights).all()) for weights in policy.parameters()):
+    if not bool(torch.isfinite(weights).all()):
         raise FloatingPointError(
             "the weights are not finite after an update: lower learning_rate, and resume from an "
             "earlier checkpoint"
@@ -107,54 +126,76 @@ def update_policy(
     )
 
 
-def _update_minibatch(
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    batch: TrainingBatch,
-    reference: Policy | None,
-    config: GRPOConfig,
-) -> dict[str, Tensor]:
-    """One gradient step; returns its metrics."""
-    loss = policy_loss(policy, batch, reference, config)
-    optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()
-    gradient_norm = nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
-    if not bool(torch.isfinite(gradient_norm)):
-        raise FloatingPointError(
-            f"the gradient is not finite ({float(gradient_norm)}): look for unbounded rewards or "
-            "observations, or lower learning_rate"
-        )
-    optimizer.step()
-    return {**loss.metrics, "gradient_norm": gradient_norm}
+def _measure(
+    gradient_of: ShardGradient,
+    minibatch: Minibatch,
+    symmetry: Symmetry | None,
+    weights: Tensor,
+    processes: Processes,
+) -> tuple[Tensor, Tensor]:
+    """A minibatch's gradient, shape (N,), and its loss with the means of `SUMMED`."""
+
+    def part(number: int) -> Tensor:
+        steps = minibatch.shards[number].to(weights.device)
+        return gradient_of(steps, minibatch.scale, symmetry)
+
+    shards = Shards(len(minibatch.shards), processes)
+    total = shards.total(part, weights.new_empty(len(weights) + EXTRA))
+    total[-len(SUMMED) :] /= len(minibatch)
+    return total[:-EXTRA], total[-EXTRA:]
+
+
+def _draw_symmetry(
+    policy: Policy, config: GRPOConfig, generator: torch.Generator
+) -> Symmetry | None:
+    if not config.augment_symmetries:
+        return None
+    number = int(torch.randint(len(policy.symmetries), (), generator=generator))
+    return policy.symmetries[number]
 
 
 def _update_in_trust_region(
-    policy: Policy, batch: TrainingBatch, reference: Policy | None, config: GRPOConfig
+    policy: Policy,
+    parameters: Sequence[nn.Parameter],
+    batch: TrainingBatch,
+    reference: Policy | None,
+    config: GRPOConfig,
+    processes: Processes,
 ) -> UpdateStats:
     """Improve the policy by one natural-gradient step of bounded KL(old, new)."""
-    old = policy.distribution(batch.old_outputs, batch.action_masks)
     unclipped = replace(config, objective="unclipped", dual_clip=None)
+    shards = Shards(min(config.gradient_shards, len(batch)), processes)
+    parts = batch.cut(shards.count)
 
-    def surrogate() -> Tensor:
-        return -policy_loss(policy, batch, reference, unclipped).total
+    def surrogate(shard: int) -> Tensor:
+        return -policy_loss(policy, parts[shard], reference, unclipped).total
 
-    def divergence() -> Tensor:
-        return old.kl(policy.distribution(policy(batch.observations), batch.action_masks)).mean()
+    def divergence(shard: int) -> Tensor:
+        part = parts[shard]
+        old = policy.distribution(part.old_outputs, part.action_masks)
+        new = policy.distribution(policy(part.observations), part.action_masks)
+        return old.kl(new).sum() / len(batch)
 
     step = trust_region_step(
-        list(policy.parameters()),
+        parameters,
         surrogate,
         divergence,
+        shards=shards,
         max_kl=config.max_kl,
         damping=config.damping,
         conjugate_gradient_iterations=config.conjugate_gradient_iterations,
         backtracks=config.backtracks,
     )
-    with torch.no_grad():
-        metrics = policy_loss(policy, batch, reference, unclipped).metrics
-    after = {name: float(value) for name, value in metrics.items()}
+
+    @torch.no_grad()
+    def measured(shard: int) -> Tensor:
+        loss = policy_loss(policy, parts[shard], reference, unclipped)
+        return torch.stack([loss.total, *(loss.sums[name] / len(batch) for name in SUMMED)])
+
+    after = shards.total(measured, as_vector(parameters).new_empty(EXTRA)).tolist()
+    metrics = dict(zip(("loss", *SUMMED), after, strict=True))
     return UpdateStats(
-        **{**after, "kl": step.kl, "clip_low_share": 0.0, "clip_high_share": 0.0},
+        **{**metrics, "kl": step.kl, "clip_low_share": 0.0, "clip_high_share": 0.0},
         **_advantage_moments(batch),
         gradient_norm=step.gradient_norm,
         epochs=int(step.accepted),

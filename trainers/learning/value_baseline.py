@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from grpo_gym.policies.network import feedforward
+from grpo_gym.trainers.learning.adamw import AdamW
+from grpo_gym.trainers.learning.vectors import as_vector, assign, clip_norm
 
 _MINIBATCHES = 8
+_LARGEST_NORM = 0.5
 _LEAST_DEVIATION = 1e-6
 
 
@@ -34,7 +37,7 @@ class ValueBaseline(nn.Module):
         self.network = feedforward(features, hidden_sizes, 1, gain=1.0)
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
         self.register_buffer("deviation", torch.zeros((), dtype=torch.float64))
-        self.optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=0.0)
+        self.optimizer = AdamW(self.parameters(), lr=learning_rate)
 
     def predict(self, features: Tensor) -> Tensor:
         """Expected returns, shape (...), float64, for features (..., D), float32."""
@@ -63,14 +66,17 @@ class ValueBaseline(nn.Module):
         explained = 1.0 - unexplained / variance if float(variance) > 0.0 else torch.nan
         self._rescale(returns)
         targets = ((returns - self.mean) / self.deviation).to(torch.float32)
+        parameters = self.optimizer.trainable
+        weights = as_vector(parameters)
         for _ in range(epochs):
             order = torch.randperm(len(targets), generator=generator)
             for index in order.chunk(_MINIBATCHES):
                 loss = (self.network(features[index]).squeeze(-1) - targets[index]).square().mean()
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(self.network.parameters(), 0.5, error_if_nonfinite=True)
-                self.optimizer.step()
+                gradient = as_vector(torch.autograd.grad(loss, parameters))
+                if not bool(torch.isfinite(clip_norm(gradient, _LARGEST_NORM))):
+                    raise FloatingPointError("the gradient of the learned baseline is not finite")
+                self.optimizer.step(weights, gradient)
+                assign(parameters, weights)
         return float(explained)
 
     def state(self) -> dict[str, Any]:

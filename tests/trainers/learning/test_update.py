@@ -1,5 +1,4 @@
 import copy
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -13,8 +12,8 @@ from grpo_gym import GRPO
 from grpo_gym.rollouts.rollout import GroupedRollout
 from grpo_gym.storage.checkpoint import weights_sha256
 from grpo_gym.trainers.grpo import IterationStats
+from grpo_gym.trainers.learning.batch import Minibatch, TrainingBatch, training_batch
 from grpo_gym.trainers.learning.batch import minibatches as parts_of
-from grpo_gym.trainers.learning.batch import training_batch
 from grpo_gym.trainers.learning.objectives import log_ratios
 from grpo_gym.trainers.learning.update import UpdateStats, update_policy
 from probe_envs import BestAction, Context, Countdown, OneStep, Recall
@@ -43,24 +42,13 @@ def update(model: GRPO, seed: int = 0) -> UpdateStats | None:
     )
 
 
-def gradient_of(model: GRPO, change: Callable[[torch.optim.Optimizer], None]) -> list[torch.Tensor]:
-    """Gradients that the optimizer is handed, one for each of its steps."""
+def gradients_of(model: GRPO) -> list[torch.Tensor]:
+    """Gradients that the optimizer is handed, one for each of its steps, which it does not make."""
     seen: list[torch.Tensor] = []
-
-    def spy(optimizer: torch.optim.Optimizer, *arguments: Any) -> None:
-        grads = [p.grad.ravel() for p in model.policy.parameters() if p.grad is not None]
-        seen.append(torch.cat(grads).clone())
-        change(optimizer)
-
-    handle = model.optimizer.register_step_pre_hook(spy)
+    step = lambda weights, gradient: seen.append(gradient.clone())  # noqa: E731
+    model.optimizer.step = step
     update(model)
-    handle.remove()
     return seen
-
-
-def stand_still(optimizer: torch.optim.Optimizer) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
 
 
 # Weights of steps
@@ -78,11 +66,15 @@ def test_minibatches_are_unbiased(kind: Any, wholes: Any) -> None:
     settings = {"loss_normalisation": kind, "max_grad_norm": 1e9, "drop_uniform_groups": False}
     settings |= {"minibatches": wholes}
     settings |= {"num_groups": 4, "group_size": 6, "entropy_coefficient": 0.1}
-    whole = gradient_of(make(num_minibatches=1, **settings), stand_still)
-    halves = gradient_of(make(num_minibatches=4, **settings), stand_still)
+    whole = gradients_of(make(num_minibatches=1, **settings))
+    halves = gradients_of(make(num_minibatches=4, **settings))
     assert (len(whole), len(halves)) == (1, 4)  # 120 steps in 4 times 30
     torch.testing.assert_close(torch.stack(halves).mean(dim=0), whole[0], atol=1e-6, rtol=1e-4)
     assert float((halves[0] - whole[0]).abs().max()) > 1e-4
+
+
+def weight_of(batch: TrainingBatch, part: Minibatch) -> float:
+    return sum(float(batch.take(shard, part.scale).weights.sum()) for shard in part.shards)
 
 
 KEPT: dict[str, Callable[[int, int, int], tuple[int, ...]]] = {
@@ -104,15 +96,16 @@ def test_minibatches_split_nothing_that_is_to_stay_whole(minibatches: Any) -> No
     used[:, 2] = False
     kept = [KEPT[minibatches](*step) for step in used.nonzero().tolist()]
     batch = training_batch(rollout, advantages, model.config)
-    assert len(set(batch.sequences.bincount().tolist())) > 1
-    batch = dataclasses.replace(batch, actions=torch.arange(len(batch))[:, None])
+    assert len(set(rollout.lengths.flatten().tolist())) > 1
     seen, weight = [], 0.0
     for part in parts_of(batch, model.config, torch.Generator().manual_seed(0)):
-        rows = part.actions[:, 0].tolist()
+        rows = torch.cat(list(part.shards)).tolist()
         here = {kept[row] for row in rows}
         assert sorted(rows) == [row for row, whole in enumerate(kept) if whole in here]
+        shards = [{kept[row] for row in shard.tolist()} for shard in part.shards]
+        assert sum(map(len, shards)) == len(here)
         # As much heavier as there are wholes to stand for.
-        weight += float(part.weights.sum()) * len(here) / len(set(kept))
+        weight += weight_of(batch, part) * len(here) / len(set(kept))
         seen += rows
     assert sorted(seen) == list(range(len(batch)))
     assert weight == pytest.approx(float(batch.weights.sum()))
@@ -142,7 +135,7 @@ def test_minibatches_of_a_size(minibatches: Any, size: int, sizes: list[int]) ->
     parts = list(parts_of(batch, model.config, torch.Generator()))
     assert [len(part) for part in parts] == sizes
     if len(set(sizes)) == 1:
-        assert [float(part.weights.sum()) for part in parts] == pytest.approx([1.0] * len(sizes))
+        assert [weight_of(batch, part) for part in parts] == pytest.approx([1.0] * len(sizes))
 
 
 @pytest.mark.parametrize("ratio", ["step", "sequence", "sequence_mean"])
@@ -151,15 +144,15 @@ def test_ratios_in_minibatches_are_those_of_the_whole_batch(ratio: Any, minibatc
     """1 at first; once the policy has moved, the product needs all steps of a trajectory."""
     model = make(Countdown, num_groups=6, ratio=ratio, minibatches=minibatches, num_minibatches=4)
     batch = training_batch(*prepared(model), model.config)
-    batch = dataclasses.replace(batch, actions=torch.arange(len(batch))[:, None])
     moved = batch.old_log_probs + torch.randn(len(batch), generator=torch.Generator())
     for now in (batch.old_log_probs, moved):
         wanted = log_ratios(now, batch.old_log_probs, batch.sequences, ratio)
         assert bool((wanted == 0.0).all()) == (now is batch.old_log_probs)
         for part in parts_of(batch, model.config, torch.Generator()):
-            rows = part.actions[:, 0]
-            found = log_ratios(now[rows], part.old_log_probs, part.sequences, ratio)
-            torch.testing.assert_close(found, wanted[rows])
+            for rows in part.shards:
+                taken = batch.take(rows)
+                found = log_ratios(now[rows], taken.old_log_probs, taken.sequences, ratio)
+                torch.testing.assert_close(found, wanted[rows])
 
 
 def test_first_gradient_is_the_policy_gradient() -> None:
@@ -171,7 +164,7 @@ def test_first_gradient_is_the_policy_gradient() -> None:
     log_probs = twin.policy.distribution(outputs).log_prob(batch.actions)
     (-(batch.weights * batch.advantages * log_probs).sum()).backward()
     wanted = torch.cat([p.grad.ravel() for p in twin.policy.parameters() if p.grad is not None])
-    torch.testing.assert_close(gradient_of(model, stand_still)[0], wanted, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(gradients_of(model)[0], wanted, atol=1e-6, rtol=1e-4)
 
 
 def test_small_advantages_are_left_out() -> None:
@@ -312,8 +305,8 @@ def test_target_kl_stops_the_passes() -> None:
 
 
 def test_gradients_are_clipped_by_their_norm() -> None:
-    free = gradient_of(make(max_grad_norm=1e9), stand_still)
-    clipped = gradient_of(make(max_grad_norm=1e-3), stand_still)
+    free = gradients_of(make(max_grad_norm=1e9))
+    clipped = gradients_of(make(max_grad_norm=1e-3))
     for whole, cut in zip(free, clipped, strict=True):
         assert float(whole.norm()) > 1e-3
         assert float(cut.norm()) == pytest.approx(1e-3, rel=1e-3)
