@@ -3,6 +3,7 @@
 Nobody registers them: pass the class, or a function that makes one, as `env`.
 """
 
+import itertools
 from typing import Any
 
 import gymnasium as gym
@@ -356,3 +357,28 @@ class Cue(gym.Env[Any, Any]):
         self.time += 1
         over = self.time == 2
         return np.zeros(1, np.float32), float(over and action == self.cue), over, False, {}
+
+
+class Reordered(gym.Env[Any, Any]):
+    """The first action chooses in which order the rewards of a fixed total are paid.
+
+    Every policy is as good as any other: the totals differ by rounding only.
+    """
+
+    observation_space: gym.Space[Any] = spaces.Discrete(5)
+    action_space: gym.Space[Any] = spaces.Discrete(24)
+    orders = tuple(itertools.permutations((0.1, 0.2, 0.3, 0.7)))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return self.time, {}
+
+    def step(self, action: Any) -> Step:
+        if self.time == 0:
+            self.order = self.orders[int(action)]
+        reward = self.order[self.time]
+        self.time += 1
+        return self.time, reward, self.time == 4, False, {}

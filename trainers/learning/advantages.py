@@ -40,6 +40,28 @@ def compute_returns(rewards: Tensor, alive: Tensor, kind: ReturnKind, discount: 
     return to_go if kind == "reward_to_go" else to_go[:1].expand_as(to_go).clone()
 
 
+def rounding_errors(rewards: Tensor, alive: Tensor, kind: ReturnKind) -> Tensor:
+    """How far rounding may take the return of each step from its exact value.
+
+    A bound for sums in any order, discounted or not: the number of steps times the machine epsilon
+    times the sum of the absolute rewards. Returns that differ by less are equal.
+
+    Args:
+        rewards: As for `compute_returns`, like the others.
+        alive: Steps that were taken.
+        kind: The kind of return.
+
+    Returns:
+        Shape (T, G, K), like `rewards`.
+
+    Source: Higham, "Accuracy and Stability of Numerical Algorithms" (2002), section 4.2.
+    """
+    sizes = torch.where(alive, rewards.abs(), torch.zeros_like(rewards))
+    to_go = sizes.flip(0).cumsum(dim=0).flip(0)
+    errors = len(rewards) * torch.finfo(rewards.dtype).eps * to_go
+    return errors if kind == "reward_to_go" else errors[:1].expand_as(errors)
+
+
 def group_advantages(
     returns: Tensor,
     alive: Tensor,
@@ -48,6 +70,7 @@ def group_advantages(
     center: CenterKind,
     scale: ScaleKind,
     bins: Tensor | None = None,
+    tolerance: Tensor | float = 0.0,
 ) -> Tensor:
     """Subtract a baseline from each return, then divide by a standard deviation.
 
@@ -71,6 +94,8 @@ def group_advantages(
             baseline), or "none". With baseline "trajectory" each member counts once, else each
             step.
         bins: With "state_bin", the bin of each step's state, shape (T, G, K), int64.
+        tolerance: Difference up to which returns are equal, or shape (T, G, K): see
+            `rounding_errors`. Among those compared the largest counts.
 
     Returns:
         Shape (T, G, K); exactly 0 where a member is not alive, and throughout groups (with
@@ -88,24 +113,26 @@ def group_advantages(
         raise ValueError(
             f"group_size must be >= 2, got {returns.shape[2]}: a single member has no baseline"
         )
+    tolerance = torch.as_tensor(tolerance, dtype=returns.dtype).expand_as(returns)
     if baseline in ("trajectory", "time_step"):
-        centred = _center_on_group(returns, alive, baseline, center)
-    elif baseline in ("none", "batch"):
-        mean = returns[alive].mean() if baseline == "batch" else torch.zeros_like(returns[0, 0, 0])
-        equal = _all_equal(returns, alive, (0, 1, 2)) if baseline == "batch" else returns == 0.0
-        centred = torch.where(alive & ~equal, returns - mean, 0.0)
+        centred = _center_on_group(returns, alive, baseline, center, tolerance)
+    elif baseline == "batch":
+        equal = _all_equal(returns, alive, (0, 1, 2), tolerance)
+        centred = torch.where(alive & ~equal, returns - returns[alive].mean(), 0.0)
+    elif baseline == "none":
+        centred = torch.where(alive & (returns.abs() > tolerance), returns, 0.0)
     else:
         if baseline == "time_bin":
             bins = torch.arange(len(alive))[:, None, None].expand_as(alive)
         if bins is None:
             raise ValueError('baseline "state_bin" needs bins')
-        centred = center_on_bins(returns, alive, bins)
+        centred = center_on_bins(returns, alive, bins, tolerance)
     if scale == "none":
         return centred
     counted, values = alive, centred
     if scale == baseline == "time_step":  # members that have ended count
         counted = torch.ones_like(alive)
-        values = _center_on_group(returns, counted, baseline, "mean")
+        values = _center_on_group(returns, counted, baseline, "mean", tolerance)
     member_weights = baseline == "trajectory" and scale != "time_step"
     return centred / (_deviation(values, counted, scale, member_weights) + _EPSILON)
 
@@ -116,16 +143,20 @@ def informative_groups(advantages: Tensor) -> Tensor:
 
 
 def _center_on_group(
-    returns: Tensor, alive: Tensor, baseline: BaselineKind, center: CenterKind
+    returns: Tensor,
+    alive: Tensor,
+    baseline: BaselineKind,
+    center: CenterKind,
+    tolerance: Tensor,
 ) -> Tensor:
     """Subtract the mean over members at each time step, or over their mean returns."""
     if baseline == "time_step":
         member_returns = returns
-        equal = _all_equal(returns, torch.ones_like(alive), (2,))
+        equal = _all_equal(returns, torch.ones_like(alive), (2,), tolerance)
     else:
         lengths = alive.sum(dim=0, keepdim=True).clamp_min(1)
         member_returns = torch.where(alive, returns, 0.0).sum(dim=0, keepdim=True) / lengths
-        equal = _all_equal(returns, alive, (0, 2))
+        equal = _all_equal(returns, alive, (0, 2), tolerance)
     total, count = member_returns.sum(dim=2, keepdim=True), returns.shape[2]
     if center == "leave_one_out":
         total, count = total - member_returns, count - 1
@@ -143,7 +174,10 @@ def _deviation(centred: Tensor, counted: Tensor, scale: ScaleKind, member_weight
     return (total / weights.sum(dim=axes, keepdim=True).clamp_min(1.0)).sqrt()
 
 
-def _all_equal(returns: Tensor, counted: Tensor, axes: tuple[int, ...]) -> Tensor:
+def _all_equal(
+    returns: Tensor, counted: Tensor, axes: tuple[int, ...], tolerance: Tensor
+) -> Tensor:
     highest = torch.where(counted, returns, -torch.inf).amax(dim=axes, keepdim=True)
     lowest = torch.where(counted, returns, torch.inf).amin(dim=axes, keepdim=True)
-    return highest == lowest
+    allowed = torch.where(counted, tolerance, 0.0).amax(dim=axes, keepdim=True)
+    return highest - lowest <= allowed

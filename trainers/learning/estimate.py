@@ -15,6 +15,7 @@ from grpo_gym.trainers.learning.advantages import (
     compute_returns,
     group_advantages,
     informative_groups,
+    rounding_errors,
 )
 from grpo_gym.trainers.learning.state_bins import anchor_advantages, state_bins
 
@@ -69,6 +70,7 @@ def estimate_advantages(
         baseline=config.baseline,
         center=config.center,
         bins=bins,
+        tolerance=rounding_errors(rollout.rewards, rollout.alive, config.returns),
     )
     if values is None:
         advantages = compute(returns, scale=config.scale)
@@ -83,7 +85,8 @@ def estimate_advantages(
         to_go = compute_returns(
             rollout.rewards, rollout.alive, "reward_to_go", config.anchor_discount
         )
-        anchored = anchor_advantages(to_go, rollout.credited, bins, config.scale)
+        errors = rounding_errors(rollout.rewards, rollout.alive, "reward_to_go")
+        anchored = anchor_advantages(to_go, rollout.credited, bins, config.scale, errors)
         advantages = advantages + config.anchor_weight * anchored
     advantages = advantages.to(torch.float32)
     return AdvantageEstimate(returns, advantages, informative_groups(advantages), discount)

@@ -33,13 +33,16 @@ def state_bins(features: Tensor, width: float) -> Tensor:
     return (mixed ^ (mixed >> 31)).sum(dim=1).reshape(features.shape[:-1])
 
 
-def center_on_bins(returns: Tensor, taken: Tensor, bins: Tensor) -> Tensor:
+def center_on_bins(
+    returns: Tensor, taken: Tensor, bins: Tensor, tolerance: Tensor | float = 0.0
+) -> Tensor:
     """Subtract the mean over the members that visited the same bin, each at its first visit.
 
     Args:
         returns: Shape (T, G, K), float.
         taken: Steps that count, shape (T, G, K), bool.
         bins: Shape (T, G, K), int64, as `state_bins` numbers them.
+        tolerance: Difference up to which returns are equal, or shape (T, G, K).
 
     Returns:
         Shape (T, G, K); 0 at later visits of a bin, and where all returns of a bin are equal.
@@ -48,12 +51,15 @@ def center_on_bins(returns: Tensor, taken: Tensor, bins: Tensor) -> Tensor:
     """
     first = taken & _first_visits(bins, taken)
     labels = _group_labels(bins, first)
+    allowed = torch.as_tensor(tolerance, dtype=returns.dtype).expand_as(returns)
     centred = torch.zeros_like(returns)
-    centred[first] = _center_on_labels(returns[first], labels)
+    centred[first] = _center_on_labels(returns[first], labels, allowed[first])
     return centred
 
 
-def anchor_advantages(returns: Tensor, alive: Tensor, bins: Tensor, scale: str) -> Tensor:
+def anchor_advantages(
+    returns: Tensor, alive: Tensor, bins: Tensor, scale: str, tolerance: Tensor | float = 0.0
+) -> Tensor:
     """Subtract the mean over the group's steps that were taken in the same state, the anchor.
 
     Unlike with baseline "state_bin", every visit counts.
@@ -64,6 +70,7 @@ def anchor_advantages(returns: Tensor, alive: Tensor, bins: Tensor, scale: str) 
         bins: The state at each step, shape (T, G, K), int64; see `state_bins`.
         scale: "group" divides by the deviation among the steps at an anchor, "batch" and
             "time_step" by that over all steps that share an anchor, "none" by nothing.
+        tolerance: Difference up to which returns are equal, or shape (T, G, K).
 
     Returns:
         Shape (T, G, K); 0 where an anchor has a single visit.
@@ -71,7 +78,8 @@ def anchor_advantages(returns: Tensor, alive: Tensor, bins: Tensor, scale: str) 
     Source: GiGPO (arXiv 2505.10978), eqs. 6 and 7.
     """
     labels = _group_labels(bins, alive)
-    centred = _center_on_labels(returns[alive], labels)
+    allowed = torch.as_tensor(tolerance, dtype=returns.dtype).expand_as(returns)
+    centred = _center_on_labels(returns[alive], labels, allowed[alive])
     if scale == "group":
         centred = centred / (_label_means(centred.square(), labels).sqrt() + _EPSILON)
     elif scale != "none":
@@ -103,9 +111,10 @@ def _group_labels(bins: Tensor, chosen: Tensor) -> Tensor:
     return labels
 
 
-def _center_on_labels(values: Tensor, labels: Tensor) -> Tensor:
+def _center_on_labels(values: Tensor, labels: Tensor, tolerance: Tensor) -> Tensor:
     """Subtract the mean of all values with the same label; 0 where those are equal, shape (M,)."""
-    equal = _label_extremes(values, labels, "amax") == _label_extremes(values, labels, "amin")
+    spread = _label_extremes(values, labels, "amax") - _label_extremes(values, labels, "amin")
+    equal = spread <= _label_extremes(tolerance, labels, "amax")
     return torch.where(equal, 0.0, values - _label_means(values, labels))
 
 
