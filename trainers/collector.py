@@ -20,8 +20,11 @@ from grpo_gym.rollouts.randomness import (
 )
 from grpo_gym.rollouts.rollout import GroupedRollout
 from grpo_gym.rollouts.snapshot_check import check_snapshots
+from grpo_gym.rollouts.workers.batch import Workers
+from grpo_gym.rollouts.workers.pool import WorkersLostError
 from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.redraws import Redraws
 
 
 class Collector:
@@ -41,27 +44,52 @@ class Collector:
         if config.grouping == "branch":
             with closing(make_batch(env, env_kwargs, 2)) as pair:
                 check_snapshots(pair)
-        batch = make_batch(env, env_kwargs, config.num_envs)
+        workers = Workers(config.workers, config.group_size, config.worker_timeout_s)
+        batch = make_batch(env, env_kwargs, config.num_envs, workers)
         try:
             self._env = EnvGroups(batch, config.group_size)
         except ConfigError:
             batch.close()
             raise
+        self._lost_workers = 0
 
     def close(self) -> None:
         """Close the environments."""
         self._env.batch.close()
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The `rollout/` metrics of what collects."""
+        return {"lost_workers": float(self._lost_workers)} if self._config.workers else {}
+
     def collect(self, policy: Policy, iteration: int, round_number: int = 0) -> GroupedRollout:
-        """One rollout of G groups, the `round_number`-th of this iteration; both count from 0."""
+        """One rollout of G groups, the `round_number`-th of this iteration; both count from 0.
+
+        Where workers are lost, the rollout begins again: their groups with other seeds, and all
+        others as before.
+
+        Raises:
+            EnvError: If an environment fails, or too many workers are lost.
+        """
+        first = round_number * self._config.num_groups
+        groups = range(first, first + self._config.num_groups)
+        redraws = Redraws(iteration, groups, self._config)
+        while True:
+            try:
+                return self._play(policy, iteration, groups, redraws)
+            except WorkersLostError as error:
+                self._lost_workers += len(error.lost)
+                redraws.note(error)
+
+    def _play(
+        self, policy: Policy, iteration: int, groups: range, redraws: Redraws
+    ) -> GroupedRollout:
         config = self._config
-        first = round_number * config.num_groups
-        groups = range(first, first + config.num_groups)
         members = config.group_size if config.grouping == "unrelated" else None
         head = policy.head
         key = config.seed, iteration, groups
         noise = ActionNoise(head.noise_kind, *key, config.group_size, head.num_components)
-        seeds = episode_seeds(*key, members)
+        seeds = redraws.applied(episode_seeds(*key, members))
         if not _takes_wide_seeds(self._env.batch):
             seeds = narrow_seeds(seeds)
         branching = None

@@ -56,6 +56,11 @@ class CollectConfig:
     refill_rounds: Natural = 0
     """Collect at most this many extra rounds to replace groups whose returns are all equal (DAPO,
     arXiv 2503.14476); their steps count."""
+    workers: Annotated[Integer, Field(ge=0, le=1024)] = 0
+    """Processes in which training steps environments that are neither native nor a vector
+    environment, whole groups in each; 0: in this process. Results do not depend on it."""
+    worker_timeout_s: Positive = 60.0
+    """Seconds after which a worker that has not made its step hangs, and is replaced."""
 
     @property
     def num_envs(self) -> int:

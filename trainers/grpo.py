@@ -212,7 +212,7 @@ class GRPO(PersistentModel):
             iteration=self.iteration,
             num_steps=self.num_steps,
             rollout_steps=rollout.num_steps,
-            rollout=rollout_metrics(rollout),
+            rollout={**rollout_metrics(rollout), **self.prepare().metrics},
             update=update,
             uniform_groups=estimate.uniform_groups,
             explained_variance=explained_variance,

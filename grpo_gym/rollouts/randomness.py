@@ -27,6 +27,7 @@ class Stream(IntEnum):
     PREDICTION = 5
     TRUNKS = 6
     VALUES = 7
+    REDRAWS = 8
 
 
 def derive_seed(seed: int, stream: Stream, *key: int) -> int:
@@ -48,6 +49,19 @@ def episode_seeds(seed: int, iteration: int, groups: range, group_size: int | No
     if group_size is None:
         return np.array([derive_seed(*key, g) for g in groups], np.int64)
     return np.array([[derive_seed(*key, g, k) for k in range(group_size)] for g in groups])
+
+
+def redrawn_seeds(
+    seed: int, iteration: int, group: int, attempt: int, group_size: int | None
+) -> np.ndarray:
+    """Other seeds for a group whose episodes were lost for the `attempt`-th time, from 1.
+
+    Returns:
+        Shape (), int64; with a `group_size` of K, (K,).
+    """
+    key = (seed, Stream.REDRAWS, iteration, group, attempt)
+    drawn = [derive_seed(*key, k) for k in range(group_size or 1)]
+    return np.array(drawn[0] if group_size is None else drawn, np.int64)
 
 
 def narrow_seeds(seeds: np.ndarray) -> np.ndarray:

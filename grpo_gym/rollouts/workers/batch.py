@@ -20,7 +20,7 @@ from typing_extensions import override
 from grpo_gym.rollouts.env_batch import BatchStep
 from grpo_gym.rollouts.loop_batch import SeparateBatch
 from grpo_gym.rollouts.returned import choices_of
-from grpo_gym.rollouts.workers.pool import Part, WorkerPool
+from grpo_gym.rollouts.workers.pool import WorkerPool
 from grpo_gym.rollouts.workers.sent import as_bytes
 from grpo_gym.rollouts.workers.shared_arrays import ArrayKind
 
@@ -71,16 +71,12 @@ class WorkerBatch(SeparateBatch):
         groups = num_envs // workers.group_size
         shares = np.array_split(np.arange(groups), min(workers.count, groups))
         size = workers.group_size
-        parts = [Part(int(share[0]) * size, (int(share[-1]) + 1) * size) for share in shares]
+        parts = [range(int(share[0]) * size, (int(share[-1]) + 1) * size) for share in shares]
         self._pool = WorkerPool(self.name, sent, parts, self._array_kinds(), workers.timeout_s)
         self._starts = np.array([part.start for part in parts])
         self._parts = [slice(part.start, part.stop) for part in parts]
         self._keys = itertools.count()
         self._dropped: list[int] = []
-
-    def environments_of(self, number: int) -> range:
-        """The environments of a worker, by its number."""
-        return range(self.num_envs)[self._parts[number]]
 
     @override
     def close(self) -> None:

@@ -33,17 +33,34 @@ _BEGIN = (
 )
 
 
+@dataclass(frozen=True)
+class LostWorker:
+    """A worker that crashed or hung.
+
+    Attributes:
+        name: What messages call it.
+        part: Its environments.
+        cause: What became of it, as a predicate.
+    """
+
+    name: str
+    part: range
+    cause: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.cause}"
+
+
 class WorkersLostError(EnvError):
     """Workers crashed or hung; the next reset replaces them.
 
     Attributes:
-        causes: What became of each, by its number.
+        lost: Each of them.
     """
 
-    def __init__(self, name: str, causes: Mapping[int, str]) -> None:
-        self.causes = dict(causes)
-        told = "; ".join(f"worker {number} {cause}" for number, cause in causes.items())
-        super().__init__(f"{name}: {told}")
+    def __init__(self, lost: list[LostWorker]) -> None:
+        self.lost = lost
+        super().__init__("; ".join(map(str, lost)))
 
 
 class RemoteTracebackError(Exception):
@@ -51,14 +68,6 @@ class RemoteTracebackError(Exception):
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
-
-
-@dataclass(frozen=True)
-class Part:
-    """The environments of one worker: from `start` to before `stop`."""
-
-    start: int
-    stop: int
 
 
 class WorkerPool:
@@ -72,7 +81,7 @@ class WorkerPool:
         self,
         name: str,
         make: bytes,
-        parts: list[Part],
+        parts: list[range],
         kinds: dict[str, ArrayKind],
         timeout_s: float,
     ) -> None:
@@ -166,11 +175,15 @@ class WorkerPool:
         for number in causes:
             self._workers.pop(number).end(at_once=True)
         if causes:
-            raise WorkersLostError(self._name, causes)
+            raise WorkersLostError([self._described(*each) for each in causes.items()])
         if errors:
             error, text = errors[0]
             raise error from RemoteTracebackError(text)
         return answers
+
+    def _described(self, number: int, cause: str) -> LostWorker:
+        name = f"worker {number + 1} of {len(self._parts)} of {self._name}"
+        return LostWorker(name, self._parts[number], cause)
 
     @contextlib.contextmanager
     def _ending_all_if_interrupted(self) -> Any:
