@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from grpo_gym.rollouts.groups import EnvGroups
 from grpo_gym.rollouts.player import Player, SamplingPolicy
@@ -73,7 +74,7 @@ def collect(
     """
     player = Player(policy, env, noise, max_steps, frame_history)
     player.reset(seeds)
-    trajectories, episodes = (
+    trajectories, episodes, branchings = (
         _play_episodes(player) if branching is None else _play_branches(player, branching)
     )
     # Whatever is not finite in an output is so in the probability of the action, and that is small.
@@ -82,24 +83,32 @@ def collect(
             "the policy's outputs must be finite, got nan or inf: lower learning_rate, or look for "
             "very large observations"
         )
-    return GroupedRollout(**vars(trajectories), episodes=episodes, infos=player.infos.means())
+    return GroupedRollout(
+        **vars(trajectories),
+        episodes=episodes,
+        infos=player.infos.means(),
+        info_counts=player.infos.counts(),
+        branchings=branchings,
+    )
 
 
-def _play_episodes(player: Player) -> tuple[StepTensors, Episodes]:
+def _play_episodes(player: Player) -> tuple[StepTensors, Episodes, Tensor]:
     trajectories = stack_steps(player.play(), player.env.num_groups)
-    return trajectories, Episodes(
+    episodes = Episodes(
         returns=trajectories.rewards.sum(dim=0).reshape(-1),
         lengths=trajectories.alive.sum(dim=0).reshape(-1),
         truncated=torch.from_numpy(player.truncated),
     )
+    return trajectories, episodes, torch.zeros(player.env.num_groups, dtype=torch.int64)
 
 
-def _play_branches(player: Player, branching: Branching) -> tuple[StepTensors, Episodes]:
+def _play_branches(player: Player, branching: Branching) -> tuple[StepTensors, Episodes, Tensor]:
     env = player.env
     returns = np.zeros(env.num_groups)
     lengths = np.zeros(env.num_groups, np.int64)
     truncated = np.zeros(env.num_groups, np.bool_)
-    segments = []
+    segments: list[StepTensors] = []
+    branchings = []
     groups = np.arange(env.num_groups)
     while len(groups):
         steps = player.play(branching.every)
@@ -109,13 +118,14 @@ def _play_branches(player: Player, branching: Branching) -> tuple[StepTensors, E
         truncated[groups] = player.truncated[trunks]
         continues = player.alive[env.members(groups)].any(axis=1)
         branch_points = player.snapshot(trunks[continues])
-        for step in player.play(branching.lookahead):
+        for step in player.play(branching.lookahead, player.noise.aside(len(segments))):
             steps.append(replace(step, credited=torch.zeros_like(step.alive)))
+        branchings.append(torch.full((len(groups),), len(segments)))
         segments.append(stack_steps(steps, env.num_groups, groups))
         groups = groups[continues]
         player.restore(branch_points, groups)
     episodes = Episodes(*map(torch.from_numpy, (returns, lengths, truncated)))
-    return join_groups(segments), episodes
+    return join_groups(segments), episodes, torch.cat(branchings)
 
 
 def _choose_trunks(

@@ -53,6 +53,7 @@ class Player:
 
     Attributes:
         env: The environments.
+        noise: Determines the sampled actions.
         infos: Means of the quantities they report.
         alive: Episodes that have not ended, shape (B,), bool.
         truncated: Episodes that were cut off, shape (B,), bool.
@@ -69,7 +70,7 @@ class Player:
         self.env = env
         self.infos = InfoMeans()
         self._policy = policy
-        self._noise = noise
+        self.noise = noise
         self._max_steps = max_steps
         self._frame_history = frame_history
 
@@ -82,8 +83,9 @@ class Player:
         self.truncated = np.zeros(len(observations), np.bool_)
 
     @torch.inference_mode()
-    def play(self, count: int | None = None) -> list[StepTensors]:
-        """Play until every episode has ended, or for `count` steps."""
+    def play(self, count: int | None = None, noise: ActionNoise | None = None) -> list[StepTensors]:
+        """Play until every episode has ended, or for `count` steps, perhaps with other noise."""
+        noise = noise or self.noise
         steps: list[StepTensors] = []
         while self.alive.any() and len(steps) != count:
             self.env.batch.check_ending(self._elapsed)
@@ -91,7 +93,7 @@ class Player:
             masks = None if self._masks is None else torch.from_numpy(self._masks)
             outputs = self._policy(features)
             distribution = self._policy.distribution(outputs, masks)
-            actions = distribution.sample(torch.from_numpy(self._noise.draw()))
+            actions = distribution.sample(torch.from_numpy(noise.draw()))
             log_probs = distribution.log_prob(actions)
             result = self.env.batch.step(self._policy.head.to_environment(actions), self.alive)
             rewards = torch.from_numpy(np.where(self.alive, result.rewards, 0.0))
@@ -152,4 +154,8 @@ class InfoMeans:
 
     def means(self) -> dict[str, float]:
         """Means over all steps that reported a finite value."""
-        return {name: self._sums[name] / count for name, count in self._counts.items() if count}
+        return {name: self._sums[name] / count for name, count in self.counts().items()}
+
+    def counts(self) -> dict[str, int]:
+        """How many steps reported a finite value, where any did."""
+        return {name: count for name, count in self._counts.items() if count}

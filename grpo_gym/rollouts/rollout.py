@@ -65,10 +65,14 @@ class GroupedRollout(StepTensors):
     Attributes:
         episodes: Every member's episode; with branching each group's trunk.
         infos: Mean of each per-step quantity that the environment reported.
+        info_counts: How many steps reported it.
+        branchings: How often each group had branched before, shape (G,), int64; 0 from a reset.
     """
 
     episodes: Episodes
     infos: dict[str, float]
+    info_counts: dict[str, int]
+    branchings: Tensor
 
     @property
     def num_steps(self) -> int:
@@ -121,7 +125,9 @@ def concatenate(rollouts: Sequence[GroupedRollout]) -> GroupedRollout:
     return GroupedRollout(
         **vars(join_groups(rollouts)),
         episodes=Episodes(episodes("returns"), episodes("lengths"), episodes("truncated")),
-        infos={name: _weighted_mean(name, rollouts) for name in sorted(names)},
+        infos={name: _mean_info(name, rollouts) for name in sorted(names)},
+        info_counts={name: sum(_counts(name, rollouts)) for name in sorted(names)},
+        branchings=torch.cat([rollout.branchings for rollout in rollouts]),
     )
 
 
@@ -153,6 +159,11 @@ def _padded(values: Tensor, length: int) -> Tensor:
     return torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing else values
 
 
-def _weighted_mean(name: str, rollouts: Sequence[GroupedRollout]) -> float:
-    values = [(r.infos[name], r.num_steps) for r in rollouts if name in r.infos]
-    return sum(v * steps for v, steps in values) / sum(steps for _, steps in values)
+def _mean_info(name: str, rollouts: Sequence[GroupedRollout]) -> float:
+    means = [rollout.infos.get(name, 0.0) for rollout in rollouts]
+    counts = _counts(name, rollouts)
+    return sum(mean * n for mean, n in zip(means, counts, strict=True)) / sum(counts)
+
+
+def _counts(name: str, rollouts: Sequence[GroupedRollout]) -> list[int]:
+    return [rollout.info_counts.get(name, 0) for rollout in rollouts]

@@ -28,7 +28,7 @@ def worker_pool(processes: int, *, fresh: bool = False) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(
         processes,
         multiprocessing.get_context("spawn"),
-        initializer=_begin_work,
+        initializer=begin_work,
         max_tasks_per_child=1 if fresh else None,
     )
 
@@ -54,7 +54,7 @@ def stop_at_once(pool: ProcessPoolExecutor) -> None:
             closing.join(_PAUSE_SECONDS)
 
 
-def _begin_work() -> None:
+def begin_work() -> None:
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -345,8 +345,9 @@ def as_rollout() -> GroupedRollout:
     nothing = torch.zeros(0)
     episodes = Episodes(nothing, nothing, nothing)
     return GroupedRollout(
-        observations, actions, log_probs, outputs, rewards, alive, alive, None, episodes, {}
-    )
+        observations, actions, log_probs, outputs, rewards, alive, alive, None, episodes, {}, {},
+        torch.zeros(rewards.shape[1], dtype=torch.int64),
+    )  # fmt: skip
 
 
 def estimate(rollout: GroupedRollout, config: GRPOConfig) -> torch.Tensor:

@@ -7,39 +7,60 @@ do not depend on the number of processes.
 Shapes: S shards, M of them this process's own.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:  # the command line reads of processes before it loads torch
+    from torch import Tensor
 
-from grpo_gym.rollouts.rollout import GroupedRollout
+    from grpo_gym.rollouts.rollout import GroupedRollout
 
 
 class Processes(Protocol):
     """The processes that train one policy, as one of them sees them.
 
-    Every method but `mine` is called by all of them, in the same order.
+    All of them call the same methods in the same order, but for `mine`.
     """
 
     @property
     def rank(self) -> int:
-        """Number of this process, from 0, the one that reports and writes."""
+        """Number of this process; 0 is the one that reports and writes."""
 
     @property
     def size(self) -> int:
         """How many there are."""
 
+    def together(self) -> AbstractContextManager[None]:
+        """What all do together; may be nested.
+
+        An error inside ends all of them. Nobody leaves before all have come to the end.
+
+        Raises:
+            ProcessError: If another process fails, is lost, or hangs.
+        """
+
     def mine(self, shards: int) -> range:
         """The shards, out of S, that this process does; neighbours, and perhaps none."""
 
-    def gather(self, parts: Tensor, shards: int) -> Tensor:
+    def gather(self, parts: "Tensor", shards: int) -> "Tensor":
         """The results of all S shards, shape (S, ...), from each process's own, shape (M, ...)."""
 
-    def gather_rollout(self, rollout: GroupedRollout | None) -> GroupedRollout:
-        """All groups of the rollouts of all processes; None: this one has no groups."""
+    def gather_rollout(self, rollout: "GroupedRollout") -> "GroupedRollout":
+        """All groups of the rollouts of all processes."""
 
     def agree(self, number: int) -> int:
-        """The largest number, at least 0, that a process brings: one that stops stops all."""
+        """The largest number that a process brings, each at least 0: one that stops stops all."""
+
+    def share(self, message: Any) -> Any:
+        """The message of process 0, for all; what others bring does not matter."""
+
+    def check_same(self, tensors: "dict[str, Tensor]", when: str) -> None:
+        """Check that all processes have the same tensors.
+
+        Raises:
+            ProcessError: If not, with `when` in its message.
+        """
 
 
 def deal(items: int, receivers: int, receiver: int) -> range:
@@ -54,18 +75,26 @@ class _Alone:
     rank: int = 0
     size: int = 1
 
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def mine(self, shards: int) -> range:
         return range(shards)
 
-    def gather(self, parts: Tensor, shards: int) -> Tensor:
+    def gather(self, parts: "Tensor", shards: int) -> "Tensor":
         return parts
 
-    def gather_rollout(self, rollout: GroupedRollout | None) -> GroupedRollout:
-        assert rollout is not None
+    def gather_rollout(self, rollout: "GroupedRollout") -> "GroupedRollout":
         return rollout
 
     def agree(self, number: int) -> int:
         return number
+
+    def share(self, message: Any) -> Any:
+        return message
+
+    def check_same(self, tensors: "dict[str, Tensor]", when: str) -> None:
+        pass
 
 
 ALONE: Processes = _Alone()

@@ -1,0 +1,234 @@
+"""Processes that torch.distributed connects: gloo, and NCCL for tensors on GPUs of their own.
+
+Everything is an all-gather: its result has a fixed order, where a reduction's rounding would depend
+on the number of processes.
+
+Shapes: S shards, M of them this process's own, P processes.
+"""
+
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+from zlib import crc32
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from grpo_gym.rollouts.rollout import GroupedRollout
+from grpo_gym.trainers.processes.errors import ProcessError
+from grpo_gym.trainers.processes.interface import Processes, deal
+from grpo_gym.trainers.processes.packing import in_order, pack, unpack
+from grpo_gym.trainers.processes.watch import Watch
+
+_JOINING = timedelta(minutes=5)
+"""How long the last process may take to come."""
+_UNLIMITED = timedelta(days=365)
+"""An exchange waits for the slowest process; the watch notices those that will never come."""
+_LOOK = timedelta(seconds=1)
+"""How often a waiting process looks at what the watch has found, and at signals."""
+
+
+class ProcessGroup(Processes):
+    """P processes; this one is `rank`."""
+
+    def __init__(self, store: dist.Store, rank: int, size: int, *, speaks_for_itself: bool) -> None:
+        """Connect with the others.
+
+        Args:
+            store: What all have in common.
+            rank: Of this process.
+            size: P.
+            speaks_for_itself: Whether to report errors when process 0 no longer can.
+
+        Raises:
+            ProcessError: If not all of them come.
+        """
+        self._store, self._rank, self._size = store, rank, size
+        self._speaks_for_itself = speaks_for_itself
+        self._uses_nccl = _has_own_gpu()
+        self._watch: Watch | None = None
+        self._failed: BaseException | None = None
+        self._meetings = 0
+        with _meeting():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if self._uses_nccl else "gloo",
+                store=dist.PrefixStore("exchange", store),
+                rank=rank,
+                world_size=size,
+                timeout=_UNLIMITED,
+            )
+
+    @property
+    def rank(self) -> int:
+        """See `Processes`."""
+        return self._rank
+
+    @property
+    def size(self) -> int:
+        """See `Processes`."""
+        return self._size
+
+    @property
+    def reports(self) -> bool:
+        """Whether this process is the one to report an error."""
+        return self._rank == 0 or (self._watch is not None and self._watch.reports)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """See `Processes`."""
+        if self._watch is not None:
+            yield
+            return
+        if self._failed is not None:
+            raise ProcessError(f"the processes have been lost before: {self._failed}")
+        self._meetings += 1
+        store = dist.PrefixStore(f"meeting/{self._meetings}", self._store.clone())
+        self._watch = Watch(store, self._rank, self._size, self._speaks_for_itself)
+        try:
+            self.agree(0)  # all have told of themselves
+            self._watch.start()
+            yield
+            self.agree(0)
+        except BaseException as error:
+            self._failed = error
+            self._watch.say(error)
+            raise
+        finally:
+            self._watch.stop()
+            if self._failed is None:
+                self._watch = None
+            else:
+                self._abort()
+
+    def mine(self, shards: int) -> range:
+        """See `Processes`."""
+        return deal(shards, self._size, self._rank)
+
+    def gather(self, parts: Tensor, shards: int) -> Tensor:
+        """See `Processes`."""
+        most = -(-shards // self._size)
+        padded = parts
+        if len(parts) < most:
+            padded = parts.new_zeros(most, *parts.shape[1:])
+            padded[: len(parts)] = parts
+        gathered = self._all_gather(padded)
+        if most * self._size == shards:
+            return gathered.flatten(0, 1)
+        lengths = [len(deal(shards, self._size, rank)) for rank in range(self._size)]
+        return torch.cat([part[:n] for part, n in zip(gathered, lengths, strict=True)])
+
+    def gather_rollout(self, rollout: GroupedRollout) -> GroupedRollout:
+        """See `Processes`."""
+        return in_order([unpack(part) for part in self._all_gather_unequal(pack(rollout))])
+
+    def agree(self, number: int) -> int:
+        """See `Processes`."""
+        return int(self._all_gather(torch.tensor(number)).max())
+
+    def share(self, message: Any) -> Any:
+        """See `Processes`."""
+        written = pickle.dumps(message) if self._rank == 0 else b""
+        sent = torch.frombuffer(bytearray(written), dtype=torch.uint8) if written else None
+        parts = self._all_gather_unequal(
+            torch.empty(0, dtype=torch.uint8) if sent is None else sent
+        )
+        return pickle.loads(parts[0].numpy().tobytes())
+
+    def check_same(self, tensors: dict[str, Tensor], when: str) -> None:
+        """See `Processes`."""
+        digest = 0
+        for name, tensor in tensors.items():
+            numbers = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            digest = crc32(numbers.data, crc32(name.encode(), digest))
+        digests = self._all_gather(torch.tensor(digest)).tolist()
+        others = [rank for rank, each in enumerate(digests) if each != digests[0]]
+        if others:
+            raise ProcessError(
+                f"processes 0 and {others[0]} must have the same weights {when}: give all the same "
+                "settings and seed, the same versions of torch and NumPy, and processors of one "
+                "kind"
+            )
+
+    def _all_gather_unequal(self, mine: Tensor) -> list[Tensor]:
+        """Each process's bytes, shape (N,), uint8, with another N for each."""
+        lengths = self._all_gather(torch.tensor(len(mine))).tolist()
+        padded = mine.new_empty(max(lengths))
+        padded[: len(mine)] = mine
+        gathered = self._all_gather(padded)
+        return [part[:length] for part, length in zip(gathered, lengths, strict=True)]
+
+    def _all_gather(self, mine: Tensor) -> Tensor:
+        """Equal parts of all processes, shape (P, ...), in order."""
+        device = mine.device
+        if device.type != "cpu" and not self._uses_nccl:
+            mine = mine.cpu()
+        gathered = mine.new_empty(self._size, *mine.shape)
+        try:
+            work = dist.all_gather(list(gathered.unbind()), mine.contiguous(), async_op=True)
+            self._wait_for(work)
+        except RuntimeError as error:
+            if isinstance(error, ProcessError) or self._watch is None:
+                raise
+            raise self._watch.explain(error) from error
+        return gathered.to(device)
+
+    def _wait_for(self, work: Any) -> None:
+        """Wait for an exchange, for as long as no process is lost."""
+        while True:
+            try:
+                work.wait(_LOOK)
+                return
+            except RuntimeError:
+                if work.is_completed():
+                    raise
+                if self._watch is not None:
+                    self._watch.check()
+
+    def _abort(self) -> None:
+        """Give up exchanges that are under way, so that the interpreter can end."""
+        with suppress(Exception):  # there may be nothing left to abort
+            dist.distributed_c10d._abort_process_group()
+
+
+def meet() -> tuple[dist.Store, int, int]:
+    """The store, rank and size that the variables of torchrun describe.
+
+    Raises:
+        ProcessError: If process 0 does not come.
+    """
+    with _meeting():
+        store, rank, size = next(dist.rendezvous("env://", timeout=_JOINING))
+    return store, rank, size
+
+
+def local_store(size: int, port: int = 0) -> dist.TCPStore:
+    """A store for processes of this machine: that of process 0, at a free port, or of another one.
+
+    Raises:
+        ProcessError: If process 0 cannot be reached.
+    """
+    with _meeting():
+        return dist.TCPStore("127.0.0.1", port, size, port == 0, _JOINING, wait_for_workers=False)
+
+
+@contextmanager
+def _meeting() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise ProcessError(
+            f"the processes of this training could not find each other: {error}"
+        ) from error
+
+
+def _has_own_gpu() -> bool:
+    """Whether every process of this machine has a GPU of its own; then makes it the current one."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # of torchrun
+    if not 0 < here <= torch.cuda.device_count():
+        return False
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return True
