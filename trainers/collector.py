@@ -24,28 +24,54 @@ from grpo_gym.rollouts.workers.batch import Workers
 from grpo_gym.rollouts.workers.pool import WorkersLostError
 from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.processes import ALONE, Processes, deal
 from grpo_gym.trainers.redraws import Redraws
+from grpo_gym.trainers.sharded_policy import PlayedShards, ShardedPolicy
 
 
 class Collector:
-    """Collects rollouts from its own environments.
+    """Collects rollouts from its own environments, those of this process's groups.
 
-    Groups are numbered within an iteration, across all its rounds; every random number derives
-    from the seed, the iteration and the group's number.
+    Groups are numbered within an iteration, across all its rounds and all processes; every random
+    number derives from the seed, the iteration and the group's number.
     """
 
-    def __init__(self, env: EnvSource, env_kwargs: Mapping[str, Any], config: GRPOConfig) -> None:
+    def __init__(
+        self,
+        env: EnvSource,
+        env_kwargs: Mapping[str, Any],
+        config: GRPOConfig,
+        processes: Processes = ALONE,
+    ) -> None:
         """Make the environments; if groups branch, first check that they can be restored.
 
         Raises:
-            SnapshotError: If they cannot.
+            ConfigError: If there are more processes than groups, or than shards of them.
+            SnapshotError: If environments cannot be restored.
         """
+        for name in ("num_groups", "gradient_shards"):
+            if getattr(config, name) < processes.size:
+                raise ConfigError(
+                    f"{name} must be >= the number of processes, {processes.size}, got "
+                    f"{getattr(config, name)}: use fewer processes, or train with another {name}"
+                )
         self._config = config
+        shards = min(config.num_groups, config.gradient_shards)
+        mine = [deal(config.num_groups, shards, shard) for shard in processes.mine(shards)]
+        self._groups = range(mine[0].start, mine[-1].stop)
+        self._shards = PlayedShards([len(groups) * config.group_size for groups in mine])
         if config.grouping == "branch":
             with closing(make_batch(env, env_kwargs, 2)) as pair:
                 check_snapshots(pair)
         workers = Workers(config.workers, config.group_size, config.worker_timeout_s)
-        batch = make_batch(env, env_kwargs, config.num_envs, workers)
+        num_envs = len(self._groups) * config.group_size
+        batch = make_batch(env, env_kwargs, num_envs, workers)
+        if batch.num_envs != num_envs:
+            batch.close()
+            raise ConfigError(
+                f"env must be an id or a function of num_envs with {processes.size} processes, got "
+                f"{batch} with {batch.num_envs} environments of its own"
+            )
         try:
             self._env = EnvGroups(batch, config.group_size)
         except ConfigError:
@@ -63,7 +89,9 @@ class Collector:
         return {"lost_workers": float(self._lost_workers)} if self._config.workers else {}
 
     def collect(self, policy: Policy, iteration: int, round_number: int = 0) -> GroupedRollout:
-        """One rollout of G groups, the `round_number`-th of this iteration; both count from 0.
+        """This process's groups of a rollout, of the `round_number`-th of this iteration.
+
+        Both count from 0.
 
         Where workers are lost, the rollout begins again: their groups with other seeds, and all
         others as before.
@@ -72,7 +100,7 @@ class Collector:
             EnvError: If an environment fails, or too many workers are lost.
         """
         first = round_number * self._config.num_groups
-        groups = range(first, first + self._config.num_groups)
+        groups = range(first + self._groups.start, first + self._groups.stop)
         redraws = Redraws(iteration, groups, self._config)
         while True:
             try:
@@ -100,8 +128,8 @@ class Collector:
                 config.branch_from,
                 group_generators(config.seed, Stream.TRUNKS, iteration, groups),
             )
-        return collect(
-            policy,
+        rollout = collect(
+            ShardedPolicy(policy, self._shards),
             self._env,
             seeds,
             noise,
@@ -109,6 +137,8 @@ class Collector:
             branching,
             config.frame_history,
         )
+        self._shards.try_all_at_once(policy, rollout)
+        return rollout
 
 
 def _takes_wide_seeds(batch: EnvBatch) -> bool:

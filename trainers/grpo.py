@@ -34,6 +34,8 @@ from grpo_gym.trainers.learning.value_baseline import ValueBaseline
 from grpo_gym.trainers.memory import NetworkMemory, check_rollout, check_widths
 from grpo_gym.trainers.persistence import PersistentModel
 from grpo_gym.trainers.presets import make_config
+from grpo_gym.trainers.processes import Processes
+from grpo_gym.trainers.processes.join import join
 from grpo_gym.trainers.reporting import ProgressReporter
 from grpo_gym.trainers.schedule import Schedule
 from grpo_gym.trainers.standstill import Standstill, have_changed, nothing_will_change, weights_of
@@ -149,11 +151,12 @@ class GRPO(PersistentModel):
             total_steps: Steps to take in this call; schedules span them.
             progress_bar: Show progress on the terminal.
             callback: Called after each iteration as callback(model, stats); training stops
-                early when one returns False.
+                early when one returns False, in any of several processes.
 
         Raises:
             ConfigError: If `total_steps` is not a positive whole number.
             GroupError: If the environment's members do not share their starts.
+            ProcessError: If it trains together with other processes, and one is lost or hangs.
         """
         steps = check_value("total_steps", total_steps, Count)
         self.schedule = Schedule(start=self.num_steps, end=self.num_steps + steps)
@@ -166,16 +169,26 @@ class GRPO(PersistentModel):
         """Continue an interrupted `learn` to its end; arguments as there."""
         torch.set_num_threads(self.config.torch_threads)
         callbacks = [callback] if callable(callback) else list(callback)
+        processes = self.processes
         with contextlib.ExitStack() as stack:
-            if progress_bar:
+            stack.enter_context(processes.together())
+            processes.check_same(self.policy.state_dict(), "before they train together")
+            if progress_bar and processes.rank == 0:
                 callbacks.append(stack.enter_context(ProgressReporter()))
-            going_on = True
-            while going_on and not self.has_ended:
+            stopping = False
+            while not (stopping or self.has_ended):
                 stats = self.train_iteration()
-                going_on = all([report(self, stats) is not False for report in callbacks])
+                processes.check_same(self.policy.state_dict(), f"after iteration {self.iteration}")
+                stops = any([report(self, stats) is False for report in callbacks])
+                stopping = bool(processes.agree(stops))
             if self.standstill.is_final:
                 _log.warning("training ended at step %d: no more would change", self.num_steps)
         return self
+
+    @property
+    def processes(self) -> Processes:
+        """Those that train this model together: torchrun's, or only this one."""
+        return join()
 
     @property
     def has_ended(self) -> bool:
@@ -197,6 +210,7 @@ class GRPO(PersistentModel):
             self.reference,
             self.config,
             self._generator(Stream.MINIBATCHES),
+            self.processes,
         )
         self._notice_standstill(before, rollout, update)
         explained_variance = self._fit_value_baseline(rollout, estimate)
@@ -242,7 +256,7 @@ class GRPO(PersistentModel):
             kwargs = {**self.env_kwargs, **self.training_env_kwargs}
             with contextlib.closing(make_batch(self.env_source, kwargs, 1)) as one:
                 check_rollout(one, self.policy, self.config)
-            self._collector = Collector(self.env_source, kwargs, self.config)
+            self._collector = Collector(self.env_source, kwargs, self.config, self.processes)
         return self._collector
 
     def close(self) -> None:
@@ -263,13 +277,14 @@ class GRPO(PersistentModel):
     def _collect(self) -> tuple[GroupedRollout, AdvantageEstimate]:
         """Collect a round of groups, and more rounds while too few groups are informative."""
         collector, config = self.prepare(), self.config
-        rollout = collector.collect(self.policy, self.iteration)
+        gather = self.processes.gather_rollout
+        rollout = gather(collector.collect(self.policy, self.iteration))
         estimate = self._estimate(rollout)
         for round_number in range(1, config.refill_rounds + 1):
             if int(estimate.informative.sum()) >= config.num_groups:
                 break
             more = collector.collect(self.policy, self.iteration, round_number)
-            rollout = concatenate([rollout, more])
+            rollout = concatenate([rollout, gather(more)])
             estimate = self._estimate(rollout)
         if config.refill_rounds and not bool(estimate.informative.any()):
             _log.warning(

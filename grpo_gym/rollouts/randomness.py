@@ -6,6 +6,7 @@ however it is distributed over processes, and after an interruption.
 Shapes: G groups, K members, C components of an action.
 """
 
+from copy import copy
 from enum import IntEnum
 from typing import Literal
 
@@ -117,3 +118,16 @@ class ActionNoise:
         noise = self._chunk[self._next]
         self._next += 1
         return noise
+
+    def aside(self, number: int) -> "ActionNoise":
+        """Other noise for a detour from here, the `number`-th, from 0, which leaves this as it is.
+
+        The noise that follows it does not depend on how long a group's detour was.
+        """
+        other = copy(self)
+        other._generators = [
+            np.random.Generator(each.bit_generator.jumped(number + 1))  # type: ignore[attr-defined]
+            for each in self._generators
+        ]
+        other._next = _CHUNK
+        return other
