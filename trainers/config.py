@@ -28,6 +28,9 @@ from grpo_gym.settings import (
     checked_dataclass,
 )
 
+OF_THE_MACHINE = ("workers", "worker_timeout_s")
+"""Settings of where a run is computed: it may go on with others, and its steps are the same."""
+
 
 @checked_dataclass
 class CollectConfig:

@@ -114,6 +114,15 @@ def needs_of_actions(action_space: gym.Space[Any]) -> tuple[Needs, ...]:
     return (Needs(names, "actions are Box", lambda _: False),)
 
 
+def needs_of_environment(is_separate: bool) -> tuple[Needs, ...]:
+    """What settings need in an environment that is, or is not, stepped by itself."""
+    if is_separate:
+        return (Needs(("worker_timeout_s",), "workers > 0", lambda config: config.workers > 0),)
+    names = ("workers", "worker_timeout_s")
+    condition = "the environment is neither native nor a vector environment"
+    return (Needs(names, condition, lambda _: False),)
+
+
 def refuse_both(settings: Collection[str], policy_kwargs: Collection[str], policy: object) -> None:
     """Refuse an option of a built-in policy that is given as a setting and in policy_kwargs.
 

@@ -23,7 +23,12 @@ from grpo_gym.settings import ConfigError, Count, check_value
 from grpo_gym.settings.effects import without_effect
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
-from grpo_gym.trainers.effects import needs_of, needs_of_actions, refuse_both
+from grpo_gym.trainers.effects import (
+    needs_of,
+    needs_of_actions,
+    needs_of_environment,
+    refuse_both,
+)
 from grpo_gym.trainers.iteration import Callback, IterationStats, rollout_metrics
 from grpo_gym.trainers.learning.adamw import AdamW
 from grpo_gym.trainers.learning.batch import training_batch
@@ -108,7 +113,11 @@ class GRPO(PersistentModel):
             )
             self.reference = make_reference(self.policy, self.config)
             self.value_baseline = self._make_value_baseline()
-        needs = (*needs_of(policy), *needs_of_actions(self.action_space))
+        needs = (
+            *needs_of(policy),
+            *needs_of_actions(self.action_space),
+            *needs_of_environment(self.is_separate),
+        )
         # Not refused: one set of keywords may serve several presets and policies.
         for name, condition in without_effect(self.config, needs, overrides):
             _log.warning("%s has no effect unless %s", name, condition)

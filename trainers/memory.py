@@ -33,6 +33,8 @@ _BYTES_OF_KEPT = 8
 """What layers keep for a backward pass, with its gradients."""
 _SEPARATE_ENV_BYTES = 20_000
 """A small Gymnasium environment with its wrappers, such as CartPole-v1."""
+_WORKER_BYTES = 50_000_000
+"""A worker with Gymnasium, and without what its environments import."""
 _FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn}
 
 
@@ -102,7 +104,7 @@ def check_rollout(batch: EnvBatch, policy: Policy, config: GRPOConfig) -> None:
         needed += float(_BYTES_OF_FEATURES * policy.observation_size * num_steps)
     needed += float(_BYTES_OF_KEPT * policy.numbers_kept(_rows_at_once(num_steps, config)))
     if isinstance(batch, SeparateBatch):
-        needed += _SEPARATE_ENV_BYTES * config.num_envs
+        needed += _SEPARATE_ENV_BYTES * config.num_envs + _WORKER_BYTES * config.workers
     check_memory(
         needed,
         f"num_groups {config.num_groups:,} x group_size {config.group_size:,} x {steps:,} steps",

@@ -23,6 +23,8 @@ from grpo_gym.policies.registry import (
     merge_policy_kwargs,
 )
 from grpo_gym.rollouts.batches import EnvSource, make_batch
+from grpo_gym.rollouts.env_batch import EnvBatch
+from grpo_gym.rollouts.loop_batch import SeparateBatch
 from grpo_gym.rollouts.policy_inputs import features_of, masks_of
 from grpo_gym.rollouts.randomness import Stream, derive_seed, draw_noise
 from grpo_gym.rollouts.spaces import stack_frames
@@ -44,6 +46,7 @@ class PolicyModel(Evaluable):
         training_env_kwargs: Arguments that replace or extend them in training.
         observation_space: Of one environment.
         action_space: Of one environment.
+        is_separate: Whether its environments are stepped one by one, as workers can.
         metrics_normaliser: How raw metrics became the observations it learned from, for its
             deployment; set it to have it saved with the policy.
     """
@@ -76,7 +79,10 @@ class PolicyModel(Evaluable):
         self.env_kwargs = dict(env_kwargs or {})
         self.training_env_kwargs = dict(training_env_kwargs or {})
         # Making one environment tells the spaces, and refuses bad arguments before any work.
-        self.observation_space, self.action_space = _spaces(env, self.env_kwargs, config.num_envs)
+        sample = _sample(env, self.env_kwargs, config.num_envs)
+        self.observation_space = sample.single_observation_space
+        self.action_space = sample.single_action_space
+        self.is_separate = isinstance(sample, SeparateBatch)
         self.check_training_environment()
         # The last bits of orthogonal weights depend on the number of threads.
         torch.set_num_threads(self.config.torch_threads)
@@ -105,7 +111,8 @@ class PolicyModel(Evaluable):
         if not self.training_env_kwargs:
             return
         kwargs = {**self.env_kwargs, **self.training_env_kwargs}
-        training = _spaces(self.env_source, kwargs, self.config.num_envs)
+        sample = _sample(self.env_source, kwargs, self.config.num_envs)
+        training = sample.single_observation_space, sample.single_action_space
         if training != (self.observation_space, self.action_space):
             raise ConfigError(
                 "training_env_kwargs must not change the spaces, got "
@@ -162,10 +169,8 @@ class PolicyModel(Evaluable):
         return self.policy.act(observations, masks, noise), state
 
 
-def _spaces(
-    env: EnvSource, kwargs: Mapping[str, Any], num_envs: int
-) -> tuple[gym.Space[Any], gym.Space[Any]]:
-    """Observation and action space of an environment.
+def _sample(env: EnvSource, kwargs: Mapping[str, Any], num_envs: int) -> EnvBatch:
+    """A batch of one environment, which is closed: for its spaces and its kind.
 
     Raises:
         ConfigError: If it is a vector environment of another number than `num_envs`.
@@ -177,4 +182,4 @@ def _spaces(
             f"num_groups x group_size must be the {sample.num_envs} environments of {sample}, got "
             f"{num_envs}: or pass a function of num_envs that makes it"
         )
-    return sample.single_observation_space, sample.single_action_space
+    return sample

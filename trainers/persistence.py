@@ -13,7 +13,7 @@ from grpo_gym.rollouts.batches import EnvSource
 from grpo_gym.settings import ConfigError, from_mapping, to_mapping
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
-from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.config import OF_THE_MACHINE, GRPOConfig
 from grpo_gym.trainers.export import export_policy
 from grpo_gym.trainers.export.cards import make_card
 from grpo_gym.trainers.learning.adamw import AdamW
@@ -125,6 +125,7 @@ class PersistentModel(PolicyModel):
         training_env_kwargs: Mapping[str, Any] | None = None,
         policy: PolicySource | None = None,
         policy_kwargs: Mapping[str, Any] | None = None,
+        **machine: Any,
     ) -> Self:
         """Read a model that `save` wrote; it evaluates and resumes as the original.
 
@@ -139,10 +140,18 @@ class PersistentModel(PolicyModel):
                 dictionaries of them.
             policy: Needed only for a network of your own that is not registered: the callable.
             policy_kwargs: Instead of those it was trained with.
+            **machine: Settings of where it is computed, instead of those it was trained with:
+                workers, worker_timeout_s.
 
         Raises:
+            ConfigError: If a setting is another one.
             CheckpointError: If the file is damaged, not ours, or of another environment or policy.
         """
+        if others := sorted(machine.keys() - set(OF_THE_MACHINE)):
+            raise ConfigError(
+                f"{others[0]} must be left out of load: a model goes on with its own settings, but "
+                f"for {', '.join(OF_THE_MACHINE)}"
+            )
         payload = check_payload(checkpoint.load(path, kind=_KIND), GRPOPayload, path)
         saved = payload["environment"]
         source = env
@@ -176,7 +185,7 @@ class PersistentModel(PolicyModel):
                 env_kwargs=merge_env_kwargs(trained, env_kwargs or {}),
                 training_env_kwargs=training_env_kwargs,
                 policy_kwargs=policy_kwargs,
-                config=from_mapping(GRPOConfig, payload["config"], str(path)),
+                config=from_mapping(GRPOConfig, {**payload["config"], **machine}, str(path)),
             )
         except ConfigError as error:
             raise CheckpointError(f"{path} cannot be used here: {error}") from error

@@ -16,6 +16,7 @@ from grpo_gym.policies.registry import merge_policy_kwargs
 from grpo_gym.settings import ConfigError, save_yaml, to_mapping
 from grpo_gym.storage.claims import LOCK_NAME, claim_folder
 from grpo_gym.storage.files import is_leftover
+from grpo_gym.trainers.config import OF_THE_MACHINE
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.schedule import Schedule
 from grpo_gym.trainers.settings import TrainSettings, new_model
@@ -123,7 +124,11 @@ class Run:
         settings = self.settings
         if self.latest.is_file():
             return GRPO.load(
-                self.latest, settings.env, env_kwargs=settings.env_kwargs, policy=settings.policy
+                self.latest,
+                settings.env,
+                env_kwargs=settings.env_kwargs,
+                policy=settings.policy,
+                **{name: getattr(settings.grpo, name) for name in OF_THE_MACHINE},
             )
         return new_model(settings)
 

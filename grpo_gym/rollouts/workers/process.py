@@ -78,6 +78,9 @@ def main(connection: int, arrays: int, last_words: int) -> None:
     farewell = part.answer("close")
     with contextlib.suppress(OSError):
         parent.send(farewell)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # as the processes of multiprocessing do: taking modules apart takes long
 
 
 class _Part:
