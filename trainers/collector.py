@@ -24,7 +24,7 @@ from grpo_gym.rollouts.workers.batch import Workers
 from grpo_gym.rollouts.workers.pool import WorkersLostError
 from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.config import GRPOConfig
-from grpo_gym.trainers.processes import ALONE, Processes, deal
+from grpo_gym.trainers.processes import ALONE, Processes, check_size, deal
 from grpo_gym.trainers.redraws import Redraws
 from grpo_gym.trainers.sharded_policy import PlayedShards, ShardedPolicy
 
@@ -49,12 +49,7 @@ class Collector:
             ConfigError: If there are more processes than groups, or than shards of them.
             SnapshotError: If environments cannot be restored.
         """
-        for name in ("num_groups", "gradient_shards"):
-            if getattr(config, name) < processes.size:
-                raise ConfigError(
-                    f"{name} must be >= the number of processes, {processes.size}, got "
-                    f"{getattr(config, name)}: use fewer processes, or train with another {name}"
-                )
+        check_size(processes.size, config)
         self._config = config
         shards = min(config.num_groups, config.gradient_shards)
         mine = [deal(config.num_groups, shards, shard) for shard in processes.mine(shards)]

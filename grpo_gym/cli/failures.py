@@ -17,6 +17,7 @@ from grpo_gym.deployment.records import GuardError
 from grpo_gym.rollouts.env_batch import EnvError
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage import CheckpointError
+from grpo_gym.trainers.processes.errors import ProcessError
 
 Main = Callable[[Sequence[str]], int]
 
@@ -68,7 +69,7 @@ def reported(main: Main) -> Main:
             return _report(f"{error.filename}: {text}" if error.filename else text, _FAILURE)
         except MemoryError as error:
             return _report(f"out of memory: {error}".removesuffix(": "), _FAILURE)
-        except (CheckpointError, EnvError, FloatingPointError, GuardError) as error:
+        except (CheckpointError, EnvError, FloatingPointError, GuardError, ProcessError) as error:
             return _report(str(error), _FAILURE)
         except StandstillError as end:
             return _report(str(end), _STANDSTILL)

@@ -4,13 +4,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from grpo_gym.cli.options import SOURCE, CommandLine, Given, as_option
 from grpo_gym.registration import descriptor_of
 from grpo_gym.settings import (
     ConfigError,
     Flag,
+    Integer,
     checked_dataclass,
     from_mapping,
     load_yaml,
@@ -18,10 +21,11 @@ from grpo_gym.settings import (
     to_mapping,
 )
 from grpo_gym.settings.effects import Needs, refuse_without_effect, without_effect
-from grpo_gym.trainers.config import GRPOConfig
-from grpo_gym.trainers.effects import needs_of, refuse_both
+from grpo_gym.trainers.config import OF_THE_MACHINE, GRPOConfig
+from grpo_gym.trainers.effects import needs_of, needs_of_environment, refuse_both
 from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.presets import PRESETS
+from grpo_gym.trainers.processes import check_size
 from grpo_gym.trainers.settings import TrainSettings, default_config
 
 _log = logging.getLogger(__name__)
@@ -38,6 +42,7 @@ _NEEDS = (
 )
 _OF_GRPO = (
     "preset",
+    "processes",
     "policy",
     "policy_kwargs",
     "training_env_kwargs",
@@ -61,11 +66,14 @@ class RunOptions:
     run_dir: Path | None = None
     """Folder to write, new or empty; by default a new one under runs/<env>/."""
     resume: Path | None = None
-    """Folder of a run to continue; only --quiet, and --total-steps to make it longer, may be given
-    with it."""
+    """Folder of a run to continue; only --quiet, --processes, and --total-steps to make it longer,
+    may be given with it."""
     online_kwargs: dict[str, Any] = field(default_factory=dict)
     """Settings of --algo online: learning_rate, group_size, exploration, weight_limit, step_limit,
     importance_weights, estimates."""
+    processes: Annotated[Integer, Field(ge=1, le=1024)] = 1
+    """Processes on this machine that share the work, with the same result. At most num_groups and
+    gradient_shards; processes times torch_threads should not exceed the cores."""
     quiet: Flag = False
     """Show no progress."""
 
@@ -101,9 +109,11 @@ def parse_train(arguments: Sequence[str]) -> tuple[TrainSettings, RunOptions]:
         settings = _settings(run, given)
     else:
         _refuse_other_options(given)
-        settings = _resumed_settings(run.resume, given.values["training"])
+        machine = given.values["grpo"]
+        settings = _resumed_settings(run.resume, given.values["training"], machine)
     if given.help:
         _LINE.show_help({"run": run, "training": settings, "grpo": settings.grpo})
+    check_size(run.processes, settings.grpo)
     return settings, run
 
 
@@ -149,7 +159,8 @@ def _settings(run: RunOptions, given: Given) -> TrainSettings:
     changed["grpo"] = from_mapping(GRPOConfig, {**to_mapping(base.grpo), **grpo_options}, SOURCE)
     settings = from_mapping(TrainSettings, changed, SOURCE)
     if settings.algo == "grpo":
-        needs = list(needs_of(settings.policy))
+        is_native = descriptor_of(settings.env) is not None
+        needs = [*needs_of(settings.policy), *needs_of_environment(not is_native)]
         refuse_without_effect(settings.grpo, needs, grpo_options, as_option)
         refuse_both(grpo_options, options.get("policy_kwargs", {}), settings.policy)
         if run.config is not None:
@@ -161,15 +172,18 @@ def _settings(run: RunOptions, given: Given) -> TrainSettings:
     return settings
 
 
-def _resumed_settings(folder: Path, options: Mapping[str, Any]) -> TrainSettings:
-    """The settings of a run that goes on, perhaps for more steps than it began with."""
+def _resumed_settings(
+    folder: Path, options: Mapping[str, Any], machine: Mapping[str, Any]
+) -> TrainSettings:
+    """The settings of a run that goes on, perhaps for more steps or on another machine."""
     saved = saved_settings(folder)
     if saved.algo == "online":
         raise ConfigError(
             "--resume must be followed by a run of --algo grpo: online runs take seconds; repeat "
             f"this one with --config {folder}/config.yaml"
         )
-    settings = from_mapping(TrainSettings, {**to_mapping(saved), **options}, SOURCE)
+    grpo = {**to_mapping(saved.grpo), **machine}
+    settings = from_mapping(TrainSettings, {**to_mapping(saved), **options, "grpo": grpo}, SOURCE)
     if settings.total_steps < saved.total_steps:
         raise ConfigError(
             f"--total-steps must be >= {saved.total_steps} with --resume, got "
@@ -217,7 +231,7 @@ def _refuse_options_of_grpo(given: Given) -> None:
 
 def _refuse_other_options(given: Given) -> None:
     for name in given.names():
-        if name not in ("resume", "quiet", "total_steps"):
+        if name not in ("resume", "processes", "quiet", "total_steps", *OF_THE_MACHINE):
             raise ConfigError(
                 f"--resume must come without {as_option(name)}: a run goes on with its own settings"
             )

@@ -9,6 +9,7 @@ from types import FrameType
 
 _HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 """The terminal is gone; Windows has no such signal."""
+_STOPPING = b"\nstopping after this iteration; once more to stop at once\n"
 
 
 class Stopped(KeyboardInterrupt):
@@ -30,8 +31,10 @@ class StopSignals:
         number: The first signal that came, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
+        """Say what the first signal leads to, unless `quiet`."""
         self.number: int | None = None
+        self._quiet = quiet
         self._deferred = False
 
     @contextmanager
@@ -80,9 +83,10 @@ class StopSignals:
         if self.number is None:
             self.number = number
             if self._deferred:
-                # Not print, which the signal may have interrupted.
-                with contextlib.suppress(OSError):
-                    os.write(2, b"\nstopping after this iteration; once more to stop at once\n")
+                if not self._quiet:
+                    # Not print, which the signal may have interrupted.
+                    with contextlib.suppress(OSError):
+                        os.write(2, _STOPPING)
                 return
         elif number == _HANGUP:
             return  # shells and terminals send it several times, and nobody is impatient

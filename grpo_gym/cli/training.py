@@ -4,6 +4,7 @@ import contextlib
 import math
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from grpo_gym.cli.run import Run
 from grpo_gym.cli.settings import RunOptions
 from grpo_gym.cli.signals import Stopped, StopSignals
 from grpo_gym.cli.tables import compare_with_baselines
+from grpo_gym.cli.together import SharedRun, train_to_the_end
 from grpo_gym.evaluation.episodes import Evaluation
 from grpo_gym.evaluation.statistics import summarise
 from grpo_gym.rollouts.randomness import Stream, derive_seed
@@ -23,6 +25,7 @@ from grpo_gym.storage import CheckpointError
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.iteration import Callback, IterationStats
 from grpo_gym.trainers.named_policies import check_environment
+from grpo_gym.trainers.processes.join import join
 from grpo_gym.trainers.reporting import ProgressReporter, TensorBoardReporter
 from grpo_gym.trainers.settings import TrainSettings, new_model
 
@@ -46,22 +49,24 @@ def train_grpo(
         StandstillError: If the last iterations changed no weight, others would not, and the policy
             has not learned its task; everything is saved and shown by then.
     """
-    run, model = _open(settings, options)
-    console.print(f"run: {run.folder}", markup=False)
-    command = f"{invocation('train')} --resume {shlex.quote(str(run.folder))}"
+    run = None
     try:
-        _train(run, model, signals, console)
+        with join().together():
+            run, model = _open(settings, options)
+            console.print(f"run: {run.folder}", markup=False)
+            _train(run, model, signals, console)
         console.print(f"weights sha256: {model.weights_sha256()}")
         if episodes := run.settings.final_episodes:
             compare_with_baselines(run.policy_to_show, episodes, console)
-    except Stopped as stop:
-        console.print(f"stopped; resume with: {command}", markup=False)
-        return 128 + stop.number
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # an environment or a network may raise anything
-        console.print(f"failed; resume with: {command}", markup=False)
-        raise
+    except BaseException as error:  # an environment or a network may raise anything
+        stops = isinstance(error, Stopped)
+        if run is None or (isinstance(error, KeyboardInterrupt) and not stops):
+            raise
+        command = f"{invocation('train')} --resume {shlex.quote(str(run.folder))}"
+        console.print(f"{'stopped' if stops else 'failed'}; resume with: {command}", markup=False)
+        if not stops:
+            raise
+        return 128 + error.number
     if model.standstill.is_noticed:
         ended = f"training ended after {model.num_steps:,} of {model.schedule.end:,} steps"
         if not _has_learned(run, model):
@@ -76,6 +81,7 @@ def _open(settings: TrainSettings, options: RunOptions) -> tuple[Run, GRPO]:
     """The run to resume, or a new one, and its model."""
     if options.resume is not None:
         run = Run.open(options.resume)
+        run.settings = replace(run.settings, grpo=settings.grpo)  # perhaps of another machine
         check_environment(run.settings.env, run.settings.env_kwargs)
         if settings.total_steps > run.settings.total_steps:
             run.claim()
@@ -98,7 +104,9 @@ def _train(run: Run, model: GRPO, signals: StopSignals, console: Console) -> Non
     Raises:
         Stopped: After a signal, once the iteration has ended and is saved.
     """
+    processes = join()
     if _is_finished(run, model):
+        processes.share(None)
         return
     with (
         model,
@@ -108,16 +116,19 @@ def _train(run: Run, model: GRPO, signals: StopSignals, console: Console) -> Non
     ):
         bookkeeper = Bookkeeper(run, tensorboard, signals)
         bookkeeper.catch_up(model)
-        callbacks: list[Callback] = [tensorboard, progress, bookkeeper]
         if signals.number is None and not _is_trained(model):
+            processes.share(SharedRun.of(run))
             progress.start(model, model.schedule.end or run.settings.total_steps)
             with bookkeeper.saving_what_is_whole(model):
-                if model.schedule.end:
-                    model.resume(callback=callbacks)
-                else:
-                    model.learn(run.settings.total_steps, callback=callbacks)
-    if signals.number is not None:
-        raise Stopped(signals.number)
+                callbacks: list[Callback] = [tensorboard, progress, bookkeeper]
+                train_to_the_end(model, run.settings.total_steps, callbacks)
+                bookkeeper.save_what_is_left(model)
+                number = processes.agree(signals.number or 0)
+        else:
+            processes.share(None)
+            number = signals.number or 0
+    if number:
+        raise Stopped(number)
 
 
 class Bookkeeper:
@@ -137,10 +148,14 @@ class Bookkeeper:
         """Evaluate and save when it is due; False after a signal."""
         self._recorded = model.iteration
         self._evaluate_if_due(model)
-        stopping = self.signals.number is not None
-        if stopping or model.has_ended or model.iteration % self.run.settings.checkpoint_every == 0:
+        if model.has_ended or model.iteration % self.run.settings.checkpoint_every == 0:
             self._save(model, self.run.latest)
-        return not stopping
+        return self.signals.number is None
+
+    def save_what_is_left(self, model: GRPO) -> None:
+        """Save the last iteration, after a signal to this process or to another one."""
+        if self._saved < self._recorded:
+            self._save(model, self.run.latest)
 
     @contextlib.contextmanager
     def saving_what_is_whole(self, model: GRPO) -> Iterator[None]:

@@ -11,6 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from grpo_gym.settings import ConfigError
+from grpo_gym.trainers.config import GRPOConfig
+
 if TYPE_CHECKING:  # the command line reads of processes before it loads torch
     from torch import Tensor
 
@@ -66,6 +69,20 @@ class Processes(Protocol):
 def deal(items: int, receivers: int, receiver: int) -> range:
     """The items of one receiver: neighbours, and as many as others get, or one more."""
     return range(items * receiver // receivers, items * (receiver + 1) // receivers)
+
+
+def check_size(size: int, config: GRPOConfig) -> None:
+    """Check that every process has something to do.
+
+    Raises:
+        ConfigError: If there are more processes than groups, or than shards.
+    """
+    for name in ("num_groups", "gradient_shards"):
+        if getattr(config, name) < size:
+            raise ConfigError(
+                f"{name} must be >= the number of processes, {size}, got {getattr(config, name)}: "
+                f"use fewer processes, or train with another {name}"
+            )
 
 
 @dataclass(frozen=True)
