@@ -180,7 +180,8 @@ def test_exactly_the_recorded_tags_are_documented(finished: Finished) -> None:
     text = text[: text.index("## Online runs")]
     documented = re.findall(r"^\| `((?:rollout|train|time|eval)/\w+)` \|", text, re.MULTILINE)
     tags = events(finished.folder).Tags()
-    of_other_runs = ["train/explained_variance", "rollout/lost_workers"]  # a learned baseline, workers
+    # Of runs with a learned baseline, or with workers.
+    of_other_runs = ["train/explained_variance", "rollout/lost_workers"]
     assert sorted(documented) == sorted([*tags["scalars"], *tags["images"], *of_other_runs])
 
 
