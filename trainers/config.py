@@ -28,8 +28,8 @@ from grpo_gym.settings import (
     checked_dataclass,
 )
 
-OF_THE_MACHINE = ("workers", "worker_timeout_s")
-"""Settings of where a run is computed: it may go on with others, and its steps are the same."""
+OF_THE_MACHINE = ("device", "workers", "worker_timeout_s")
+"""Settings of where a run is computed, which may go on elsewhere."""
 
 
 @checked_dataclass
@@ -83,12 +83,18 @@ class AdvantageConfig:
     """Discount factor at the end of training, reached linearly in environment steps; None:
     constant. A rising discount starts with short-term effects, whose returns are less noisy. Each
     call of `learn` starts at `discount` again; `anchor_discount` stays constant."""
-    baseline: Literal["none", "batch", "trajectory", "time_step", "time_bin", "state_bin"] = (
-        "time_step"
-    )
+    baseline: Literal[
+        "none", "batch", "trajectory", "time_step", "time_bin", "state_bin", "state", "auto"
+    ] = "time_step"
     """What is subtracted from a return: nothing, the mean of the batch, or a mean of the group:
-    per "trajectory", per "time_step" (members that have ended count as 0), per "time_bin" (they
-    do not count), or per bin of states. See `learning.advantages.group_advantages`."""
+    per "trajectory", per "time_step" (the batch's mean stands in for members that have ended), per
+    "time_bin" (nothing does), or per bin of states; see `learning.advantages.group_advantages`.
+    "state": what the other members' returns say of the state; see `learning.state_baseline`.
+    "auto": in each iteration that of "time_step" and "state" which explains more of the variance
+    of the returns."""
+    gae_lambda: PositiveFraction = 1.0
+    """With baseline "state", the weight of each further step in an advantage (GAE, arXiv
+    1506.02438); 1: whole returns, without bias."""
     state_bin_width: NonNegative = 0.5
     """Bin width per feature for "state_bin" and anchors, in standard deviations with
     `normalise_observations`; 0: only equal states share a bin."""
@@ -108,17 +114,27 @@ class AdvantageConfig:
     at the same time step; or not at all."""
     drop_uniform_groups: Flag = True
     """Leave groups whose returns are all equal out of the update, KL and entropy terms included
-    (DAPO, arXiv 2503.14476). With the baselines "none" and "batch", those whose advantages are
-    all 0."""
+    (DAPO, arXiv 2503.14476). With the baselines "none", "batch" and "state", those whose
+    advantages are all 0."""
     min_advantage: NonNegative = 0.0
     """Leave out steps whose absolute advantage is smaller (LOOP: 0.01)."""
 
     @property
     def compares_states(self) -> bool:
         """Whether advantages depend on the states, so that they need features."""
-        return self.baseline == "state_bin" or self.anchor_weight > 0.0
+        return self.baseline in ("state_bin", "state", "auto") or self.anchor_weight > 0.0
 
     def _check_advantages(self) -> None:
+        if self.baseline in ("state", "auto") and self.learned_baseline:
+            raise ConfigError(
+                f'learned_baseline must be false with baseline "{self.baseline}", which predicts '
+                "returns itself, got true"
+            )
+        if self.baseline in ("state", "auto") and self.returns != "reward_to_go":
+            raise ConfigError(
+                f'returns must be "reward_to_go" with baseline "{self.baseline}", got '
+                f'"{self.returns}"'
+            )
         if self.center == "leave_one_out" and self.baseline not in ("trajectory", "time_step"):
             raise ConfigError(
                 'center must be "mean" unless baseline is "trajectory" or "time_step", got '
@@ -244,6 +260,10 @@ class GRPOConfig(CollectConfig, AdvantageConfig, UpdateConfig, NetworkConfig):
 
     seed: Natural = 0
     """Determines everything random."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "cpu"
+    """Where networks are: "cpu", "cuda", "cuda:1", "mps", or "auto", which is an accelerator if there
+    is one. Environments and rollouts stay on the CPU, where small networks are faster and results
+    the same on every machine of a kind."""
     torch_threads: Annotated[Integer, Field(ge=1, le=256)] = 1
     """Threads of torch; small networks are slower with more, and any are with more than there are
     cores."""
@@ -274,7 +294,7 @@ class GRPOConfig(CollectConfig, AdvantageConfig, UpdateConfig, NetworkConfig):
         useless = {
             'with grouping "branch"': self.grouping == "branch",
             "unless drop_uniform_groups is true": not self.drop_uniform_groups,
-            f'with baseline "{self.baseline}"': self.baseline in ("none", "batch"),
+            f'with baseline "{self.baseline}"': self.baseline in ("none", "batch", "state", "auto"),
         }
         for circumstance, holds in useless.items():
             if holds:

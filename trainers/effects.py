@@ -24,7 +24,12 @@ _NEEDS: tuple[Needs, ...] = (
     Needs(
         ("state_bin_width",),
         'baseline is "state_bin" or anchor_weight > 0',
-        lambda config: config.compares_states,
+        lambda config: config.baseline == "state_bin" or config.anchor_weight > 0.0,
+    ),
+    Needs(
+        ("gae_lambda",),
+        'baseline is "state" or "auto"',
+        lambda config: config.baseline in ("state", "auto"),
     ),
     Needs(("anchor_discount",), "anchor_weight > 0", lambda config: config.anchor_weight > 0.0),
     Needs(

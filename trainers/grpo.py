@@ -222,7 +222,7 @@ class GRPO(PersistentModel):
             self.processes,
         )
         self._notice_standstill(before, rollout, update)
-        explained_variance = self._fit_value_baseline(rollout, estimate)
+        of_learned = self._fit_value_baseline(rollout, estimate)
         # Only now: the update has to normalise observations as the collecting policy did.
         if self.policy.normaliser is not None:
             self.policy.observe(rollout.observations[rollout.credited])
@@ -238,7 +238,8 @@ class GRPO(PersistentModel):
             rollout={**rollout_metrics(rollout), **self.prepare().metrics},
             update=update,
             uniform_groups=estimate.uniform_groups,
-            explained_variance=explained_variance,
+            explained_variance=estimate.explained_variance.get("state", of_learned),
+            explained_variance_time_step=estimate.explained_variance.get("time_step", math.nan),
             unchanged_iterations=self.standstill.unchanged,
             discount=estimate.discount,
             collect_seconds=collected - started,

@@ -1,5 +1,6 @@
 """What an iteration of training reports, and who listens."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,13 +23,15 @@ class IterationStats:
         rollout: `rollout/` metrics by name.
         update: Metrics of the update; None if no group had returns that differ.
         uniform_groups: Fraction of groups whose returns were all equal.
-        explained_variance: Fraction of the returns' variance that the learned baseline predicted;
-            NaN without one.
+        explained_variance: Fraction of the returns' variance that a baseline predicted from the
+            states, the learned one or "state"; NaN without one.
         discount: Discount factor in use.
         collect_seconds: Time spent collecting and estimating advantages.
         update_seconds: Time spent updating.
         unchanged_iterations: How many iterations in a row, up to this one, left the weights as they
             were.
+        explained_variance_time_step: That of the baseline "time_step", where "auto" compared them;
+            else NaN.
     """
 
     iteration: int
@@ -42,6 +45,7 @@ class IterationStats:
     collect_seconds: float
     update_seconds: float
     unchanged_iterations: int = 0
+    explained_variance_time_step: float = math.nan
 
 
 class Learner(Protocol):

@@ -29,6 +29,7 @@ def scalars(stats: IterationStats) -> dict[str, float]:
         **{f"rollout/{name}": value for name, value in stats.rollout.items()},
         "train/uniform_groups": stats.uniform_groups,
         "train/explained_variance": stats.explained_variance,
+        "train/explained_variance_time_step": stats.explained_variance_time_step,
         "train/unchanged_iterations": float(stats.unchanged_iterations),
         "train/discount": stats.discount,
         **{f"train/{name}": float(value) for name, value in update.items()},

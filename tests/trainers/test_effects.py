@@ -29,6 +29,7 @@ CASES: list[tuple[str, Any, dict[str, Any], dict[str, Any]]] = [
     ("final_discount", 0.99, {}, {"discount": 0.9}),
     ("state_bin_width", 1.0, {}, {"baseline": "state_bin"}),
     ("state_bin_width", 1.0, {}, {"anchor_weight": 1.0}),
+    ("gae_lambda", 0.9, {}, {"baseline": "state"}),
     ("anchor_discount", 0.5, {}, {"anchor_weight": 1.0}),
     ("value_learning_rate", 0.1, {}, {"learned_baseline": True}),
     ("clip_low", 0.01, {"objective": "unclipped"}, {"objective": "cispo"}),

@@ -40,6 +40,9 @@ UPDATE = UpdateStats(
 MODEL: Any = SimpleNamespace(num_steps=0, schedule=SimpleNamespace(start=0, end=1000))
 
 
+OF_BASELINES = {"train/explained_variance", "train/explained_variance_time_step"}
+
+
 def iteration(
     number: int, update: UpdateStats | None = UPDATE, explained_variance: float = math.nan
 ) -> IterationStats:
@@ -79,7 +82,8 @@ def test_scalars_by_tag() -> None:
 
 def test_an_iteration_without_an_update_has_no_update_metrics() -> None:
     tags = [tag for tag in scalars(iteration(1, update=None)) if tag.startswith("train/")]
-    names = ["uniform_groups", "explained_variance", "unchanged_iterations", "discount"]
+    explained = ["explained_variance", "explained_variance_time_step"]
+    names = ["uniform_groups", *explained, "unchanged_iterations", "discount"]
     assert tags == [f"train/{name}" for name in names]
 
 
@@ -149,7 +153,7 @@ def test_tensorboard_reads_scalars_and_pictures_back(tmp_path: Path) -> None:
         board.add({"eval/return_mean": 3.5, "eval/nothing": float("nan")}, 100)
         board.add_frames(frames, 100)
     events = read(tmp_path)
-    recorded = {*scalars(iteration(1)), "eval/return_mean"} - {"train/explained_variance"}
+    recorded = {*scalars(iteration(1)), "eval/return_mean"} - OF_BASELINES
     assert set(events.Tags()["scalars"]) == recorded
     assert [(e.step, e.value) for e in events.Scalars("eval/return_mean")] == [(100, 3.5)]
     (image,) = events.Images("eval/episode")
@@ -171,7 +175,7 @@ def test_what_was_flushed_is_there_whatever_happens_then(
         board.flush()
         # What is read is what a process that is killed here would leave.
         found = EventAccumulator(str(tmp_path)).Reload().Tags()["scalars"]
-        assert set(found) == set(scalars(iteration(1))) - {"train/explained_variance"}
+        assert set(found) == set(scalars(iteration(1))) - OF_BASELINES
 
 
 def test_the_explained_variance_is_recorded_where_there_is_one(tmp_path: Path) -> None:

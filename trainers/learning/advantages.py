@@ -12,6 +12,7 @@ from grpo_gym.trainers.learning.state_bins import center_on_bins
 
 ReturnKind = Literal["outcome", "reward_to_go"]
 BaselineKind = Literal["none", "batch", "trajectory", "time_step", "time_bin", "state_bin"]
+"""Baselines that are means; "state" and "auto" are not: see `learning.estimate`."""
 CenterKind = Literal["mean", "leave_one_out"]
 ScaleKind = Literal["none", "group", "batch", "time_step"]
 
@@ -76,9 +77,11 @@ def group_advantages(
 
     The baseline is 0 ("none"), the mean over the "batch", or a mean over the group:
 
-    - "time_step": over its members at the same step. Members that have ended count with the 0
-      that remains for them: a mean over the living alone ("time_bin") would call the last
-      survivor's remaining reward average.
+    - "time_step": over its members at the same step. In place of those that have ended stands the
+      mean of all members of the batch that are under way at this step: the last one of a group is
+      compared with those of other groups. Were the 0 that remains for the ended counted instead,
+      then whatever a survivor did would be praised while good returns lie ahead, until the policy
+      is certain of it. With "time_bin" nothing stands in their place.
     - "trajectory": one for all steps of a group. Each member counts once, however long it lives.
     - "state_bin": over the steps in the same bin of states, at any time. Each member counts, and
       learns, at its first visit of a bin only.
@@ -90,9 +93,8 @@ def group_advantages(
         center: With "trajectory" and "time_step": "mean" over all members, or "leave_one_out",
             over the others, which makes the result K/(K-1) times as large.
         scale: Standard deviation to divide by: over the "group", over the centred returns of the
-            "batch", over the group at the same "time_step" (ended members count if they do in the
-            baseline), or "none". With baseline "trajectory" each member counts once, else each
-            step.
+            "batch", over the group's living members at the same "time_step", or "none". With
+            baseline "trajectory" each member counts once, else each step.
         bins: With "state_bin", the bin of each step's state, shape (T, G, K), int64.
         tolerance: Difference up to which returns are equal, or shape (T, G, K): see
             `rounding_errors`. Among those compared the largest counts.
@@ -117,7 +119,7 @@ def group_advantages(
     if baseline in ("trajectory", "time_step"):
         centred = _center_on_group(returns, alive, baseline, center, tolerance)
     elif baseline == "batch":
-        equal = _all_equal(returns, alive, (0, 1, 2), tolerance)
+        equal = all_equal(returns, alive, (0, 1, 2), tolerance)
         centred = torch.where(alive & ~equal, returns - returns[alive].mean(), 0.0)
     elif baseline == "none":
         centred = torch.where(alive & (returns.abs() > tolerance), returns, 0.0)
@@ -127,14 +129,20 @@ def group_advantages(
         if bins is None:
             raise ValueError('baseline "state_bin" needs bins')
         centred = center_on_bins(returns, alive, bins, tolerance)
+    member_weights = baseline == "trajectory" and scale != "time_step"
+    return scaled(centred, alive, scale, member_weights)
+
+
+def scaled(
+    centred: Tensor, alive: Tensor, scale: ScaleKind, member_weights: bool = False
+) -> Tensor:
+    """Divide returns minus a baseline, shape (T, G, K), by their deviation; see `group_advantages`.
+
+    With `member_weights` each member counts once, else each step.
+    """
     if scale == "none":
         return centred
-    counted, values = alive, centred
-    if scale == baseline == "time_step":  # members that have ended count
-        counted = torch.ones_like(alive)
-        values = _center_on_group(returns, counted, baseline, "mean", tolerance)
-    member_weights = baseline == "trajectory" and scale != "time_step"
-    return centred / (_deviation(values, counted, scale, member_weights) + _EPSILON)
+    return centred / (_deviation(centred, alive, scale, member_weights) + _EPSILON)
 
 
 def informative_groups(advantages: Tensor) -> Tensor:
@@ -151,12 +159,17 @@ def _center_on_group(
 ) -> Tensor:
     """Subtract the mean over members at each time step, or over their mean returns."""
     if baseline == "time_step":
-        member_returns = returns
-        equal = _all_equal(returns, torch.ones_like(alive), (2,), tolerance)
+        living = torch.where(alive, returns, 0.0).sum(dim=(1, 2), keepdim=True)
+        typical = living / alive.sum(dim=(1, 2), keepdim=True).clamp_min(1)
+        member_returns = torch.where(alive, returns, typical)
+        everyone = torch.ones_like(alive)
+        equal = all_equal(member_returns, everyone, (2,), tolerance)
+        # Nor is there a difference where the living get no more than those that have ended.
+        equal |= all_equal(returns, everyone, (2,), tolerance)
     else:
         lengths = alive.sum(dim=0, keepdim=True).clamp_min(1)
         member_returns = torch.where(alive, returns, 0.0).sum(dim=0, keepdim=True) / lengths
-        equal = _all_equal(returns, alive, (0, 2), tolerance)
+        equal = all_equal(returns, alive, (0, 2), tolerance)
     total, count = member_returns.sum(dim=2, keepdim=True), returns.shape[2]
     if center == "leave_one_out":
         total, count = total - member_returns, count - 1
@@ -164,19 +177,18 @@ def _center_on_group(
     return torch.where(alive & ~equal, returns - total / count, 0.0)
 
 
-def _deviation(centred: Tensor, counted: Tensor, scale: ScaleKind, member_weights: bool) -> Tensor:
+def _deviation(centred: Tensor, alive: Tensor, scale: ScaleKind, member_weights: bool) -> Tensor:
     """Root mean square over the batch, the group or the time step; broadcastable to (T, G, K)."""
-    weights = counted.to(centred.dtype)
+    weights = alive.to(centred.dtype)
     if member_weights:
-        weights = weights / counted.sum(dim=0, keepdim=True).clamp_min(1)
+        weights = weights / alive.sum(dim=0, keepdim=True).clamp_min(1)
     axes = {"batch": (0, 1, 2), "group": (0, 2), "time_step": (2,)}[scale]
     total = (weights * centred.square()).sum(dim=axes, keepdim=True)
     return (total / weights.sum(dim=axes, keepdim=True).clamp_min(1.0)).sqrt()
 
 
-def _all_equal(
-    returns: Tensor, counted: Tensor, axes: tuple[int, ...], tolerance: Tensor
-) -> Tensor:
+def all_equal(returns: Tensor, counted: Tensor, axes: tuple[int, ...], tolerance: Tensor) -> Tensor:
+    """Whether what counts differs by no more than the tolerance along these axes, kept as 1."""
     highest = torch.where(counted, returns, -torch.inf).amax(dim=axes, keepdim=True)
     lowest = torch.where(counted, returns, torch.inf).amin(dim=axes, keepdim=True)
     allowed = torch.where(counted, tolerance, 0.0).amax(dim=axes, keepdim=True)

@@ -66,24 +66,37 @@ def test_outcome_each_member_counts_once_however_long() -> None:
     close(advantages(A, B), [2.0] * 3, [-2.0])  # weighing by steps would give a mean of 5
     close(advantages(A, B, scale="group"), [1.0] * 3, [-1.0])  # deviation of (6, 2): 2
     close(advantages(A, B, center="leave_one_out"), [4.0] * 3, [-4.0])
-    close(advantages(A, B, baseline="time_step"), [2.0] * 3, [-2.0])
+    close(advantages(A, B, baseline="time_step"), [2.0, 0.0, 0.0], [-2.0])
     close(advantages(A, B, discount=0.5), [0.375] * 3, [-0.375])  # 2.75 and 2
 
 
-def test_reward_to_go_at_each_time_step_counts_the_ended_as_zero() -> None:
+def test_reward_to_go_at_each_time_step_is_compared_among_the_living() -> None:
     options: dict[str, Any] = {"returns": "reward_to_go", "baseline": "time_step"}
-    close(advantages(A, B, **options), [2.0, 2.5, 1.5], [-2.0])
-    # Averaging over the living alone would give [2, 0, 0]: no credit to the last survivor.
-    alone = advantages(A, B, **options)[0][1:]
-    assert all(value > 0.0 for value in alone)
-    # To go 6, 5, 3; 2; 4, 0: means 4, 5/3, 1.
-    close(advantages(A, B, C, **options), [2.0, 10 / 3, 2.0], [-2.0], [0.0, -5 / 3])
-    close(advantages(A, B, center="leave_one_out", **options), [4.0, 5.0, 3.0], [-4.0])
-    mean_square = (4.0 + 6.25 + 2.25 + 4.0) / 4  # of the four steps taken
-    deviation = mean_square**0.5
-    expected = [[v / deviation for v in (2.0, 2.5, 1.5)], [-2.0 / deviation]]
-    close(advantages(A, B, scale="group", **options), *expected)
-    close(advantages(A, B, discount=0.5, **options), [0.375, 1.75, 1.5], [-0.375])
+    close(advantages(A, B, **options), [2.0, 0.0, 0.0], [-2.0])
+    # To go 6, 5, 3; 2; 4, 0: means 4 and, with 2.5 in place of B, 2.5.
+    close(advantages(A, B, C, **options), [2.0, 2.5, 0.0], [-2.0], [0.0, -2.5])
+    left_out = advantages(A, B, C, center="leave_one_out", **options)
+    close(left_out, [3.0, 3.75, 0.0], [-3.0], [0.0, -3.75])
+    mean_square = (4.0 + 6.25 + 0.0 + 4.0 + 0.0 + 6.25) / 6  # of the six steps taken
+    expected = [[v / mean_square**0.5 for v in row] for row in ([2.0, 2.5, 0.0], [-2.0], [0, -2.5])]
+    close(advantages(A, B, C, scale="group", **options), *expected)
+    close(advantages(A, B, discount=0.5, **options), [0.375, 0.0, 0.0], [-0.375])
+
+
+def test_the_last_survivors_of_groups_are_compared_with_each_other() -> None:
+    """To go 8 and 2 at the second step, when the other members of both groups have ended."""
+    returns = torch.tensor([[[9.0, 1.0], [3.0, 1.0]], [[8.0, 0.0], [2.0, 0.0]]])
+    alive = returns > 0.0
+    result = group_advantages(returns, alive, baseline="time_step", center="mean", scale="none")
+    assert result.tolist() == [[[4.0, -4.0], [1.0, -1.0]], [[1.5, 0.0], [-1.5, 0.0]]]
+
+
+def test_where_nothing_is_to_come_nothing_is_learned() -> None:
+    """A group without a reward, whose members end one by one, beside one that has some."""
+    returns = torch.tensor([[[0.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]])
+    alive = torch.tensor([[[True, True], [True, True]], [[True, False], [True, True]]])
+    result = group_advantages(returns, alive, baseline="time_step", center="mean", scale="none")
+    assert informative_groups(result).tolist() == [False, True]
 
 
 def test_reward_to_go_with_one_baseline_for_all_steps() -> None:
@@ -129,7 +142,8 @@ def same(got: torch.Tensor, wanted: list[list[list[float]]]) -> None:
 
 
 MEAN = 25 / 11  # of all eleven steps
-STEPS = [[[2.0, 10 / 3, 2.0], [-2.0], [0.0, -5 / 3]], [[0.0, 1 / 3], [0.0, 1 / 3], [0.0]]]
+# At the second step 7/4 is in place of the ended, the mean of 5, 0, 1 and 1.
+STEPS = [[[2.0, 2.75, 0.0], [-2.0], [0.0, -2.25]], [[0.0, -0.25], [0.0, -0.25], [0.0]]]
 OF_THE_LIVING = [[[2.0, 2.5, 0.0], [-2.0], [0.0, -2.5]], [[0.0] * 2, [0.0] * 2, [0.0]]]
 
 
@@ -163,15 +177,13 @@ def test_state_bins_are_of_a_group_and_of_first_visits() -> None:
         compared(baseline="state_bin")
 
 
-def test_scale_by_time_step_counts_who_counts_in_the_baseline() -> None:
-    """To go 6, 2, 4; 5, 0 (ended), 0; 3 and twice 0 (ended)."""
+def test_scale_by_time_step_counts_the_living() -> None:
+    """To go 6, 2, 4; 5, 0; 3."""
     first = (8 / 3) ** 0.5
-    second = (50 / 9) ** 0.5
-    last = 2.0**0.5
-    survivor = (1 / 3) / (2 / 9) ** 0.5  # two returns of 1 and an end
+    second = ((2.75**2 + 2.25**2) / 2) ** 0.5
     wanted = [
-        [[2 / first, (10 / 3) / second, 2 / last], [-2 / first], [0.0, (-5 / 3) / second]],
-        [[0.0, survivor], [0.0, survivor], [0.0]],
+        [[2 / first, 2.75 / second, 0.0], [-2 / first], [0.0, -2.25 / second]],
+        [[0.0, -1.0], [0.0, -1.0], [0.0]],
     ]
     same(compared(baseline="time_step", scale="time_step"), wanted)
     living = [
@@ -220,7 +232,7 @@ def slow_advantages(
 ) -> list[list[list[float]]]:
     """Of groups of members' reward lists."""
     longest = max(len(m) for group in rewards for m in group)
-    centred = []
+    centred, all_returns = [], []
     for group in rewards:
         to_go = [
             [
@@ -230,14 +242,27 @@ def slow_advantages(
             for m in group
         ]
         returns = to_go if kind == "reward_to_go" else [[row[0]] * longest for row in to_go]
+        all_returns.append(returns)
+    for group, returns in zip(rewards, all_returns, strict=True):
         rows = []
         for k, member in enumerate(group):
             row = []
             for t in range(len(member)):
+                lengths = [len(m) for m in group]
                 if options["baseline"] == "time_step":
-                    compared = [r[t] for r in returns]
+                    living = [
+                        other[t]
+                        for members, others in zip(rewards, all_returns, strict=True)
+                        for m, other in zip(members, others, strict=True)
+                        if t < len(m)
+                    ]
+                    typical = sum(living) / len(living)
+                    compared = [
+                        r[t] if t < n else typical for r, n in zip(returns, lengths, strict=True)
+                    ]
+                    if len({r[t] for r in returns}) == 1:  # nothing is at stake
+                        compared = [returns[k][t]] * len(returns)
                 else:
-                    lengths = [len(m) for m in group]
                     compared = [sum(r[:n]) / n for r, n in zip(returns, lengths, strict=True)]
                 if options["center"] == "leave_one_out":
                     del compared[k]
