@@ -56,7 +56,7 @@ def test_minibatches_differ_between_iterations(monkeypatch: pytest.MonkeyPatch) 
     real = grpo.update_policy
 
     def spy(*arguments: Any) -> Any:
-        seeds.append(arguments[-1].initial_seed())
+        seeds.append(arguments[5].initial_seed())
         return real(*arguments)
 
     monkeypatch.setattr(grpo, "update_policy", spy)

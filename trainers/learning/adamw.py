@@ -60,7 +60,8 @@ class AdamW:
         second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
         bias1, bias2 = 1.0 - beta1**self._steps, 1.0 - beta2**self._steps
         deviation = (second.sqrt() / math.sqrt(bias2)).add_(group["eps"])
-        weights.mul_(1.0 - group["lr"] * group["weight_decay"])
+        if group["weight_decay"]:
+            weights.mul_(1.0 - group["lr"] * group["weight_decay"])
         weights.addcdiv_(first, deviation, value=-group["lr"] / bias1)
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Shapes: T steps, G groups, K members; M steps that take part; S shards.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -57,7 +57,11 @@ class TrainingBatch:
 
     def cut(self, count: int) -> "list[TrainingBatch]":
         """Its steps, in order, in so many parts of about the same size."""
-        return [self._each(lambda rows, n=n: rows.tensor_split(count)[n]) for n in range(count)]  # type: ignore[misc]
+        bounds = [part * len(self) // count for part in range(count + 1)]
+        return [
+            self._each(lambda rows, start=start, end=end: rows[start:end])  # type: ignore[misc]
+            for start, end in pairwise(bounds)
+        ]
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """The batch on a device."""
@@ -97,14 +101,6 @@ def training_batch(
         used = used & (advantages.abs() >= config.min_advantage)
     constant = config.loss_constant or float(len(rollout.alive))
     weights = step_weights(used, config.loss_normalisation, constant)
-    chosen = used.flatten().nonzero().squeeze(1)
-
-    def taken(values: Tensor | None) -> Tensor | None:
-        if values is None:
-            return None
-        rows = values.flatten(0, 2)
-        return rows if len(chosen) == len(rows) else rows.index_select(0, chosen)
-
     whole = config.ratio != "step"
     parts = {
         "observations": rollout.observations,
@@ -117,8 +113,17 @@ def training_batch(
         "units": _units(used, config),
         "action_masks": rollout.action_masks,
     }
-    taken_parts: dict[str, Any] = {name: taken(values) for name, values in parts.items()}
-    return TrainingBatch(**taken_parts)
+    steps = used.flatten().nonzero().squeeze(1)
+    taken: dict[str, Any] = {
+        name: None if values is None else steps_of(values, steps) for name, values in parts.items()
+    }
+    return TrainingBatch(**taken)
+
+
+def steps_of(values: Tensor, steps: Tensor) -> Tensor:
+    """Values (T, G, K, ...) of some steps, by their indices in ascending order; a view of all."""
+    rows = values.flatten(0, 2)
+    return rows if len(steps) == len(rows) else rows.index_select(0, steps)
 
 
 def transformed(batch: TrainingBatch, symmetry: Symmetry) -> TrainingBatch:
@@ -130,7 +135,7 @@ def transformed(batch: TrainingBatch, symmetry: Symmetry) -> TrainingBatch:
     return replace(
         batch,
         observations=batch.observations[:, symmetry.observations],
-        actions=symmetry.moved[batch.actions],
+        actions=symmetry.moved.to(batch.actions.device)[batch.actions],
         old_outputs=batch.old_outputs[:, symmetry.cells],
         action_masks=None if batch.action_masks is None else batch.action_masks[:, symmetry.cells],
     )

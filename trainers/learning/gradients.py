@@ -14,13 +14,14 @@ from grpo_gym.policies.symmetries import Symmetry
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.learning.batch import TrainingBatch, transformed
 from grpo_gym.trainers.learning.loss import SUMMED, policy_loss
+from grpo_gym.trainers.learning.vectors import assign
 
 EXTRA = 1 + len(SUMMED)
 """Numbers after a gradient: the loss, and sums over the steps."""
 
 
 class ShardGradient(Protocol):
-    """Differentiates the loss of some steps of a batch at the policy's present weights."""
+    """Differentiates the loss of some steps of a batch at weights that change between calls."""
 
     def __call__(self, steps: Tensor, scale: float, symmetry: Symmetry | None) -> Tensor:
         """Gradient, loss and sums over the steps in one vector, shape (N + EXTRA,).
@@ -42,13 +43,25 @@ class Autograd(ShardGradient):
         batch: TrainingBatch,
         reference: Policy | None,
         config: GRPOConfig,
+        weights: Tensor,
     ) -> None:
-        """Hold what the loss depends on; see `policy_loss`."""
+        """Hold what the loss depends on.
+
+        Args:
+            policy: Whose loss is differentiated; `__call__` gives it the weights.
+            parameters: Those of it that are trained.
+            batch: The steps.
+            reference: The policy that the KL penalty stays close to; None: the policy that acted.
+            config: The settings.
+            weights: The parameters as one vector, shape (N,).
+        """
         self._policy, self._parameters = policy, parameters
         self._batch, self._reference, self._config = batch, reference, config
+        self._weights = weights
 
     def __call__(self, steps: Tensor, scale: float, symmetry: Symmetry | None) -> Tensor:
         """See `ShardGradient`."""
+        assign(self._parameters, self._weights)
         shard = self._batch.take(steps, scale)
         if symmetry is not None:
             shard = transformed(shard, symmetry)

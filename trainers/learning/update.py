@@ -11,13 +11,15 @@ from grpo_gym.policies.symmetries import Symmetry
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.learning.adamw import AdamW
 from grpo_gym.trainers.learning.batch import Minibatch, TrainingBatch, minibatches
-from grpo_gym.trainers.learning.gradients import EXTRA, Autograd, ShardGradient
+from grpo_gym.trainers.learning.fused import shard_gradient
+from grpo_gym.trainers.learning.gradients import EXTRA, ShardGradient
 from grpo_gym.trainers.learning.loss import SUMMED, policy_loss
 from grpo_gym.trainers.learning.sharding import Shards
 from grpo_gym.trainers.learning.trust_region import trust_region_step
 from grpo_gym.trainers.learning.vectors import as_vector, assign, clip_norm
 from grpo_gym.trainers.processes import ALONE, Processes
 
+_METRICS = ("loss", *SUMMED, "gradient_norm")
 _OVER_ALL_EPOCHS = ("clip_low_share", "clip_high_share", "gradient_norm")
 """Metrics that are means over all epochs; the others are means over the last one."""
 
@@ -90,40 +92,45 @@ def update_policy(
     if config.update == "trust_region":
         return _update_in_trust_region(policy, parameters, batch, reference, config, processes)
     weights = as_vector(parameters)
-    gradient_of = Autograd(policy, parameters, batch, reference, config)
+    gradient_of = shard_gradient(policy, parameters, batch, reference, config, weights)
     epochs: list[Tensor] = []  # each (metrics,), means over its minibatches
-    names = ("loss", *SUMMED, "gradient_norm")
-    for _ in range(config.epochs):
-        rows = []
-        for minibatch in minibatches(batch, config, generator):
-            symmetry = _draw_symmetry(policy, config, generator)
-            gradient, metrics = _measure(gradient_of, minibatch, symmetry, weights, processes)
-            norm = clip_norm(gradient, config.max_grad_norm)
-            if not bool(torch.isfinite(norm)):
-                raise FloatingPointError(
-                    f"the gradient is not finite ({float(norm)}): look for unbounded rewards or "
-                    "observations, or lower learning_rate"
-                )
-            optimizer.step(weights, gradient)
-            assign(parameters, weights)
-            rows.append(torch.cat([metrics, norm.reshape(1)]))
-        epochs.append(torch.stack(rows).mean(dim=0))
-        kl = float(epochs[-1][names.index("kl")])
-        if config.target_kl is not None and kl > config.target_kl:
-            break
+    try:
+        while len(epochs) < config.epochs and not _is_too_far(epochs, config):
+            rows = []
+            for minibatch in minibatches(batch, config, generator):
+                symmetry = _draw_symmetry(policy, config, generator)
+                gradient, metrics = _measure(gradient_of, minibatch, symmetry, weights, processes)
+                norm = clip_norm(gradient, config.max_grad_norm)
+                if not bool(torch.isfinite(norm)):
+                    raise FloatingPointError(
+                        f"the gradient is not finite ({float(norm)}): look for unbounded rewards "
+                        "or observations, or lower learning_rate"
+                    )
+                optimizer.step(weights, gradient)
+                rows.append(torch.cat([metrics, norm.reshape(1)]))
+            epochs.append(torch.stack(rows).mean(dim=0))
+    finally:
+        assign(parameters, weights)
     if not bool(torch.isfinite(weights).all()):
         raise FloatingPointError(
             "the weights are not finite after an update: lower learning_rate, and resume from an "
             "earlier checkpoint"
         )
-    last = dict(zip(names, epochs[-1].tolist(), strict=True))
-    overall = dict(zip(names, torch.stack(epochs).mean(dim=0).tolist(), strict=True))
+    last = dict(zip(_METRICS, epochs[-1].tolist(), strict=True))
+    overall = dict(zip(_METRICS, torch.stack(epochs).mean(dim=0).tolist(), strict=True))
     return UpdateStats(
         **{**last, **{name: overall[name] for name in _OVER_ALL_EPOCHS}},
         **_advantage_moments(batch),
         epochs=len(epochs),
         learning_rate=float(optimizer.param_groups[0]["lr"]),
     )
+
+
+def _is_too_far(epochs: Sequence[Tensor], config: GRPOConfig) -> bool:
+    """Whether the last epoch, if any, moved the policy farther than is allowed."""
+    if config.target_kl is None or not epochs:
+        return False
+    return float(epochs[-1][_METRICS.index("kl")]) > config.target_kl
 
 
 def _measure(
