@@ -382,3 +382,31 @@ class Reordered(gym.Env[Any, Any]):
         reward = self.order[self.time]
         self.time += 1
         return self.time, reward, self.time == 4, False, {}
+
+
+class DeepSea(gym.Env[Any, Any]):
+    """Take a treasure of 0.9 at the shore, or swim out and dive for 1; at sea one may wait forever.
+
+    Few of a group are at sea at first, and all of them have more ahead of them than those who took
+    what is near: compared with these, waiting seems as good as diving.
+    """
+
+    observation_space: gym.Space[Any] = spaces.Discrete(2)
+    action_space: gym.Space[Any] = spaces.Discrete(4)
+    swim, dive = 3, 1
+    limit = 100
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.time, self.at_sea = 0, False
+        return 0, {}
+
+    def step(self, action: Any) -> Step:
+        self.time += 1
+        if not self.at_sea and action != self.swim:
+            return 0, 0.9, True, False, {}
+        over = self.at_sea and bool(action == self.dive)
+        self.at_sea = True
+        return 1, float(over) - 0.01, over, self.time == self.limit, {}
