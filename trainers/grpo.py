@@ -11,18 +11,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Self
 
+import gymnasium as gym
 import torch
 from torch import Tensor
 
 from grpo_gym.evaluation.episodes import described
 from grpo_gym.policies.registry import PolicySource
 from grpo_gym.rollouts.batches import EnvSource, make_batch
+from grpo_gym.rollouts.native_batch import NativeBatch
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.rollouts.rollout import GroupedRollout, concatenate
 from grpo_gym.settings import ConfigError, Count, check_value
 from grpo_gym.settings.effects import without_effect
+from grpo_gym.trainers.advice import Advice
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.defaults import Task, in_words, task_settings
 from grpo_gym.trainers.effects import (
     needs_of,
     needs_of_actions,
@@ -36,9 +40,14 @@ from grpo_gym.trainers.learning.estimate import AdvantageEstimate, estimate_adva
 from grpo_gym.trainers.learning.reference import make_reference, move_reference
 from grpo_gym.trainers.learning.update import UpdateStats, update_policy
 from grpo_gym.trainers.learning.value_baseline import ValueBaseline
-from grpo_gym.trainers.memory import NetworkMemory, check_rollout, check_widths
+from grpo_gym.trainers.memory import (
+    NetworkMemory,
+    check_rollout,
+    check_widths,
+    longest_episode,
+)
 from grpo_gym.trainers.persistence import PersistentModel
-from grpo_gym.trainers.presets import make_config
+from grpo_gym.trainers.presets import PRESETS, make_config
 from grpo_gym.trainers.processes import Processes
 from grpo_gym.trainers.processes.join import join
 from grpo_gym.trainers.reporting import ProgressReporter
@@ -91,6 +100,8 @@ class GRPO(PersistentModel):
             preset: A named variant from `trainers.presets.PRESETS`; default: "default".
             config: All settings at once, instead of a preset.
             **overrides: Fields of `GRPOConfig` to replace; those without effect are warned of.
+                Without `config`, `learn` takes some others from the task and the number of steps
+                when it first begins: see `trainers.defaults`.
 
         Raises:
             ConfigError: If a name is unknown, or a value or the environment cannot be used.
@@ -121,6 +132,8 @@ class GRPO(PersistentModel):
         # Not refused: one set of keywords may serve several presets and policies.
         for name, condition in without_effect(self.config, needs, overrides):
             _log.warning("%s has no effect unless %s", name, condition)
+        self._given = {*PRESETS[preset or "default"], *overrides} if config is None else None
+        self._from_task: dict[str, Any] = {}
         self._collector: Collector | None = None
         self.optimizer = AdamW(
             self.policy.parameters(),
@@ -133,6 +146,7 @@ class GRPO(PersistentModel):
         self.num_steps = 0
         self.schedule = Schedule(start=0, end=0)
         self.standstill = Standstill()
+        self._advice = Advice()
         self.notes = {}
 
     def __repr__(self) -> str:
@@ -168,6 +182,7 @@ class GRPO(PersistentModel):
             ProcessError: If it trains together with other processes, and one is lost or hangs.
         """
         steps = check_value("total_steps", total_steps, Count)
+        self._take_settings_from_task(steps)
         self.schedule = Schedule(start=self.num_steps, end=self.num_steps + steps)
         self.standstill = Standstill()
         return self.resume(progress_bar=progress_bar, callback=callback)
@@ -182,8 +197,13 @@ class GRPO(PersistentModel):
         with contextlib.ExitStack() as stack:
             stack.enter_context(processes.together())
             processes.check_same(self.policy.state_dict(), "before they train together")
+            if processes.rank == 0:
+                callbacks.append(self._advice)
             if progress_bar and processes.rank == 0:
-                callbacks.append(stack.enter_context(ProgressReporter()))
+                progress = stack.enter_context(ProgressReporter())
+                callbacks.append(progress)
+                if self._from_task and self.iteration == 0:
+                    progress.console.print(in_words(self._from_task))
             stopping = False
             while not (stopping or self.has_ended):
                 stats = self.train_iteration()
@@ -284,6 +304,22 @@ class GRPO(PersistentModel):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _take_settings_from_task(self, total_steps: int) -> None:
+        """Before the first iteration, replace what was not given by what suits the task."""
+        if self._given is None or self.iteration or self._collector is not None:
+            return
+        kwargs = {**self.env_kwargs, **self.training_env_kwargs}
+        with contextlib.closing(make_batch(self.env_source, kwargs, 1)) as one:
+            if isinstance(one, NativeBatch):
+                return
+            # A vector environment keeps its number of environments.
+            limit = longest_episode(one) if self.is_separate else None
+        is_continuous = isinstance(self.action_space, gym.spaces.Box)
+        task = Task(self.policy.observation_size, is_continuous, limit)
+        self._from_task = task_settings(task, total_steps, self._given)
+        _log.info(in_words(self._from_task))
+        self.config = replace(self.config, **self._from_task)
+
     def _collect(self) -> tuple[GroupedRollout, AdvantageEstimate]:
         """Collect a round of groups, and more rounds while too few groups are informative."""
         collector, config = self.prepare(), self.config
@@ -296,13 +332,6 @@ class GRPO(PersistentModel):
             more = collector.collect(self.policy, self.iteration, round_number)
             rollout = concatenate([rollout, gather(more)])
             estimate = self._estimate(rollout)
-        if config.refill_rounds and not bool(estimate.informative.any()):
-            _log.warning(
-                "iteration %d: all returns are equal in every group, after %d refill rounds: "
-                "nothing to learn from; raise group_size, or give the task a finer reward",
-                self.iteration + 1,
-                config.refill_rounds,
-            )
         return rollout, estimate
 
     def _notice_standstill(
@@ -314,17 +343,21 @@ class GRPO(PersistentModel):
         rate = self.config.learning_rate
         hopeless = not changed and nothing_will_change(self.policy.head, rollout, made, rate)
         self.standstill = self.standstill.after(changed, hopeless)
-        if warning := self.standstill.warning(float(rollout.episodes.returns.mean())):
+        if warning := self.standstill.warning():
             _log.warning("iteration %d: %s", self.iteration + 1, warning)
 
     def _estimate(self, rollout: GroupedRollout) -> AdvantageEstimate:
         features = values = None
         if self.config.compares_states or self.value_baseline is not None:
-            with torch.no_grad():
-                features = self.policy.features(rollout.observations)
+            features = self._features(rollout.observations)
         if self.value_baseline is not None and features is not None:
             values = self.value_baseline.predict(features)
         return estimate_advantages(rollout, self.config, self.discount, features, values)
+
+    @torch.no_grad()
+    def _features(self, observations: Tensor) -> Tensor:
+        """Observations, rows (..., W), as the network sees them: (..., D), on the CPU."""
+        return self.policy.features(observations.to(self.policy.device)).cpu()
 
     def _set_learning_rate(self) -> None:
         config = self.config
@@ -338,8 +371,7 @@ class GRPO(PersistentModel):
         """Fit the learned baseline, if any; returns the variance that it explained before."""
         if self.value_baseline is None:
             return math.nan
-        with torch.no_grad():
-            features = self.policy.features(rollout.observations[rollout.credited])
+        features = self._features(rollout.observations[rollout.credited])
         returns = estimate.returns[rollout.credited]
         generator = self._generator(Stream.VALUES)
         return self.value_baseline.fit(features, returns, self.config.epochs, generator)
@@ -357,4 +389,4 @@ class GRPO(PersistentModel):
                 self.policy.observation_size,
                 self.config.hidden_sizes,
                 self.config.value_learning_rate,
-            )
+            ).to(self.policy.device)

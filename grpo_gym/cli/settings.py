@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
+from rich.console import Console
 
 from grpo_gym.cli.options import SOURCE, CommandLine, Given, as_option
 from grpo_gym.registration import descriptor_of
@@ -22,6 +23,7 @@ from grpo_gym.settings import (
 )
 from grpo_gym.settings.effects import Needs, refuse_without_effect, without_effect
 from grpo_gym.trainers.config import OF_THE_MACHINE, GRPOConfig
+from grpo_gym.trainers.defaults import in_words, task_of, task_settings
 from grpo_gym.trainers.effects import needs_of, needs_of_environment, refuse_both
 from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.presets import PRESETS
@@ -159,6 +161,7 @@ def _settings(run: RunOptions, given: Given) -> TrainSettings:
     changed["grpo"] = from_mapping(GRPOConfig, {**to_mapping(base.grpo), **grpo_options}, SOURCE)
     settings = from_mapping(TrainSettings, changed, SOURCE)
     if settings.algo == "grpo":
+        settings = _with_settings_from_task(settings, run, grpo_options)
         is_native = descriptor_of(settings.env) is not None
         needs = [*needs_of(settings.policy), *needs_of_environment(not is_native)]
         refuse_without_effect(settings.grpo, needs, grpo_options, as_option)
@@ -170,6 +173,23 @@ def _settings(run: RunOptions, given: Given) -> TrainSettings:
                 _log.warning("%s has no effect unless %s", name, condition)
     refuse_without_effect(settings, _NEEDS, options, as_option)
     return settings
+
+
+def _with_settings_from_task(
+    settings: TrainSettings, run: RunOptions, given: Mapping[str, Any]
+) -> TrainSettings:
+    """Where no file has settings, those that suit the task; they are shown in one line."""
+    if run.config is not None or default_config(settings.env, settings.env_kwargs):
+        return settings
+    kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
+    task = task_of(settings.env, kwargs)
+    if task is None:
+        return settings
+    fixed = {*PRESETS[run.preset or "default"], *given}
+    found = task_settings(task, settings.total_steps, fixed)
+    Console(stderr=True, quiet=run.quiet, highlight=False, soft_wrap=True).print(in_words(found))
+    grpo = from_mapping(GRPOConfig, {**to_mapping(settings.grpo), **found}, SOURCE)
+    return replace(settings, grpo=grpo)
 
 
 def _resumed_settings(

@@ -1,0 +1,124 @@
+"""Settings that a training takes from its task: the rule, and what overrides it."""
+
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+from grpo_gym.cli.settings import parse_train
+from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.defaults import Task, task_of, task_settings
+from grpo_gym.trainers.grpo import GRPO
+from tests.shared.probe_envs import BestAction
+
+STATES = {"baseline": "auto", "gae_lambda": 0.95}
+SMALL_STEPS = {"learning_rate": 7e-4, "epochs": 8, "num_minibatches": 32}
+
+
+def sizes(num_groups: int, group_size: int) -> dict[str, int]:
+    return {"num_groups": num_groups, "group_size": group_size}
+
+
+@pytest.mark.parametrize(
+    ("longest", "total_steps", "expected"),
+    [
+        (500, 150_000, {**sizes(1, 8), "max_episode_steps": 375}),
+        (500, 200_000, sizes(1, 8)),
+        (1000, 300_000, {**sizes(1, 8), "max_episode_steps": 750}),
+        (1000, 1_000_000, sizes(1, 8)),
+        (1000, 10_000_000, sizes(6, 16)),
+        (100, 100_000, sizes(2, 16)),
+        (1, 1_000_000, sizes(8, 16)),
+        (1000, 10_000, {**sizes(1, 8), "max_episode_steps": 200}),
+        (None, 1_000_000, {}),
+    ],
+)
+def test_sizes_follow_from_the_limit_and_the_number_of_steps(
+    longest: int | None, total_steps: int, expected: dict[str, int]
+) -> None:
+    task = Task(4, is_continuous=False, longest_episode=longest)
+    assert task_settings(task, total_steps, ()) == {**expected, **STATES}
+
+
+def test_continuous_actions_get_smaller_steps_and_images_no_regression() -> None:
+    assert task_settings(Task(4, True, None), 1000, ()) == {**STATES, **SMALL_STEPS}
+    assert task_settings(Task(84 * 84, False, None), 1000, ()) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "gone"),
+    [
+        ({"learning_rate"}, {"learning_rate"}),
+        ({"group_size"}, {"num_groups", "group_size"}),
+        ({"learned_baseline"}, {"baseline", "gae_lambda"}),
+        ({"returns"}, {"baseline", "gae_lambda"}),
+        ({"max_episode_steps"}, {"max_episode_steps"}),
+    ],
+)
+def test_what_is_given_is_left_alone_with_what_belongs_to_it(
+    given: set[str], gone: set[str]
+) -> None:
+    task = Task(4, True, 1000)
+    everything = task_settings(task, 300_000, ())
+    assert set(task_settings(task, 300_000, given)) == set(everything) - gone
+
+
+@pytest.mark.parametrize(
+    ("env_id", "expected"),
+    [
+        ("CartPole-v1", Task(4, False, 500)),
+        ("Pendulum-v1", Task(3, True, 200)),
+        ("FrozenLake-v1", Task(16, False, 100)),
+        ("LoadBalancer-v0", None),
+        ("grpo_gym:Battleship-v0", None),
+        ("NoSuchEnvironment-v0", None),
+    ],
+)
+def test_the_task_of_an_id(env_id: str, expected: Task | None) -> None:
+    assert task_of(env_id, {}) == expected
+
+
+def test_learn_takes_them_once_and_a_checkpoint_keeps_them(tmp_path: Any) -> None:
+    model = GRPO("linear", "CartPole-v1", learning_rate=0.01).learn(400)
+    assert model.config.num_envs == 8
+    assert model.config.baseline == "auto"
+    assert model.config.learning_rate == 0.01
+    model.learn(40_000_000, callback=lambda *_: False)
+    assert model.config.num_envs == 8
+    model.save(tmp_path / "model.ckpt")
+    assert GRPO.load(tmp_path / "model.ckpt").config == model.config
+
+
+@pytest.mark.parametrize(
+    ("env", "keywords"),
+    [
+        ("CartPole-v1", {"config": GRPOConfig(num_groups=1, group_size=2)}),
+        ("LoadBalancer-v0", {"num_groups": 1, "group_size": 2}),
+    ],
+)
+def test_a_whole_config_and_our_environments_stay_as_they_are(
+    env: str, keywords: dict[str, Any]
+) -> None:
+    model = GRPO("linear", env, **keywords)
+    before = model.config
+    assert model.learn(1).config == before
+
+
+def test_an_environment_that_is_made_has_a_task_too() -> None:
+    limited = gym.wrappers.TimeLimit(BestAction(), 300)
+    model = GRPO("linear", lambda: gym.wrappers.TimeLimit(BestAction(), 300)).learn(1)
+    assert model.config.num_envs == 8
+    assert limited.spec is None
+
+
+def test_the_command_line_takes_them_where_there_is_no_file_and_shows_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings, _ = parse_train(["--env", "MountainCar-v0", "--total-steps", "2e5", "--seed", "3"])
+    assert (settings.grpo.num_envs, settings.grpo.baseline, settings.grpo.seed) == (16, "auto", 3)
+    shown = capsys.readouterr().err
+    assert shown.startswith("settings from the task: num_groups 2, group_size 8")
+    shipped, _ = parse_train(["--env", "CartPole-v1"])
+    assert shipped.grpo.baseline == "time_step"
+    parse_train(["--env", "MountainCar-v0", "--quiet"])
+    assert capsys.readouterr().err == ""
