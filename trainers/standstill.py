@@ -1,7 +1,8 @@
 """Whether training still gets anywhere: iterations that left the weights as they were.
 
 Many of them are no fault: while a sparse reward has not been found, all returns of a group are
-equal, and the policy explores on. Two kinds will never change a weight again:
+equal, and the policy explores on: see `trainers.advice`. Two kinds will never change a weight
+again:
 
 - the policy is certain: sampled again, it would take the actions that it took, so that groups,
   whose members share their trace, stay uniform. A far too high learning rate ends like this.
@@ -66,18 +67,11 @@ class Standstill:
             return Standstill()
         return Standstill(self.unchanged + 1, self.hopeless + 1 if hopeless else 0)
 
-    def warning(self, mean_return: float) -> str | None:
+    def warning(self) -> str | None:
         """What to tell the user after this iteration, if anything."""
-        if self.hopeless == WARN_AFTER:
-            return f"{self}. Training ends after {STOP_AFTER} such iterations"
-        if self.hopeless == 0 and self.unchanged == WARN_AFTER:
-            return (
-                f"all returns are equal in every group since {WARN_AFTER} iterations (the mean is "
-                f"{mean_return:.6g}), so there was nothing to learn from: the policy goes on "
-                "exploring; if the reward is not a sparse one, look at what it depends on, or make "
-                "groups larger"
-            )
-        return None
+        if self.hopeless != WARN_AFTER:
+            return None
+        return f"{self}. Training ends after {STOP_AFTER} such iterations"
 
 
 def weights_of(parameters: Iterable[Tensor]) -> list[Tensor]:

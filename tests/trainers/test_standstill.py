@@ -83,16 +83,10 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: Path)
 
 
 @pytest.mark.parametrize("preset", ["default", "loop", "trust_region"])
-def test_a_constant_reward_is_told_and_exploring_goes_on(
-    preset: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_exploring_goes_on_while_the_reward_is_constant(preset: str) -> None:
     model = make(Constant, preset=preset).learn(BUDGET)
     assert model.num_steps == BUDGET
     assert model.standstill == Standstill(unchanged=BUDGET // 8, hopeless=0)
-    (record,) = caplog.records
-    assert "all returns are equal in every group since 3 iterations (the mean is 3)" in (
-        record.getMessage()
-    )
 
 
 def test_a_sparse_reward_that_is_found_late_is_learned_from(
