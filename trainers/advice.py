@@ -50,7 +50,7 @@ class Advice:
         self._schedule = schedule
         self._uniform: list[float] = []
         self._returns: list[float] = []
-        self._is_constant = True
+        self._is_constant: bool = True
 
     def _findings(self, stats: IterationStats) -> Iterator[tuple[str, str]]:
         """What there is to say now, by topic."""
