@@ -85,6 +85,10 @@ class SB3Settings:
     """Width of each hidden layer of the `mlp` policy, and of its critic's."""
     activation: Literal["tanh", "relu", "silu"] = "tanh"
     """Activation of the `mlp` policy."""
+    initial_log_std: Number = 0.0
+    """Initial log standard deviation of Box actions."""
+    orthogonal_weights: Flag = True
+    """Whether the `mlp` policy begins with orthogonal weights."""
     channels: Count = 32
     """Channels of the hidden layers of the `board` policy."""
     blocks: Count = 2
