@@ -40,7 +40,7 @@ class Advice:
         self._returns.append(stats.rollout["return_mean"])
         allowed = _ROUNDING * abs(self._returns[0])
         differences = stats.rollout["return_std"], abs(self._returns[-1] - self._returns[0])
-        self._is_constant = self._is_constant and max(differences) <= allowed
+        self._same.append(max(differences) <= allowed)
         for topic, message in self._findings(stats):
             if topic not in self._said:
                 self._said.add(topic)
@@ -50,7 +50,7 @@ class Advice:
         self._schedule = schedule
         self._uniform: list[float] = []
         self._returns: list[float] = []
-        self._is_constant: bool = True
+        self._same: list[bool] = []
 
     def _findings(self, stats: IterationStats) -> Iterator[tuple[str, str]]:
         """What there is to say now, by topic."""
@@ -65,7 +65,7 @@ class Advice:
                     f"{stats.rollout_steps:,}, and most tasks need {FEW_ITERATIONS} or more: raise "
                     "total_steps, lower num_groups or group_size, or set max_episode_steps",
                 )
-        if self._is_constant:
+        if all(self._same):
             if number == CONSTANT_FOR:
                 yield (
                     "differences",
