@@ -7,11 +7,10 @@ without an error, and without having learned much.
 import logging
 from collections.abc import Iterator
 
+from grpo_gym.trainers.defaults import FEWEST_ITERATIONS
 from grpo_gym.trainers.iteration import IterationStats, Learner
 from grpo_gym.trainers.schedule import Schedule
 
-FEW_ITERATIONS = 50
-"""Iterations below which most tasks are not learned."""
 CONSTANT_FOR = 3
 """Iterations whose returns are all the same, before a reward counts as constant."""
 WINDOW = 5
@@ -58,12 +57,12 @@ class Advice:
         if number == 1:
             steps = self._schedule.end - self._schedule.start
             iterations = max(1, round(steps / stats.rollout_steps))
-            if iterations < FEW_ITERATIONS:
+            if iterations < FEWEST_ITERATIONS:
                 yield (
                     "iterations",
                     f"{steps:,} steps are about {iterations} iterations of "
-                    f"{stats.rollout_steps:,}, and most tasks need {FEW_ITERATIONS} or more: raise "
-                    "total_steps, lower num_groups or group_size, or set max_episode_steps",
+                    f"{stats.rollout_steps:,}, and most tasks need {FEWEST_ITERATIONS} or more: "
+                    "raise total_steps, lower num_groups or group_size, or set max_episode_steps",
                 )
         if all(self._same):
             if number == CONSTANT_FOR:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from grpo_gym import GRPO
-from grpo_gym.trainers.advice import CONSTANT_FOR, FEW_ITERATIONS, WINDOW, Advice
+from grpo_gym.trainers.advice import CONSTANT_FOR, WINDOW, Advice
+from grpo_gym.trainers.defaults import FEWEST_ITERATIONS
 from grpo_gym.trainers.iteration import IterationStats
 from grpo_gym.trainers.schedule import Schedule
 from probe_envs import BestAction, OneStep
@@ -71,7 +72,7 @@ def listen(
     uniform: Sequence[float],
     returns: Sequence[float],
     *,
-    steps: int = 100 * FEW_ITERATIONS,
+    steps: int = 100 * FEWEST_ITERATIONS,
     start: int = 0,
     std: float = 1.0,
 ) -> None:
@@ -98,7 +99,7 @@ def test_few_iterations_are_told_of_once(
 
 def test_iterations_that_grow_later_are_no_reason(caplog: pytest.LogCaptureFixture) -> None:
     """Nobody knows beforehand how long episodes become, and longer ones are often better."""
-    advice, training = Advice(), Training(Schedule(0, 100 * FEW_ITERATIONS))
+    advice, training = Advice(), Training(Schedule(0, 100 * FEWEST_ITERATIONS))
     for steps in (100, 10_000):
         rollout = {"return_mean": float(steps), "return_std": 1.0}
         advice(training, replace(STATS, rollout_steps=steps, rollout=rollout))
@@ -112,7 +113,7 @@ def test_iterations_that_grow_later_are_no_reason(caplog: pytest.LogCaptureFixtu
 def test_a_constant_reward_is_told_of_once(preset: str, caplog: pytest.LogCaptureFixture) -> None:
     with GRPO("mlp", Paying, preset=preset, **SMALL) as model:
         for _ in range(2):  # refills make iterations longer
-            model.learn(ITERATION * FEW_ITERATIONS * 4, callback=few)
+            model.learn(ITERATION * FEWEST_ITERATIONS * 4, callback=few)
     (message,) = said(caplog)
     assert message.startswith("every episode of 3 iterations returned 3: the reward is constant")
 
@@ -135,7 +136,7 @@ def test_returns_that_change_between_iterations_are_not_constant(
 
 def test_groups_without_a_difference_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
     with GRPO("mlp", Lucky, **SMALL) as model:
-        model.learn(ITERATION * FEW_ITERATIONS, callback=few)
+        model.learn(ITERATION * FEWEST_ITERATIONS, callback=few)
     (message,) = said(caplog)
     assert "in 100% of the groups of 5 iterations all members did equally well" in message
 
@@ -163,6 +164,6 @@ def test_uniform_groups_are_told_of_unless_the_task_is_learned(
 def test_nothing_is_said_of_an_ordinary_training(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "grpo_gym.trainers.advice")
     with GRPO("linear", BestAction, num_groups=2, group_size=4, learning_rate=0.02) as model:
-        model.learn(ITERATION * FEW_ITERATIONS)
+        model.learn(ITERATION * FEWEST_ITERATIONS)
     assert model.probabilities(np.zeros(1, np.float32))[1] > 0.5
     assert not [r for r in caplog.records if r.name == "grpo_gym.trainers.advice"]
