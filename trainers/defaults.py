@@ -2,9 +2,10 @@
 
 The rule, with L the limit of an episode's steps:
 
-- An iteration that meets the limit takes a hundredth of the training's steps, and at least 4,000:
-  B = that / L environments, between 8 and 128, in groups of 8, or of 16 from 32 on. Without a limit
-  the groups stay as they are.
+- An iteration that meets the limit takes a hundredth of the training's steps, and at least 12,800,
+  or 4,000 with continuous actions, whose rewards are seldom sparse. Divided by L that makes B
+  environments, between 8 and 128, in groups of 8, or of 16 from 32 on. Without a limit the groups
+  stay as they are.
 - If 8 environments leave fewer than 50 iterations, training episodes are cut so that there are 50,
   at 200 steps at least.
 - Observations of up to 512 numbers are compared: baseline "auto", with GAE(0.95).
@@ -25,7 +26,7 @@ from gymnasium import spaces
 from grpo_gym.registration import descriptor_of
 
 _ITERATIONS = 100
-_LEAST_STEPS = 4000
+_LEAST_STEPS, _LEAST_STEPS_CONTINUOUS = 12_800, 4000
 _FEWEST_MEMBERS, _MOST_MEMBERS = 8, 128
 _LARGER_GROUPS_FROM = 32
 FEWEST_ITERATIONS = 50
@@ -78,7 +79,9 @@ def task_settings(task: Task, total_steps: int, given: Collection[str]) -> dict[
     """
     found: dict[str, Any] = {}
     if task.longest_episode is not None:
-        found.update(_sizes(task.longest_episode, total_steps))
+        least = _LEAST_STEPS_CONTINUOUS if task.is_continuous else _LEAST_STEPS
+        steps = max(least, total_steps // _ITERATIONS)
+        found.update(_sizes(task.longest_episode, steps, total_steps))
     if task.observation_size <= _MOST_NUMBERS:
         found.update(baseline="auto", gae_lambda=0.95)
     if task.is_continuous:
@@ -95,13 +98,12 @@ def in_words(settings: Mapping[str, Any]) -> str:
     return f"settings from the task: {listed}"
 
 
-def _sizes(longest: int, total_steps: int) -> dict[str, Any]:
-    steps = max(_LEAST_STEPS, total_steps // _ITERATIONS)
+def _sizes(longest: int, steps: int, total_steps: int) -> dict[str, Any]:
     members = min(max(steps // longest, _FEWEST_MEMBERS), _MOST_MEMBERS)
     group_size = 16 if members >= _LARGER_GROUPS_FROM else 8
     num_groups = members // group_size
     sizes: dict[str, Any] = {"num_groups": num_groups, "group_size": group_size}
     cut = max(total_steps // (FEWEST_ITERATIONS * _FEWEST_MEMBERS), _SHORTEST_CUT)
-    if members == _FEWEST_MEMBERS and cut < longest:
+    if num_groups * group_size == _FEWEST_MEMBERS and cut < longest:
         sizes["max_episode_steps"] = cut
     return sizes

@@ -20,24 +20,25 @@ def sizes(num_groups: int, group_size: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("longest", "total_steps", "expected"),
+    ("task", "total_steps", "expected"),
     [
-        (500, 150_000, {**sizes(1, 8), "max_episode_steps": 375}),
-        (500, 200_000, sizes(1, 8)),
-        (1000, 300_000, {**sizes(1, 8), "max_episode_steps": 750}),
-        (1000, 1_000_000, sizes(1, 8)),
-        (1000, 10_000_000, sizes(6, 16)),
-        (100, 100_000, sizes(2, 16)),
-        (1, 1_000_000, sizes(8, 16)),
-        (1000, 10_000, {**sizes(1, 8), "max_episode_steps": 200}),
-        (None, 1_000_000, {}),
+        (Task(4, False, 500), 150_000, sizes(3, 8)),
+        (Task(4, False, 100), 100_000, sizes(8, 16)),
+        (Task(4, False, 1000), 300_000, {**sizes(1, 8), "max_episode_steps": 750}),
+        (Task(4, False, 1000), 1_000_000, sizes(1, 8)),
+        (Task(4, False, 1000), 10_000_000, sizes(6, 16)),
+        (Task(4, False, None), 1_000_000, {}),
+        (Task(4, True, 1000), 300_000, {**sizes(1, 8), "max_episode_steps": 750}),
+        (Task(4, True, 1000), 10_000, {**sizes(1, 8), "max_episode_steps": 200}),
+        (Task(4, True, 200), 300_000, sizes(2, 8)),
+        (Task(4, True, 1), 300_000, sizes(8, 16)),
     ],
 )
 def test_sizes_follow_from_the_limit_and_the_number_of_steps(
-    longest: int | None, total_steps: int, expected: dict[str, int]
+    task: Task, total_steps: int, expected: dict[str, int]
 ) -> None:
-    task = Task(4, is_continuous=False, longest_episode=longest)
-    assert task_settings(task, total_steps, ()) == {**expected, **STATES}
+    further = {**STATES, **SMALL_STEPS} if task.is_continuous else STATES
+    assert task_settings(task, total_steps, ()) == {**expected, **further}
 
 
 def test_continuous_actions_get_smaller_steps_and_images_no_regression() -> None:
@@ -80,11 +81,11 @@ def test_the_task_of_an_id(env_id: str, expected: Task | None) -> None:
 
 def test_learn_takes_them_once_and_a_checkpoint_keeps_them(tmp_path: Any) -> None:
     model = GRPO("linear", "CartPole-v1", learning_rate=0.01).learn(400)
-    assert model.config.num_envs == 8
+    assert model.config.num_envs == 24
     assert model.config.baseline == "auto"
     assert model.config.learning_rate == 0.01
     model.learn(40_000_000, callback=lambda *_: False)
-    assert model.config.num_envs == 8
+    assert model.config.num_envs == 24
     model.save(tmp_path / "model.ckpt")
     assert GRPO.load(tmp_path / "model.ckpt").config == model.config
 
@@ -107,7 +108,7 @@ def test_a_whole_config_and_our_environments_stay_as_they_are(
 def test_an_environment_that_is_made_has_a_task_too() -> None:
     limited = gym.wrappers.TimeLimit(BestAction(), 300)
     model = GRPO("linear", lambda: gym.wrappers.TimeLimit(BestAction(), 300)).learn(1)
-    assert model.config.num_envs == 8
+    assert model.config.num_envs == 32
     assert limited.spec is None
 
 
@@ -115,9 +116,9 @@ def test_the_command_line_takes_them_where_there_is_no_file_and_shows_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings, _ = parse_train(["--env", "MountainCar-v0", "--total-steps", "2e5", "--seed", "3"])
-    assert (settings.grpo.num_envs, settings.grpo.baseline, settings.grpo.seed) == (16, "auto", 3)
+    assert (settings.grpo.num_envs, settings.grpo.baseline, settings.grpo.seed) == (64, "auto", 3)
     shown = capsys.readouterr().err
-    assert shown.startswith("settings from the task: num_groups 2, group_size 8")
+    assert shown.startswith("settings from the task: num_groups 4, group_size 16")
     shipped, _ = parse_train(["--env", "CartPole-v1"])
     assert shipped.grpo.baseline == "time_step"
     parse_train(["--env", "MountainCar-v0", "--quiet"])
