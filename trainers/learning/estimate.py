@@ -154,8 +154,8 @@ def _state_advantages(
             advantages = _group_advantages(rollout, returns, config, None, None, tolerance)
             return advantages, explained
     centred = exponential_advantages(rollout.rewards, values, alive, discount, config.gae_lambda)
-    # Where all are equal there is no information, though the predictions differ.
-    equal = all_equal(returns, credited, (1, 2), tolerance)
+    # If all members fare equally at all times there is no information, though predictions differ.
+    equal = all_equal(returns, credited, (1, 2), tolerance).all()
     centred = torch.where(credited & ~equal, centred, 0.0)
     return scaled(centred, credited, config.scale), explained
 

@@ -4,12 +4,18 @@ Shapes: T steps, G groups, K members.
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from grpo_gym.rollouts.rollout import Episodes, GroupedRollout
+from grpo_gym.settings import ConfigError
+from grpo_gym.trainers.config import AdvantageConfig, GRPOConfig
+from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.learning.advantages import compute_returns
+from grpo_gym.trainers.learning.estimate import estimate_advantages
 from grpo_gym.trainers.learning.state_baseline import (
     explained_variance,
     exponential_advantages,
@@ -151,3 +157,95 @@ def test_whole_returns_minus_values_are_the_limit_of_weight_1(
 def test_explained_variance_of_equal_returns_is_undefined() -> None:
     returns, counted = torch.ones(2, 1, 2).double(), torch.ones(2, 1, 2, dtype=torch.bool)
     assert math.isnan(explained_variance(returns, returns, counted))
+
+
+def rollout_of(rewards: Tensor, observations: Tensor, alive: Tensor) -> GroupedRollout:
+    """A rollout of rewards (T, G, K) in states (T, G, K, D)."""
+    zeros = torch.zeros(alive.shape)
+    nothing = torch.zeros(0)
+    return GroupedRollout(
+        observations=observations,
+        actions=zeros[..., None].long(),
+        log_probs=zeros,
+        outputs=torch.zeros(*alive.shape, 2),
+        rewards=rewards,
+        alive=alive,
+        credited=alive,
+        action_masks=None,
+        episodes=Episodes(nothing, nothing, nothing),
+        infos={},
+        info_counts={},
+        branchings=nothing,
+    )
+
+
+def test_auto_compares_what_explains_more(generator: torch.Generator) -> None:
+    alive = torch.ones(T, G, K, dtype=torch.bool)
+    states = torch.randn(T, G, K, 3, generator=generator)
+    noise = 0.1 * torch.randn(T, G, K, generator=generator, dtype=torch.float64)
+    of_the_world = torch.randn(T, G, 1, generator=generator, dtype=torch.float64)
+    cases = {"state": states[..., 0].double() + noise, "time_step": of_the_world + noise}
+    for better, rewards in cases.items():
+        rollout = rollout_of(rewards, states, alive)
+        estimates = {
+            name: estimate_advantages(
+                rollout, AdvantageConfig(baseline=name, gae_lambda=0.9), 0.5, states
+            )
+            for name in ("auto", "state", "time_step")
+        }
+        assert torch.equal(estimates["auto"].advantages, estimates[better].advantages)
+        assert not torch.equal(estimates["state"].advantages, estimates["time_step"].advantages)
+        explained = estimates["auto"].explained_variance
+        assert max(explained, key=explained.__getitem__) == better
+        assert explained[better] > 0.6
+        assert estimates["state"].explained_variance == {"state": explained["state"]}
+        assert estimates["time_step"].explained_variance == {}
+
+
+@pytest.mark.parametrize("baseline", ["state", "auto"])
+def test_equal_returns_say_nothing(baseline: str, generator: torch.Generator) -> None:
+    alive = torch.ones(T, G, K, dtype=torch.bool)
+    states = torch.randn(T, G, K, 3, generator=generator)
+    rollout = rollout_of(torch.ones(T, G, K, dtype=torch.float64), states, alive)
+    config = AdvantageConfig(baseline=baseline, gae_lambda=0.9)
+    estimate = estimate_advantages(rollout, config, 0.99, states)
+    assert bool((estimate.advantages == 0.0).all())
+    assert estimate.uniform_groups == 1.0
+
+
+@pytest.mark.parametrize("scale", ["none", "batch", "group", "time_step"])
+def test_advantages_are_divided_by_the_deviation_asked_for(
+    scale: str, alive: Tensor, generator: torch.Generator
+) -> None:
+    states = torch.randn(T, G, K, 3, generator=generator)
+    rewards = torch.randn(T, G, K, generator=generator, dtype=torch.float64) * alive
+    config = AdvantageConfig(baseline="state", scale=scale)
+    advantages = estimate_advantages(
+        rollout_of(rewards, states, alive), config, 0.9, states
+    ).advantages
+    axes = {"none": None, "batch": (0, 1, 2), "group": (0, 2), "time_step": (2,)}[scale]
+    if axes is None:
+        returns = compute_returns(rewards, alive, "reward_to_go", 0.9)
+        values = state_values(states, alive, alive, returns, 0.9)
+        torch.testing.assert_close(advantages, (returns - values).float() * alive)
+    else:
+        squares = advantages.square().sum(dim=axes) / alive.sum(dim=axes).clamp_min(1)
+        some = alive.sum(dim=axes) > 0
+        torch.testing.assert_close(squares[some], torch.ones_like(squares[some]))
+
+
+def test_a_model_learns_with_it_and_reports_what_it_explains() -> None:
+    seen = []
+    model = GRPO("linear", "CartPole-v1", baseline="auto", num_groups=2, group_size=4)
+    model.learn(600, callback=lambda _, stats: seen.append(stats))
+    assert all(stats.update is not None for stats in seen)
+    assert all(math.isfinite(stats.explained_variance) for stats in seen)
+    assert all(math.isfinite(stats.explained_variance_time_step) for stats in seen)
+
+
+@pytest.mark.parametrize(
+    "others", [{"learned_baseline": True}, {"returns": "outcome"}, {"refill_rounds": 1}]
+)
+def test_what_does_not_go_with_it_is_refused(others: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(others))):
+        GRPOConfig(baseline="state", **others)
