@@ -7,6 +7,7 @@ that it needs.
 """
 
 import json
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -30,6 +31,7 @@ from grpo_gym.settings import (
 
 OF_THE_MACHINE = ("device", "workers", "worker_timeout_s")
 """Settings of where a run is computed, which may go on elsewhere."""
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 
 
 @checked_dataclass
@@ -260,15 +262,20 @@ class GRPOConfig(CollectConfig, AdvantageConfig, UpdateConfig, NetworkConfig):
 
     seed: Natural = 0
     """Determines everything random."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")] = "cpu"
-    """Where networks are: "cpu", "cuda", "cuda:1", "mps", or "auto", which is an accelerator if there
-    is one. Environments and rollouts stay on the CPU, where small networks are faster and results
-    the same on every machine of a kind."""
+    device: str = "cpu"
+    """Where networks are: "cpu", "cuda", "cuda:1", "mps", or "auto" for an accelerator if there is
+    one. The environments stay on the CPU, where small networks are faster, and results are the same
+    on every machine of a kind."""
     torch_threads: Annotated[Integer, Field(ge=1, le=256)] = 1
     """Threads of torch; small networks are slower with more, and any are with more than there are
     cores."""
 
     def __post_init__(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            raise ConfigError(
+                'device must be "auto", "cpu", "mps", "cuda", or one of several such as "cuda:1", '
+                f'got "{self.device}"'
+            )
         self._check_network()
         self._check_advantages()
         self._check_update()

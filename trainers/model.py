@@ -27,10 +27,12 @@ from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.loop_batch import SeparateBatch
 from grpo_gym.rollouts.policy_inputs import features_of, masks_of
 from grpo_gym.rollouts.randomness import Stream, derive_seed, draw_noise
+from grpo_gym.rollouts.rows import RowFormat
 from grpo_gym.rollouts.spaces import stack_frames
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage import checkpoint
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.devices import find_device
 
 
 class PolicyModel(Evaluable):
@@ -84,6 +86,7 @@ class PolicyModel(Evaluable):
         self.action_space = sample.single_action_space
         self.is_separate = isinstance(sample, SeparateBatch)
         self.check_training_environment()
+        device = find_device(self.config.device)
         # The last bits of orthogonal weights depend on the number of threads.
         torch.set_num_threads(self.config.torch_threads)
         with torch.random.fork_rng(devices=[]):
@@ -94,7 +97,8 @@ class PolicyModel(Evaluable):
                 self.action_space,
                 self.config,
                 self.policy_kwargs,
-            )
+            ).to(device)
+        _refuse_float64(self.policy.rows, device)
         if self.config.augment_symmetries and not self.policy.symmetries:
             raise ConfigError(
                 f"augment_symmetries must be false with the policy {policy!r}, which knows no "
@@ -140,11 +144,13 @@ class PolicyModel(Evaluable):
             raise ConfigError("observation must be a single one, got a batch")
         legal = None
         if action_mask is not None:
-            legal = torch.from_numpy(masks_of(self.action_space, action_mask, 1))
+            rows = masks_of(self.action_space, action_mask, 1)
+            legal = torch.from_numpy(rows).to(self.policy.device)
         with torch.inference_mode():
-            distribution = self.policy.finite_distribution(torch.from_numpy(features), legal)
+            seen = torch.from_numpy(features).to(self.policy.device)
+            distribution = self.policy.finite_distribution(seen, legal)
             chances = cast(Categorical, distribution).log_probs.flatten().exp()
-        return chances.numpy()
+        return chances.cpu().numpy()
 
     def weights_sha256(self) -> str:
         """A hash of the policy's weights and statistics, equal exactly when they are."""
@@ -167,6 +173,19 @@ class PolicyModel(Evaluable):
             head = self.policy.head
             noise = draw_noise(generator, head.noise_kind, (len(observations), head.num_components))
         return self.policy.act(observations, masks, noise), state
+
+
+def _refuse_float64(rows: RowFormat, device: torch.device) -> None:
+    """Refuse observations that a device cannot hold.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    if device.type == "mps" and rows.dtype == np.float64:
+        raise ConfigError(
+            'device must be "cpu" with observations that are stored as float64, since their bounds '
+            'are large, got "mps", which has none: scale them with a wrapper'
+        )
 
 
 def _sample(env: EnvSource, kwargs: Mapping[str, Any], num_envs: int) -> EnvBatch:

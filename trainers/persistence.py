@@ -1,5 +1,6 @@
 """A model in training as a checkpoint, and back: everything that training continues from."""
 
+import logging
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Self
@@ -14,6 +15,7 @@ from grpo_gym.settings import ConfigError, from_mapping, to_mapping
 from grpo_gym.storage import checkpoint
 from grpo_gym.storage.checkpoint import CheckpointError
 from grpo_gym.trainers.config import OF_THE_MACHINE, GRPOConfig
+from grpo_gym.trainers.devices import is_available
 from grpo_gym.trainers.export import export_policy
 from grpo_gym.trainers.export.cards import make_card
 from grpo_gym.trainers.learning.adamw import AdamW
@@ -35,6 +37,8 @@ from grpo_gym.trainers.saved_environment import (
 )
 from grpo_gym.trainers.schedule import Schedule
 from grpo_gym.trainers.standstill import Standstill
+
+_log = logging.getLogger(__name__)
 
 _KIND = "grpo"
 
@@ -141,7 +145,7 @@ class PersistentModel(PolicyModel):
             policy: Needed only for a network of your own that is not registered: the callable.
             policy_kwargs: Instead of those it was trained with.
             **machine: Settings of where it is computed, instead of those it was trained with:
-                workers, worker_timeout_s.
+                device, workers, worker_timeout_s. A device that is not here is by default the CPU.
 
         Raises:
             ConfigError: If a setting is another one.
@@ -153,6 +157,12 @@ class PersistentModel(PolicyModel):
                 f"for {', '.join(OF_THE_MACHINE)}"
             )
         payload = check_payload(checkpoint.load(path, kind=_KIND), GRPOPayload, path)
+        trained_on = payload["config"].get("device", "cpu")  # older files have none
+        if "device" not in machine and not is_available(str(trained_on)):
+            _log.warning(
+                "%s was trained on %s, which is not here: it is on the CPU", path, trained_on
+            )
+            machine["device"] = "cpu"
         saved = payload["environment"]
         source = env
         if env is None and saved["id"] is not None:

@@ -54,7 +54,7 @@ class PlayedShards:
             self._all_at_once = True
             return
         size = sum(self.rows)
-        observations = rollout.observations.flatten(0, 2)
+        observations = rollout.observations.flatten(0, 2).to(policy.device)
         passes = observations[: len(observations) // size * size].split(size)
         self._all_at_once = all(
             torch.equal(policy(rows), self.outputs(policy, rows))
@@ -72,6 +72,11 @@ class ShardedPolicy:
     def head(self) -> ActionHead:
         """Of the policy."""
         return self._policy.head
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self._policy.device
 
     def __call__(self, observations: Tensor) -> Tensor:
         """Distribution parameters, shape (B, P), at observations (B, W)."""

@@ -186,7 +186,7 @@ class _PartsNormaliser(RunningNormaliser):
 
     @override
     def update(self, observations: Tensor) -> None:
-        super().update(observations[:, self.columns])
+        super().update(observations[:, self.columns.to(observations.device)])
 
 
 def _is_image(part: gym.Space[Any]) -> bool:

@@ -141,7 +141,7 @@ class HistoryNormaliser(RunningNormaliser):
 
     @override
     def update(self, observations: Tensor) -> None:
-        super().update(observations[:, self.columns])
+        super().update(observations[:, self.columns.to(observations.device)])
 
 
 class HistoryPolicy(Policy):

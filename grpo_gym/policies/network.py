@@ -82,6 +82,12 @@ class Policy(nn.Module):
             self.observation_size, hidden_sizes, self.head.num_network_outputs, activation
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, and observations must be; statistics take them from anywhere."""
+        weights = next(self.parameters(), None)
+        return torch.device("cpu") if weights is None else weights.device
+
     def raw_features(self, observations: Tensor) -> Tensor:
         """Observations, rows (..., W), as numbers: shape (..., D), float32 or float64."""
         if not self.rows.has_bytes or self.frame_history == 1:
@@ -150,11 +156,13 @@ class Policy(nn.Module):
             FloatingPointError: If the outputs are not finite.
         """
         with torch.inference_mode():
-            legal = None if masks is None else torch.from_numpy(masks)
-            distribution = self.finite_distribution(torch.from_numpy(observations), legal)
+            rows = torch.from_numpy(observations).to(self.device)
+            legal = None if masks is None else torch.from_numpy(masks).to(self.device)
+            distribution = self.finite_distribution(rows, legal)
             if noise is None:
                 return self.head.to_environment(distribution.mode())
-            return self.head.to_environment(distribution.sample(torch.from_numpy(noise)))
+            drawn = torch.from_numpy(noise).to(self.device)
+            return self.head.to_environment(distribution.sample(drawn))
 
 
 class MLPPolicy(Policy):

@@ -4,11 +4,39 @@ The statistics are fixed while a rollout is collected and learned from, and chan
 iterations: otherwise the policy that is updated would not be the one that acted.
 """
 
+from collections.abc import Callable
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 
-class RunningNormaliser(nn.Module):
+class Statistics(nn.Module):
+    """A module whose buffers of type float64 stay on the CPU, wherever the others are.
+
+    Those are statistics: not all devices have float64, and on none but the CPU do sums have the
+    same bits everywhere.
+    """
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        buffers = dict(self._buffers)
+        kept = {
+            name: buffer
+            for name, buffer in buffers.items()
+            if buffer is not None and buffer.dtype == torch.float64
+        }
+        for name in kept:
+            del self._buffers[name]
+        super()._apply(fn, recurse)
+        moved: dict[str, Any] = {**self._buffers, **kept}
+        self._buffers.clear()
+        self._buffers.update({name: moved[name] for name in buffers})
+        return self
+
+
+class RunningNormaliser(Statistics):
     """Standardises features by the mean and deviation of all observations so far.
 
     Attributes:
@@ -43,7 +71,7 @@ class RunningNormaliser(nn.Module):
         """What to subtract from observations, shape (D,), in their precision."""
         if observations.dtype != torch.float64:
             return self.shift
-        return torch.where(self.shift == 0.0, 0.0, self.mean)
+        return torch.where(self.shift == 0.0, 0.0, self.mean.to(self.shift.device))
 
     @torch.no_grad()
     def update(self, observations: Tensor) -> None:
@@ -53,7 +81,7 @@ class RunningNormaliser(nn.Module):
         """
         if len(observations) == 0:
             return
-        batch = observations.to(torch.float64)
+        batch = observations.cpu().to(torch.float64)
         batch_count = float(len(batch))
         batch_mean = batch.mean(dim=0)
         difference = batch_mean - self.mean
@@ -65,5 +93,7 @@ class RunningNormaliser(nn.Module):
         deviation = (self.sum_of_squares / self.count).sqrt()
         # A constant feature is left unscaled: dividing by almost zero would amplify noise.
         usable = deviation > 1e-6
-        self.shift.copy_(torch.where(usable, self.mean, 0.0))
-        self.scale.copy_(torch.where(usable, 1.0 / deviation.clamp_min(1e-6), 1.0))
+        shift = torch.where(usable, self.mean, 0.0)
+        scale = torch.where(usable, 1.0 / deviation.clamp_min(1e-6), 1.0)
+        self.shift.copy_(shift.to(self.shift.dtype))
+        self.scale.copy_(scale.to(self.scale.dtype))

@@ -24,6 +24,10 @@ class SamplingPolicy(Protocol):
     def head(self) -> Any:
         """Its `to_environment(actions)` gives actions in the environment's form."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
     def __call__(self, observations: Tensor, /) -> Tensor:
         """Distribution parameters, shape (B, P), for observations as rows (B, W)."""
 
@@ -85,16 +89,18 @@ class Player:
     @torch.inference_mode()
     def play(self, count: int | None = None, noise: ActionNoise | None = None) -> list[StepTensors]:
         """Play until every episode has ended, or for `count` steps, perhaps with other noise."""
-        noise = noise or self.noise
+        noise, device = noise or self.noise, self._policy.device
         steps: list[StepTensors] = []
         while self.alive.any() and len(steps) != count:
             self.env.batch.check_ending(self._elapsed)
             features = torch.from_numpy(self._frames.reshape(len(self._frames), -1))
             masks = None if self._masks is None else torch.from_numpy(self._masks)
-            outputs = self._policy(features)
-            distribution = self._policy.distribution(outputs, masks)
-            actions = distribution.sample(torch.from_numpy(noise.draw()))
-            log_probs = distribution.log_prob(actions)
+            outputs = self._policy(features.to(device))
+            legal = None if masks is None else masks.to(device)
+            distribution = self._policy.distribution(outputs, legal)
+            actions = distribution.sample(torch.from_numpy(noise.draw()).to(device))
+            log_probs = distribution.log_prob(actions).cpu()
+            actions, outputs = actions.cpu(), outputs.cpu()
             result = self.env.batch.step(self._policy.head.to_environment(actions), self.alive)
             rewards = torch.from_numpy(np.where(self.alive, result.rewards, 0.0))
             alive = torch.from_numpy(self.alive)

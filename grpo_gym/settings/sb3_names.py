@@ -22,7 +22,6 @@ _OURS: dict[str, tuple[tuple[str, ...], str]] = {
     "gae_lambda": (("returns",), ": there is no critic to bootstrap from"),
     "net_arch": (("hidden_sizes",), ""),
     "activation_fn": (("activation",), ""),
-    "device": (("torch_threads",), ": training runs on the CPU"),
     "num_threads": (("torch_threads",), ""),
     "total_timesteps": (("total_steps",), ""),
     "timesteps": (("total_steps",), ""),

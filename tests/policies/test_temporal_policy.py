@@ -388,7 +388,7 @@ def test_curvature_is_the_change_of_the_gradient(
 
     wanted = (slope(1e-8) - slope(-1e-8)) / 2e-8
     divergence = old.kl(policy.distribution(policy(rows))).mean()
-    found = fisher_product(divergence, parameters, damping=0.0)(
+    found = fisher_product(lambda _: divergence, parameters, damping=0.0)(
         torch.cat([along.ravel() for along in direction])
     )
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)

@@ -57,7 +57,7 @@ def log_ratios(
         assert sequences is not None
         _, members = torch.unique(sequences, return_inverse=True)
         count = int(members.max()) + 1 if len(members) else 0
-        total = torch.zeros(count, dtype=difference.dtype).index_add(0, members, difference)
+        total = difference.new_zeros(count).index_add(0, members, difference)
         if kind == "sequence_mean":
             total = total / torch.bincount(members, minlength=count)
         difference = total[members]

@@ -249,4 +249,4 @@ def _flat_gradient(
 
 
 def _dot(left: Tensor, right: Tensor) -> float:
-    return float(left.to(torch.float64) @ right.to(torch.float64))
+    return float(left.cpu().to(torch.float64) @ right.cpu().to(torch.float64))

@@ -10,9 +10,10 @@ Shapes: M steps, D features.
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from grpo_gym.policies.network import feedforward
+from grpo_gym.policies.normaliser import Statistics
 from grpo_gym.trainers.learning.adamw import AdamW
 from grpo_gym.trainers.learning.vectors import as_vector, assign, clip_norm
 
@@ -21,7 +22,7 @@ _LARGEST_NORM = 0.5
 _LEAST_DEVIATION = 1e-6
 
 
-class ValueBaseline(nn.Module):
+class ValueBaseline(Statistics):
     """A network that predicts returns, with the running mean and deviation of its targets.
 
     Attributes:
@@ -40,9 +41,9 @@ class ValueBaseline(nn.Module):
         self.optimizer = AdamW(self.parameters(), lr=learning_rate)
 
     def predict(self, features: Tensor) -> Tensor:
-        """Expected returns, shape (...), float64, for features (..., D), float32."""
+        """Expected returns, shape (...), float64, on the CPU, for features (..., D), float32."""
         with torch.no_grad():
-            scaled = self.network(features).squeeze(-1).to(torch.float64)
+            scaled = self.network(features.to(self._device)).squeeze(-1).cpu().to(torch.float64)
         if float(self.deviation) <= _LEAST_DEVIATION:  # all returns so far were equal
             scaled = torch.zeros_like(scaled)
         return scaled * self.deviation + self.mean
@@ -65,7 +66,8 @@ class ValueBaseline(nn.Module):
         unexplained, variance = (returns - self.predict(features)).var(), returns.var()
         explained = 1.0 - unexplained / variance if float(variance) > 0.0 else torch.nan
         self._rescale(returns)
-        targets = ((returns - self.mean) / self.deviation).to(torch.float32)
+        features = features.to(self._device)
+        targets = ((returns - self.mean) / self.deviation).to(torch.float32).to(self._device)
         parameters = self.optimizer.trainable
         weights = as_vector(parameters)
         for _ in range(epochs):
@@ -87,6 +89,10 @@ class ValueBaseline(nn.Module):
         """Continue from a `state()`."""
         self.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def _rescale(self, returns: Tensor) -> None:
         """Update mean and deviation, and rescale the last layer so that predictions stay."""
