@@ -9,7 +9,7 @@ from grpo_gym.cli.settings import parse_train
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.defaults import Task, task_of, task_settings
 from grpo_gym.trainers.grpo import GRPO
-from tests.shared.probe_envs import BestAction
+from probe_envs import BestAction
 
 STATES = {"baseline": "auto", "gae_lambda": 0.95}
 SMALL_STEPS = {"learning_rate": 7e-4, "epochs": 8, "num_minibatches": 32}
