@@ -12,6 +12,7 @@ from torch import Tensor
 from grpo_gym.rollouts.rollout import GroupedRollout
 from grpo_gym.trainers.config import AdvantageConfig
 from grpo_gym.trainers.learning.advantages import (
+    BaselineKind,
     all_equal,
     compute_returns,
     group_advantages,
@@ -72,13 +73,16 @@ def estimate_advantages(
     """
     returns = compute_returns(rollout.rewards, rollout.alive, config.returns, discount)
     tolerance = rounding_errors(rollout.rewards, rollout.alive, config.returns)
-    if config.baseline in ("state", "auto"):
+    baseline = config.baseline
+    explained: dict[str, float] = {}
+    if baseline == "state" or baseline == "auto":
         advantages, explained = _state_advantages(
             rollout, returns, config, discount, _needed(features), tolerance
         )
     else:
-        advantages = _group_advantages(rollout, returns, config, features, values, tolerance)
-        explained = {}
+        advantages = _group_advantages(
+            rollout, returns, baseline, config, features, values, tolerance
+        )
     if config.anchor_weight > 0.0:
         bins = state_bins(_needed(features), config.state_bin_width)
         to_go = compute_returns(
@@ -95,13 +99,13 @@ def estimate_advantages(
 def _group_advantages(
     rollout: GroupedRollout,
     returns: Tensor,
+    baseline: BaselineKind,
     config: AdvantageConfig,
     features: Tensor | None,
     values: Tensor | None,
     tolerance: Tensor,
 ) -> Tensor:
     """Returns, perhaps minus learned values, compared with means; arguments as above."""
-    baseline = "time_step" if config.baseline in ("state", "auto") else config.baseline
     bins = None
     if baseline == "state_bin":
         bins = state_bins(_needed(features), config.state_bin_width)
@@ -151,7 +155,9 @@ def _state_advantages(
         )
         explained["time_step"] = explained_variance(of_others, returns, credited)
         if not explained["state"] > explained["time_step"]:
-            advantages = _group_advantages(rollout, returns, config, None, None, tolerance)
+            advantages = _group_advantages(
+                rollout, returns, "time_step", config, None, None, tolerance
+            )
             return advantages, explained
     centred = exponential_advantages(rollout.rewards, values, alive, discount, config.gae_lambda)
     # If all members fare equally at all times there is no information, though predictions differ.

@@ -4,6 +4,7 @@ Shapes: T steps, G groups, K members.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from grpo_gym.trainers.learning.state_baseline import (
 )
 
 T, G, K = 40, 3, 8
+KINDS: tuple[Any, ...] = ("auto", "state", "time_step")
 
 
 @pytest.fixture
@@ -184,14 +186,13 @@ def test_auto_compares_what_explains_more(generator: torch.Generator) -> None:
     states = torch.randn(T, G, K, 3, generator=generator)
     noise = 0.1 * torch.randn(T, G, K, generator=generator, dtype=torch.float64)
     of_the_world = torch.randn(T, G, 1, generator=generator, dtype=torch.float64)
+    config = AdvantageConfig(gae_lambda=0.9)
     cases = {"state": states[..., 0].double() + noise, "time_step": of_the_world + noise}
     for better, rewards in cases.items():
         rollout = rollout_of(rewards, states, alive)
         estimates = {
-            name: estimate_advantages(
-                rollout, AdvantageConfig(baseline=name, gae_lambda=0.9), 0.5, states
-            )
-            for name in ("auto", "state", "time_step")
+            name: estimate_advantages(rollout, replace(config, baseline=name), 0.5, states)
+            for name in KINDS
         }
         assert torch.equal(estimates["auto"].advantages, estimates[better].advantages)
         assert not torch.equal(estimates["state"].advantages, estimates["time_step"].advantages)
@@ -203,11 +204,11 @@ def test_auto_compares_what_explains_more(generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("baseline", ["state", "auto"])
-def test_equal_returns_say_nothing(baseline: str, generator: torch.Generator) -> None:
+def test_equal_returns_say_nothing(baseline: Any, generator: torch.Generator) -> None:
     alive = torch.ones(T, G, K, dtype=torch.bool)
     states = torch.randn(T, G, K, 3, generator=generator)
     rollout = rollout_of(torch.ones(T, G, K, dtype=torch.float64), states, alive)
-    config = AdvantageConfig(baseline=baseline, gae_lambda=0.9)
+    config = replace(AdvantageConfig(gae_lambda=0.9), baseline=baseline)
     estimate = estimate_advantages(rollout, config, 0.99, states)
     assert bool((estimate.advantages == 0.0).all())
     assert estimate.uniform_groups == 1.0
@@ -215,11 +216,11 @@ def test_equal_returns_say_nothing(baseline: str, generator: torch.Generator) ->
 
 @pytest.mark.parametrize("scale", ["none", "batch", "group", "time_step"])
 def test_advantages_are_divided_by_the_deviation_asked_for(
-    scale: str, alive: Tensor, generator: torch.Generator
+    scale: Any, alive: Tensor, generator: torch.Generator
 ) -> None:
     states = torch.randn(T, G, K, 3, generator=generator)
     rewards = torch.randn(T, G, K, generator=generator, dtype=torch.float64) * alive
-    config = AdvantageConfig(baseline="state", scale=scale)
+    config = replace(AdvantageConfig(baseline="state"), scale=scale)
     advantages = estimate_advantages(
         rollout_of(rewards, states, alive), config, 0.9, states
     ).advantages
