@@ -4,6 +4,7 @@ Shapes: T steps, G groups, K members.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,15 @@ from grpo_gym.trainers.learning.state_baseline import (
 
 T, G, K = 40, 3, 8
 KINDS: tuple[Any, ...] = ("auto", "state", "time_step")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in training: several threads wait for each other where cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
