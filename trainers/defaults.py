@@ -9,8 +9,8 @@ The rule, with L the limit of an episode's steps:
 - If 8 environments leave fewer than 50 iterations, training episodes are cut so that there are 50,
   at 200 steps at least.
 - Observations of up to 512 numbers are compared: baseline "auto", with GAE(0.95).
-- Continuous actions get smaller and more steps of the optimiser: 8 epochs of 32 minibatches,
-  `learning_rate` 0.0007.
+- Continuous actions get smaller and more steps of the optimiser: 8 epochs of minibatches of 128
+  steps, and at least 4 of them, at a learning rate of 0.0007.
 
 For our own environments the plain defaults are used, which were found on them. Imports no torch.
 """
@@ -35,10 +35,16 @@ _SHORTEST_CUT = 200
 _MOST_NUMBERS = 512
 _RELATED: tuple[frozenset[str], ...] = (
     frozenset({"num_groups", "group_size"}),
+    frozenset({"num_minibatches", "minibatch_size", "minibatches"}),
     frozenset({"baseline", "gae_lambda", "returns", "learned_baseline", "center", "refill_rounds"}),
 )
 """Settings that are left alone together if one of them is given."""
-_CONTINUOUS: dict[str, Any] = {"learning_rate": 7.0e-4, "epochs": 8, "num_minibatches": 32}
+_CONTINUOUS: dict[str, Any] = {
+    "learning_rate": 7.0e-4,
+    "epochs": 8,
+    "num_minibatches": 4,
+    "minibatch_size": 128,
+}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from grpo_gym.trainers.grpo import GRPO
 from probe_envs import BestAction
 
 STATES = {"baseline": "auto", "gae_lambda": 0.95}
-SMALL_STEPS = {"learning_rate": 7e-4, "epochs": 8, "num_minibatches": 32}
+SMALL_STEPS = {"learning_rate": 7e-4, "epochs": 8, "num_minibatches": 4, "minibatch_size": 128}
 
 
 def sizes(num_groups: int, group_size: int) -> dict[str, int]:
@@ -50,6 +50,7 @@ def test_continuous_actions_get_smaller_steps_and_images_no_regression() -> None
     ("given", "gone"),
     [
         ({"learning_rate"}, {"learning_rate"}),
+        ({"minibatches"}, {"num_minibatches", "minibatch_size"}),
         ({"group_size"}, {"num_groups", "group_size"}),
         ({"learned_baseline"}, {"baseline", "gae_lambda"}),
         ({"returns"}, {"baseline", "gae_lambda"}),
