@@ -35,7 +35,7 @@ from grpo_gym.trainers.effects import (
 )
 from grpo_gym.trainers.iteration import Callback, IterationStats, rollout_metrics
 from grpo_gym.trainers.learning.adamw import AdamW
-from grpo_gym.trainers.learning.batch import training_batch
+from grpo_gym.trainers.learning.batch import steps_of, training_batch
 from grpo_gym.trainers.learning.estimate import AdvantageEstimate, estimate_advantages
 from grpo_gym.trainers.learning.reference import make_reference, move_reference
 from grpo_gym.trainers.learning.update import UpdateStats, update_policy
@@ -245,7 +245,7 @@ class GRPO(PersistentModel):
         of_learned = self._fit_value_baseline(rollout, estimate)
         # Only now: the update has to normalise observations as the collecting policy did.
         if self.policy.normaliser is not None:
-            self.policy.observe(rollout.observations[rollout.credited])
+            self.policy.observe(steps_of(rollout.observations, rollout.credited))
         self.iteration += 1
         self.num_steps += rollout.num_steps
         # Only now is the policy the one that collects next.
@@ -371,7 +371,7 @@ class GRPO(PersistentModel):
         """Fit the learned baseline, if any; returns the variance that it explained before."""
         if self.value_baseline is None:
             return math.nan
-        features = self._features(rollout.observations[rollout.credited])
+        features = self._features(steps_of(rollout.observations, rollout.credited))
         returns = estimate.returns[rollout.credited]
         generator = self._generator(Stream.VALUES)
         return self.value_baseline.fit(features, returns, self.config.epochs, generator)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from grpo_gym.policies.moments import add_rows
+
 
 class Statistics(nn.Module):
     """A module whose buffers of type float64 stay on the CPU, wherever the others are.
@@ -75,21 +77,12 @@ class RunningNormaliser(Statistics):
 
     @torch.no_grad()
     def update(self, observations: Tensor) -> None:
-        """Add observations, shape (M, D), to the statistics.
-
-        Source: Chan, Golub and LeVeque (1979), the parallel update of mean and variance.
-        """
+        """Add observations, shape (M, D), float32 or float64, to the statistics."""
         if len(observations) == 0:
             return
-        batch = observations.cpu().to(torch.float64)
-        batch_count = float(len(batch))
-        batch_mean = batch.mean(dim=0)
-        difference = batch_mean - self.mean
-        total = self.count + batch_count
-        self.sum_of_squares += (batch - batch_mean).square().sum(dim=0)
-        self.sum_of_squares += difference.square() * self.count * batch_count / total
-        self.mean += difference * batch_count / total
-        self.count.copy_(total)
+        rows = observations.cpu().contiguous().numpy()
+        sums = self.mean.numpy(), self.sum_of_squares.numpy()
+        self.count.fill_(add_rows(rows, float(self.count), *sums))
         deviation = (self.sum_of_squares / self.count).sqrt()
         # A constant feature is left unscaled: dividing by almost zero would amplify noise.
         usable = deviation > 1e-6

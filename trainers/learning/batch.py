@@ -113,17 +113,18 @@ def training_batch(
         "units": _units(used, config),
         "action_masks": rollout.action_masks,
     }
-    steps = used.flatten().nonzero().squeeze(1)
     taken: dict[str, Any] = {
-        name: None if values is None else steps_of(values, steps) for name, values in parts.items()
+        name: None if values is None else steps_of(values, used) for name, values in parts.items()
     }
     return TrainingBatch(**taken)
 
 
-def steps_of(values: Tensor, steps: Tensor) -> Tensor:
-    """Values (T, G, K, ...) of some steps, by their indices in ascending order; a view of all."""
+def steps_of(values: Tensor, used: Tensor) -> Tensor:
+    """Values (T, G, K, ...) of the steps that are used (T, G, K), bool; a view if all are."""
     rows = values.flatten(0, 2)
-    return rows if len(steps) == len(rows) else rows.index_select(0, steps)
+    if bool(used.all()):
+        return rows
+    return rows.index_select(0, used.flatten().nonzero().squeeze(1))
 
 
 def transformed(batch: TrainingBatch, symmetry: Symmetry) -> TrainingBatch:

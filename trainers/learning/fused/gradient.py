@@ -19,7 +19,7 @@ from grpo_gym.policies.symmetries import Symmetry
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.learning.batch import TrainingBatch
 from grpo_gym.trainers.learning.fused import kernels
-from grpo_gym.trainers.learning.fused.layers import Layers, Memory, Pass, is_plain
+from grpo_gym.trainers.learning.fused.layers import Layers, is_plain
 from grpo_gym.trainers.learning.gradients import EXTRA, ShardGradient
 
 _ROWS_AT_ONCE = 4096
@@ -79,7 +79,6 @@ class Fused(ShardGradient):
         self._result = torch.empty(len(weights) + EXTRA)
         self._sums = np.empty(kernels.NUM_SUMS)
         self._layers = Layers(policy.network, weights, self._result[:-EXTRA])
-        self._memory = Memory()
         self._shards: dict[int, _Shard] = {}
 
     def __call__(self, steps: Tensor, scale: float, symmetry: Symmetry | None) -> Tensor:
@@ -90,10 +89,10 @@ class Fused(ShardGradient):
         if shard is None:
             shard = self._shards[count] = self._prepare(count)
         torch.index_select(self._packed, 0, steps, out=shard.rows)
-        shard.way.forward()
+        logits = self._layers.forward(shard.features).numpy()
         rows = shard.numbers, self._layout, self._starts
         choices = shard.shifted, shard.chances, shard.old_chances
-        kernels.shift_logits(shard.logits, self._layers.biases[-1], *rows, shard.shifted)
+        kernels.shift_logits(logits, self._layers.biases[-1], *rows, shard.shifted)
         np.exp(shard.shifted, out=shard.chances)
         np.exp(shard.old_log_probs, out=shard.old_chances)
         kernels.differentiate_loss(
@@ -102,29 +101,24 @@ class Fused(ShardGradient):
             *self._kinds,
             self._numbers,
             *choices,
-            shard.slopes,
+            logits,
             self._layers.bias_gradients[-1],
             self._sums,
         )
-        shard.way.backward()
+        self._layers.backward(torch.from_numpy(logits))
         self._result[-EXTRA:] = torch.from_numpy(self._sums)
         return self._result
 
     def _prepare(self, count: int) -> "_Shard":
-        rows = self._memory.take("rows", count, self._packed.shape[1])
-        way = Pass(self._layers, rows[:, : self._features], self._memory)
+        rows = torch.empty(count, self._packed.shape[1])
         old, choices = int(self._layout[kernels.OLD]), int(self._starts[-1])
-        names = ("shifted", "chances", "old chances")
-        of_choices = [self._memory.take(name, count, choices).numpy() for name in names]
         numbers = rows.numpy()
         return _Shard(
             rows,
+            rows[:, : self._features],
             numbers,
             numbers[:, old : old + choices],
-            way,
-            way.outputs.numpy(),
-            way.slopes.numpy(),
-            *of_choices,
+            *(np.empty((count, choices), np.float32) for _ in range(3)),
         )
 
 
@@ -134,22 +128,18 @@ class _Shard:
 
     Attributes:
         rows: Of the packed batch.
-        numbers: The same, for kernels.
+        features: A view of it, shape (M, D).
+        numbers: The same as `rows`, for kernels.
         old_log_probs: Of all choices, a view of it, shape (M, P).
-        way: Through the network.
-        logits: Its outputs, shape (M, P).
-        slopes: Of the loss by them, shape (M, P).
         shifted: Shape (M, P).
         chances: Shape (M, P).
         old_chances: Shape (M, P).
     """
 
     rows: Tensor
+    features: Tensor
     numbers: np.ndarray
     old_log_probs: np.ndarray
-    way: Pass
-    logits: np.ndarray
-    slopes: np.ndarray
     shifted: np.ndarray
     chances: np.ndarray
     old_chances: np.ndarray
