@@ -1,20 +1,16 @@
-"""`benchmark`: speed of environments and training on this machine, beside Gymnasium's CartPole.
+"""`benchmark`: speed of environments and training on this machine, beside peers and its limits.
 
-Rates depend on the machine and its other work. Each is therefore the median of several repetitions,
-interleaved with those of the others; compare ratios within one run.
+Rates depend on the machine and its other work. What is compared is measured in turn within one run:
+compare ratios, on a quiet machine. Results are kept one by one, so that the same command resumes.
 """
 
-import json
 import os
-import platform
-import statistics
-import time
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import gymnasium as gym
-import numpy as np
-import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -22,30 +18,48 @@ from rich.table import Table
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import CommandLine
 from grpo_gym.cli.outputs import claim_output
-from grpo_gym.settings import Count, checked_dataclass
+from grpo_gym.cli.resumable import run_resumable
+from grpo_gym.settings import ConfigError, Count, Flag, checked_dataclass
 from grpo_gym.storage.files import write_atomic
-from grpo_gym.trainers.grpo import GRPO
-from grpo_gym.trainers.online import OnlineGRPO
+from grpo_gym.storage.results import Results
+from grpo_gym.trainers.benchmark.ceilings import measure_ceilings
+from grpo_gym.trainers.benchmark.growth import growth_measurements
+from grpo_gym.trainers.benchmark.peers import peer_measurements
+from grpo_gym.trainers.benchmark.rates import measure_rates
+from grpo_gym.trainers.benchmark.report import ResultTable, tables
+from grpo_gym.trainers.comparison.machine import machine, versions
+from grpo_gym.trainers.comparison.settings import require
 
-Work = Callable[[], int]
-"""Does some work and returns its number of environment steps."""
+_QUIET = 0.25
+"""Load per core above which other work disturbs measurements."""
 
 
 @checked_dataclass
 class BenchmarkOptions:
-    """How thoroughly to measure."""
+    """What to measure, and how thoroughly."""
 
+    peers: Flag = False
+    """Measure training beside PPO of Stable-Baselines3: steps/s, and seconds to a target. Needs
+    the extra compare. About 5 minutes."""
+    limits: Flag = False
+    """Measure the ceilings of this machine, the share of them that training reaches, and how costs
+    grow with batches, servers, boards, networks, groups, processes and workers. About 5 minutes."""
+    quick: Flag = False
+    """Measure for a moment only: to see that everything works."""
     repetitions: Count = 5
-    """Repetitions of each measurement."""
+    """Repetitions of each measurement that takes turns with others, and trainings to a target."""
     num_envs: Count = 1024
     """Environments of the vectorised measurements."""
     json: Path | None = None
-    """Write the rates to this file."""
+    """Keep results in this file; what it holds is not measured again."""
+    markdown: Path | None = None
+    """Write the tables to this file."""
 
 
 _LINE = CommandLine(
     "benchmark",
-    "Measure environment and training steps per second on one thread.",
+    "Measure environment and training steps per second on one thread. With --peers or --limits, "
+    "measure those instead.",
     {"benchmark": BenchmarkOptions},
 )
 
@@ -53,108 +67,93 @@ _LINE = CommandLine(
 @reported
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    options: BenchmarkOptions = _LINE.read(arguments)["benchmark"]
-    if options.json is not None:
-        claim_output(options.json, "--json")
-    torch.set_num_threads(1)
-    works = _works(options.num_envs)
-    for work in works.values():
-        work()  # compiles and warms up
-    rates: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(options.repetitions):
-        for name, work in works.items():
-            started = time.perf_counter()
-            steps = work()
-            rates[name].append(steps / (time.perf_counter() - started))
-    Console().print(_table(rates))
-    if options.json is not None:
-        report = {"machine": _machine(), "steps_per_second": rates}
-        write_atomic(options.json, json.dumps(report, indent=2).encode() + b"\n")
-    return 0
+    return run_resumable(_LINE, arguments, _measure_and_show)
 
 
-def _works(num_envs: int) -> dict[str, Work]:
-    return {
-        "Gymnasium CartPole-v1, unwrapped": _single(gym.make("CartPole-v1").unwrapped, 20_000),
-        "LoadBalancer-v0, unwrapped": _single(gym.make("LoadBalancer-v0").unwrapped, 20_000),
-        f"Gymnasium CartPole-v1, vector, {num_envs}": _vector("CartPole-v1", num_envs, 200),
-        f"LoadBalancer-v0, vector, {num_envs}": _vector("LoadBalancer-v0", num_envs, 800),
-        "GRPO on LoadBalancer-v0, training": _training(),
-        "online GRPO on LoadBalancer-v0, decisions": _online_decisions(),
-    }
+def _measure_and_show(configs: dict[str, Any], command: str, console: Console) -> None:
+    options: BenchmarkOptions = configs["benchmark"]
+    if options.peers:
+        require(["stable_baselines3", "sb3_contrib"], "compare")
+    if options.markdown is not None:
+        claim_output(options.markdown, "--markdown")
+    measurements = _measurements(options)
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.json or Path(folder) / "results.json"
+        results = claim_output(path, "--json", partial(_open, report=console.print))
+        _check_machine(results, console)
+        results.measure_all(measurements, processes=1)
+        values = {key: results.values[key] for key in measurements}
+    where = _where(results.values["machine"])
+    found = list(tables(values))
+    shown = Console()
+    for each in found:
+        shown.print(_terminal(each))
+    shown.print(where, highlight=False)
+    if options.markdown is not None:
+        text = "\n".join(each.markdown() for each in found)
+        write_atomic(options.markdown, f"{text}\n{where} Measured by `{command}`.\n".encode())
 
 
-def _single(env: gym.Env[np.ndarray, np.int64], steps: int) -> Work:
-    """Random actions in one environment, including resets."""
-    actions = np.random.default_rng(0).integers(env.action_space.n, size=steps)  # type: ignore[attr-defined]
-    env.reset(seed=0)
-
-    def work() -> int:
-        for action in actions:
-            _, _, terminated, truncated, _ = env.step(action)
-            if terminated or truncated:
-                env.reset()
-        return steps
-
-    return work
-
-
-def _vector(env_id: str, num_envs: int, steps: int) -> Work:
-    """Random actions in a vector environment, including automatic resets."""
-    env = gym.make_vec(env_id, num_envs=num_envs, vectorization_mode="vector_entry_point")
-    choices = env.single_action_space.n  # type: ignore[attr-defined]
-    actions = np.random.default_rng(0).integers(choices, size=(64, num_envs))
-    env.reset(seed=0)
-
-    def work() -> int:
-        for step in range(steps):
-            env.step(actions[step % 64])
-        return steps * num_envs
-
-    return work
+def _measurements(options: BenchmarkOptions) -> dict[str, Callable[[], Any]]:
+    """What to measure by key, each in a fresh process."""
+    seconds, repetitions = (0.01, 1) if options.quick else (2.0, options.repetitions)
+    found: dict[str, Callable[[], Any]] = {}
+    if options.limits:
+        found["ceilings"] = partial(measure_ceilings, seconds / 2, 2 * repetitions)
+        found |= growth_measurements(seconds, os.cpu_count() or 1)
+    if options.peers:
+        found |= peer_measurements(repetitions, seconds, repetitions)
+    if not found:
+        found["rates"] = partial(measure_rates, options.num_envs, repetitions)
+    return found
 
 
-def _training() -> Work:
-    """Whole training iterations with the default settings."""
-    model = GRPO("mlp", "LoadBalancer-v0")
+def _open(path: Path, report: Callable[[str], None]) -> Results:
+    """Open the file of results.
 
-    def work() -> int:
-        before = model.num_steps
-        for _ in range(4):
-            model.train_iteration()
-        return model.num_steps - before
-
-    return work
-
-
-def _online_decisions() -> Work:
-    """Decide, route, estimate and learn, one request after another, including resets."""
-    model = OnlineGRPO("LoadBalancer-v0")
-
-    def work() -> int:
-        model.train_steps(400_000)
-        return 400_000
-
-    return work
+    Raises:
+        ConfigError: If it holds something else.
+    """
+    try:
+        return Results(path, report)
+    except ValueError as error:
+        raise ConfigError(
+            f"--json must be new or of an earlier benchmark, got {path}: remove it, or choose "
+            "another file"
+        ) from error
 
 
-def _table(rates: dict[str, list[float]]) -> Table:
-    first = next(iter(rates.values()))
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=f"environment steps/s on one thread, {len(first)} repetitions; {_machine()}",
-        title_justify="left",
+def _check_machine(results: Results, console: Console) -> None:
+    """Note where the results come from, and how busy it is.
+
+    Raises:
+        ConfigError: If the file has results of another machine or other versions.
+    """
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    here = {**machine(), "versions": versions()}
+    kept = results.measure("machine", lambda: {**here, "load_average": load})
+    if {name: kept[name] for name in here} != here:
+        raise ConfigError(
+            f"--json must be new or of this machine and these versions, got {results.path}: "
+            "remove it, or choose another file"
+        )
+    if load is not None and load > _QUIET * (os.cpu_count() or 1):
+        console.print(f"load average {load:.2f}: other work slows what is measured")
+
+
+def _where(found: dict[str, Any]) -> str:
+    installed = found["versions"]
+    load = "unknown" if found["load_average"] is None else f"{found['load_average']:.2f}"
+    return (
+        f"{found['cores']} x {found['processor']}, Python {installed['python']}, torch "
+        f"{installed['torch']}; load average at the start: {load}."
     )
-    table.add_column("")
-    for name in ("median", "least", "most", "x CartPole"):
-        table.add_column(name, justify="right")
-    for name, values in rates.items():
-        median = statistics.median(values)
-        cells = [f"{value:,.0f}" for value in (median, min(values), max(values))]
-        table.add_row(name, *cells, f"{median / statistics.median(first):.2f}")
+
+
+def _terminal(found: ResultTable) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=found.title, title_justify="left")
+    for name in found.columns:
+        table.add_column(name, justify="right" if name else "left")
+    for row in found.rows:
+        table.add_row(*row)
     return table
-
-
-def _machine() -> str:
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{os.cpu_count()} x {platform.processor() or platform.machine()}, {versions}"
