@@ -54,7 +54,7 @@ def growth_measurements(seconds: float, cores: int) -> Measurements:
         rows[f"hidden_sizes/{width},{width}"] = row(
             balancer, grpo={"num_groups": 2, "hidden_sizes": [width, width]}
         )
-    small = {"num_groups": 1, "group_size": 8}
+    small = {"num_groups": 2, "group_size": 16, "num_minibatches": 4}
     for servers in SERVERS:
         world = {"num_servers": servers, "episode_length": 50}
         for policy in ("mlp", "servers"):
@@ -63,7 +63,7 @@ def growth_measurements(seconds: float, cores: int) -> Measurements:
             )
     for side in BOARDS:
         rows[f"board/{side} x {side}"] = row(
-            "Battleship-v0", "uniform-5x5", env_kwargs={"board_size": side}, grpo=small
+            "Battleship-v0", "uniform-5x5", env_kwargs={"board_size": side}, grpo={"num_groups": 1}
         )
     for workers in WORKERS if find_spec("Box2D") else ():
         rows[f"workers, LunarLander-v3/{workers}"] = row(
@@ -114,13 +114,14 @@ def process_cost(processes: int, seconds: float) -> dict[str, Any]:
     """What `train --processes` costs: a long run less a short one, so that neither's start counts.
 
     Returns:
-        `steps_per_second`, and `peak_memory_mb` of the largest process.
+        `steps_per_second`, None if other work took longer than the steps; `peak_memory_mb` of the
+        largest process.
     """
     few = 2 * _steps_of_an_iteration()
-    many = few + max(few, int(100_000 * processes * seconds) // few * few)
+    many = few + max(few, int(300_000 * processes * seconds) // few * few)
     short, long = _seconds_of_run(processes, few), _seconds_of_run(processes, many)
     return {
-        "steps_per_second": (many - few) / (long - short),
+        "steps_per_second": (many - few) / (long - short) if long > short else None,
         "peak_memory_mb": _peak_memory_of_children_mb(),
     }
 
@@ -142,11 +143,14 @@ def _seconds_of_run(processes: int, total_steps: int) -> float:
         }
         words = [str(word) for option in options.items() for word in option]
         started = time.perf_counter()
-        subprocess.run(
+        ended = subprocess.run(
             [sys.executable, "-m", "grpo_gym", "train", *words, "--quiet"],
-            check=True,
-            stdout=subprocess.DEVNULL,
+            check=False,
+            capture_output=True,
+            text=True,
         )
+        if ended.returncode:
+            raise RuntimeError(ended.stderr)
         return time.perf_counter() - started
 
 
