@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from grpo_gym.cli.battleship_game import pictures_of_game, play_game
+from grpo_gym.cli.displays import avoid_crashes
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.options import CommandLine, as_option
 from grpo_gym.cli.outputs import claim_output
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.record is not None:
         claim_output(options.record, "--record")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    avoid_crashes()
     console = Console(highlight=False)
     with StopSignals().installed():
         if is_game:

@@ -1,30 +1,22 @@
 """`train`: train a policy, save checkpoints, and compare it with the baselines."""
 
-import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.console import Console
 
+from grpo_gym.cli.displays import draw_without_windows
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.settings import parse_train
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.trainers.processes.join import launched, rank_here
 
-_PYGAME = {
-    "PYGAME_HIDE_SUPPORT_PROMPT": "1",
-    "SDL_VIDEODRIVER": "dummy",
-    "SDL_AUDIODRIVER": "dummy",
-}
-"""Third-party environments draw without a display, and without pygame's greeting."""
-
 
 @reported
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    for name, value in _PYGAME.items():
-        os.environ.setdefault(name, value)
+    draw_without_windows()
     if rank_here() > 0:
         return _follow(arguments)
     settings, options = parse_train(arguments)

@@ -1,7 +1,5 @@
 """A policy at play in any environment that can be drawn: in a window, the terminal, or a file."""
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +8,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
+from grpo_gym.cli.displays import has_display
 from grpo_gym.evaluation.episodes import ActionFunction, Evaluable, play
 from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.loop_batch import LoopBatch
@@ -62,8 +61,8 @@ def make_visible(
     modes = plain.metadata.get("render_modes") or []
     plain.close()
     if view is None:
-        view = "window" if "human" in modes and _has_display() else "terminal"
-    elif view == "window" and "human" in modes and not _has_display():
+        view = "window" if "human" in modes and has_display() else "terminal"
+    elif view == "window" and "human" in modes and not has_display():
         raise ConfigError("--show window must come with a display, and there is none: see --record")
     mode = _MODES[view]
     if mode not in modes:
@@ -144,9 +143,3 @@ def terminal(
             time.sleep(1.0 / per_second)
 
     return show
-
-
-def _has_display() -> bool:
-    if sys.platform in ("win32", "darwin"):
-        return True
-    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"))

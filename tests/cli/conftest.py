@@ -9,5 +9,8 @@ import pytest
 def _scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    for name in ("FORCE_COLOR", "SDL_VIDEODRIVER", "SDL_AUDIODRIVER", "PYGAME_HIDE_SUPPORT_PROMPT"):
+    for name in (
+        *("FORCE_COLOR", "SDL_VIDEODRIVER", "SDL_AUDIODRIVER", "PYGAME_HIDE_SUPPORT_PROMPT"),
+        "MUJOCO_GL",
+    ):
         monkeypatch.delenv(name, raising=False)
