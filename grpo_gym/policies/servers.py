@@ -30,7 +30,7 @@ from grpo_gym.settings import ConfigError
 
 _ABSENT = -1.0
 # Without a mask an absent server has probability 0, but a finite logarithm of it: 0 * -inf is NaN.
-_ABSENT_SCORE = -1e4
+ABSENT_SCORE = -1e4
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ class ServersPolicy(Policy):
     def forward(self, observations: Tensor) -> Tensor:
         flat = observations.reshape(-1, observations.shape[-1])
         rows, shared = self.layout.split(self.features(flat))
-        present = _present(self.layout.split(flat)[0])[:, -1]
+        present = present_servers(self.layout.split(flat)[0])[:, -1]
         shared = shared.flatten(1).unsqueeze(1).expand(-1, rows.shape[2], -1)
         hidden = self._encode(torch.cat([rows.transpose(1, 2).flatten(2), shared], dim=-1), present)
         # Hidden features are >= 0, so the zeros of absent servers change neither sum nor maximum.
         mean = hidden.sum(dim=1) / present.sum(dim=1, keepdim=True).clamp_min(1)
         weights: Tensor = self.network(torch.cat([mean, hidden.amax(dim=1)], dim=-1))
-        scores = (hidden * weights.unsqueeze(1)).sum(dim=-1).masked_fill(~present, _ABSENT_SCORE)
+        scores = (hidden * weights.unsqueeze(1)).sum(dim=-1).masked_fill(~present, ABSENT_SCORE)
         return scores.reshape(*observations.shape[:-1], scores.shape[-1])
 
     def _encode(self, inputs: Tensor, present: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class ServersNormaliser(RunningNormaliser):
     def forward(self, observations: Tensor) -> Tensor:
         rows, shared = self.layout.split(observations)
         normalised = self._normalised(rows, slice(self.layout.features))
-        rows = torch.where(_present(rows).unsqueeze(-1), normalised, rows)
+        rows = torch.where(present_servers(rows).unsqueeze(-1), normalised, rows)
         shared = self._normalised(shared, slice(self.layout.features, None))
         return torch.cat([rows.flatten(-2), shared], dim=-1).flatten(-2)
 
@@ -149,10 +149,10 @@ class ServersNormaliser(RunningNormaliser):
     def update(self, observations: Tensor) -> None:
         rows, shared = (part[:, -1] for part in self.layout.split(observations))
         everything = torch.cat([rows, shared.unsqueeze(1).expand(-1, rows.shape[1], -1)], dim=-1)
-        super().update(everything[_present(rows)])
+        super().update(everything[present_servers(rows)])
 
 
-def _present(rows: Tensor) -> Tensor:
+def present_servers(rows: Tensor) -> Tensor:
     """Which servers exist, shape (...), bool, by their rows (..., F)."""
     return (rows != _ABSENT).any(dim=-1)
 

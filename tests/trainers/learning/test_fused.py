@@ -39,7 +39,7 @@ def moved(policy: Policy, seed: int) -> Policy:
     twin = copy.deepcopy(policy)
     with torch.no_grad():
         for number, weights in enumerate(twin.parameters()):
-            weights.add_(0.4 * random(seed + number, *weights.shape))
+            weights.add_(random(seed + number, *weights.shape) / weights.shape[-1] ** 0.5)
     return twin
 
 
@@ -61,11 +61,23 @@ def case(
 ) -> tuple[Policy, TrainingBatch, Policy]:
     """A policy, a batch that another one acted in, and a reference."""
     observations = spaces.Box(-9.0, 9.0, (FEATURES,), np.float32)
+    masks = masks_of(space) if masked else None
+    return played(config, policy, observations, space, random(3, STEPS, FEATURES), masks)
+
+
+def played(
+    config: GRPOConfig,
+    policy: str,
+    observations: spaces.Space[Any],
+    space: spaces.Space[Any],
+    rows: Tensor,
+    masks: Tensor | None,
+) -> tuple[Policy, TrainingBatch, Policy]:
+    """The same, for given steps."""
     torch.manual_seed(0)
     acted = make_policy(policy, observations, space, config, {})
-    acted.observe(3.0 * random(1, 99, FEATURES) + 1.0)
+    acted.observe(3.0 * random(1, *rows.shape) + 1.0)
     acted = moved(acted, 2)
-    rows, masks = random(3, STEPS, FEATURES), masks_of(space) if masked else None
     with torch.no_grad():
         outputs = acted(rows)
         old = acted.distribution(outputs, masks)
@@ -154,6 +166,40 @@ def test_a_linear_policy(normalise: bool) -> None:
     assert_same(*both(config, policy, batch, None))
 
 
+SERVERS = 5
+
+
+@pytest.mark.parametrize("absent", [False, True])
+@pytest.mark.parametrize(
+    ("shared", "settings"),
+    [
+        (0, {}),
+        (2, {"normalise_observations": True, "kl_coefficient": 0.3}),
+        (1, {"frame_history": 2, "server_width": 8}),
+    ],
+)
+def test_servers(shared: int, settings: dict[str, Any], absent: bool) -> None:
+    """Some of which are absent, and some alike, so that they share the maximum."""
+    config = GRPOConfig(shared_features=shared, **settings)
+    frames, size = config.frame_history, SERVERS * 3 + shared
+    rows = random(3, STEPS, frames, size)
+    rows[::3, :, 3:6] = rows[::3, :, :3]
+    masks = None
+    if absent:
+        masks = torch.ones(STEPS, SERVERS, dtype=torch.bool)
+        for server, every in ((1, 2), (4, 5)):
+            rows[::every, :, server * 3 : server * 3 + 3] = -1.0
+            masks[::every, server] = False
+    space = spaces.Box(-9.0, 9.0, (size,), np.float32)
+    policy, batch, other = played(
+        config, "servers", space, spaces.Discrete(SERVERS), rows.flatten(1), masks
+    )
+    assert_same(*both(config, policy, batch, other))
+    if absent:  # and where nothing says that their actions are illegal
+        batch = TrainingBatch(**{**vars(batch), "action_masks": None})
+        assert_same(*both(config, policy, batch, other))
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_ratios_beyond_any_bound(objective: str) -> None:
     """Where exp would overflow the ratio is constant, for autograd too."""
@@ -181,6 +227,7 @@ COVERED: list[Case] = [
     ("linear", Countdown, {}),
     ("mlp", Countdown, {"objective": "cispo", "minibatches": "groups"}),
     ("mlp", "CartPole-v1", {"frame_history": 3}),
+    ("servers", "LoadBalancer-v0", {}),
 ]
 OTHERS: list[Case] = [
     (Net, Countdown, {}),
@@ -213,12 +260,14 @@ def test_what_a_user_changed_is_not_covered() -> None:
     assert [covered(model) for model in (frozen, precise, deeper)] == [False] * 3
 
 
-@pytest.mark.parametrize("policy", ["linear", "mlp"])
+@pytest.mark.parametrize(
+    ("policy", "env"), [("linear", Countdown), ("mlp", Countdown), ("servers", "LoadBalancer-v0")]
+)
 def test_training_is_that_of_autograd_but_for_rounding(
-    policy: str, monkeypatch: pytest.MonkeyPatch
+    policy: str, env: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trained() -> Tensor:
-        model = GRPO(policy, Countdown, num_groups=6, group_size=4, hidden_sizes=(8,), seed=1)
+        model = GRPO(policy, env, num_groups=6, group_size=4, max_episode_steps=9, seed=1)
         for _ in range(2):
             model.train_iteration()
         return as_vector(list(model.policy.parameters()))

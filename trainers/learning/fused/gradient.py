@@ -1,4 +1,4 @@
-"""The gradient of `linear` and `mlp` with discrete actions, without autograd.
+"""The gradient of `linear`, `mlp` and `servers` with discrete actions, without autograd.
 
 Shapes: B steps of a batch, M of a shard; D features; P logits, of C components; N numbers of the
 policy.
@@ -7,6 +7,7 @@ policy.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,13 +16,20 @@ from torch import Tensor, nn
 from grpo_gym.policies.distributions import Categorical
 from grpo_gym.policies.heads import CategoricalHead
 from grpo_gym.policies.network import MLPPolicy, Policy
+from grpo_gym.policies.servers import ServersPolicy
 from grpo_gym.policies.symmetries import Symmetry
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.learning.batch import TrainingBatch
 from grpo_gym.trainers.learning.fused import kernels
-from grpo_gym.trainers.learning.fused.layers import Layers, is_plain
+from grpo_gym.trainers.learning.fused.layers import FeedForward, Views
+from grpo_gym.trainers.learning.fused.servers import Servers
 from grpo_gym.trainers.learning.gradients import EXTRA, ShardGradient
 
+_NETWORKS: dict[type[Policy], type[FeedForward] | type[Servers]] = {
+    Policy: FeedForward,
+    MLPPolicy: FeedForward,
+    ServersPolicy: Servers,
+}
 _ROWS_AT_ONCE = 4096
 """Few enough that what is computed of them on the way stays in a core's cache."""
 _ALIGNMENT = 16
@@ -30,8 +38,8 @@ _ALIGNMENT = 16
 def is_covered(policy: Policy, parameters: Sequence[nn.Parameter], config: GRPOConfig) -> bool:
     """Whether `Fused` computes the gradient of a policy."""
     return (
-        type(policy) in (Policy, MLPPolicy)
-        and is_plain(policy.network)
+        type(policy) in _NETWORKS
+        and _NETWORKS[type(policy)].covers(policy)
         and isinstance(policy.head, CategoricalHead)
         and not policy.rows.has_bytes  # their features take more memory than they do
         and len(parameters) == len(list(policy.parameters()))
@@ -40,6 +48,25 @@ def is_covered(policy: Policy, parameters: Sequence[nn.Parameter], config: GRPOC
         and config.ratio == "step"
         and not config.augment_symmetries
     )
+
+
+class Network(Protocol):
+    """A policy's network by hand, made from the policy and views of its weights and gradients.
+
+    Attributes:
+        width: Numbers that it needs of a step.
+    """
+
+    width: int
+
+    def pack(self, observations: Tensor, /) -> Tensor:
+        """What it needs of steps, shape (M, width), for observations as rows."""
+
+    def forward(self, packed: Tensor, /) -> Tensor:
+        """Logits, shape (M, P)."""
+
+    def backward(self, slopes: Tensor, /) -> Any:
+        """Write all gradients, for the loss's slopes by the logits of the last call."""
 
 
 class Fused(ShardGradient):
@@ -64,9 +91,13 @@ class Fused(ShardGradient):
         """
         head = policy.head
         assert isinstance(head, CategoricalHead)
-        self._features = policy.observation_size
+        parameters = list(policy.parameters())
+        self._result = torch.empty(len(weights) + EXTRA)
+        views = _views(parameters, weights), _views(parameters, self._result)
+        self._network = _NETWORKS[type(policy)](policy, *views)
         penalised = config.kl_coefficient > 0.0
-        self._packed, self._layout = _pack(policy, batch, reference if penalised else None)
+        anchor = reference if penalised else None
+        self._packed, self._layout = _pack(policy, self._network, batch, anchor)
         self._starts = np.cumsum([0, *head.sizes])
         self._kinds = (
             kernels.OBJECTIVES.index(config.objective),
@@ -76,9 +107,7 @@ class Fused(ShardGradient):
         low, high = 1.0 - config.clip_low, 1.0 + config.clip_high
         coefficients = config.entropy_coefficient, config.kl_coefficient
         self._numbers = np.array([low, high, dual_clip, *coefficients], np.float32)
-        self._result = torch.empty(len(weights) + EXTRA)
         self._sums = np.empty(kernels.NUM_SUMS)
-        self._layers = Layers(policy.network, weights, self._result[:-EXTRA])
         self._shards: dict[int, _Shard] = {}
 
     def __call__(self, steps: Tensor, scale: float, symmetry: Symmetry | None) -> Tensor:
@@ -89,10 +118,10 @@ class Fused(ShardGradient):
         if shard is None:
             shard = self._shards[count] = self._prepare(count)
         torch.index_select(self._packed, 0, steps, out=shard.rows)
-        logits = self._layers.forward(shard.features).numpy()
+        logits = self._network.forward(shard.features).numpy()
         rows = shard.numbers, self._layout, self._starts
         choices = shard.shifted, shard.chances, shard.old_chances
-        kernels.shift_logits(logits, self._layers.biases[-1], *rows, shard.shifted)
+        kernels.shift_logits(logits, *rows, shard.shifted)
         np.exp(shard.shifted, out=shard.chances)
         np.exp(shard.old_log_probs, out=shard.old_chances)
         kernels.differentiate_loss(
@@ -102,10 +131,9 @@ class Fused(ShardGradient):
             self._numbers,
             *choices,
             logits,
-            self._layers.bias_gradients[-1],
             self._sums,
         )
-        self._layers.backward(torch.from_numpy(logits))
+        self._network.backward(torch.from_numpy(logits))
         self._result[-EXTRA:] = torch.from_numpy(self._sums)
         return self._result
 
@@ -115,7 +143,7 @@ class Fused(ShardGradient):
         numbers = rows.numpy()
         return _Shard(
             rows,
-            rows[:, : self._features],
+            rows[:, : self._network.width],
             numbers,
             numbers[:, old : old + choices],
             *(np.empty((count, choices), np.float32) for _ in range(3)),
@@ -128,7 +156,7 @@ class _Shard:
 
     Attributes:
         rows: Of the packed batch.
-        features: A view of it, shape (M, D).
+        features: A view of it: what the network packed.
         numbers: The same as `rows`, for kernels.
         old_log_probs: Of all choices, a view of it, shape (M, P).
         shifted: Shape (M, P).
@@ -147,11 +175,11 @@ class _Shard:
 
 @torch.no_grad()
 def _pack(
-    policy: Policy, batch: TrainingBatch, reference: Policy | None
+    policy: Policy, network: "Network", batch: TrainingBatch, reference: Policy | None
 ) -> tuple[Tensor, np.ndarray]:
     """All that a gradient needs of each step in a row, and where its parts begin: see `kernels`."""
     choices = policy.head.num_outputs
-    widths = [policy.observation_size, choices, choices * (reference is not None)]
+    widths = [network.width, choices, choices * (reference is not None)]
     widths += [policy.head.num_components, 3]
     layout = np.cumsum(widths)[:-1]
     if reference is None:  # the reference is the policy that acted
@@ -164,7 +192,7 @@ def _pack(
         rows = slice(start, start + _ROWS_AT_ONCE)
         observations = batch.observations[rows]
         masks = None if batch.action_masks is None else batch.action_masks[rows]
-        features[rows] = policy.features(observations)
+        features[rows] = network.pack(observations)
         old[rows] = _log_probs(policy, batch.old_outputs[rows], masks)
         if reference is not None:
             anchor[rows] = _log_probs(policy, reference(observations), masks)
@@ -181,3 +209,13 @@ def _log_probs(policy: Policy, outputs: Tensor, masks: Tensor | None) -> Tensor:
     assert isinstance(distribution, Categorical)
     log_probs = distribution.log_probs
     return log_probs[:, head.legal] if head.padded else log_probs.flatten(1)
+
+
+def _views(parameters: Sequence[nn.Parameter], vector: Tensor) -> Views:
+    """The part of a vector (N, ...) that is each parameter's."""
+    sizes = [parameter.numel() for parameter in parameters]
+    parts = vector[: sum(sizes)].split(sizes)
+    return {
+        parameter: part.view_as(parameter)
+        for parameter, part in zip(parameters, parts, strict=True)
+    }

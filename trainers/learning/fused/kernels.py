@@ -56,6 +56,16 @@ def add_bias_relu(values: Any, bias: Any) -> None:
 
 
 @_kernel
+def sum_rows(slopes: Any, bias_gradient: Any) -> None:
+    """Write the sum of rows (M, W), shape (W,)."""
+    for w in range(len(bias_gradient)):
+        bias_gradient[w] = _ZERO
+    for m in range(slopes.shape[0]):
+        for w in range(slopes.shape[1]):
+            bias_gradient[w] += slopes[m, w]
+
+
+@_kernel
 def through_relu(slopes: Any, hidden: Any, bias_gradient: Any) -> None:
     """Slopes at a layer's activations become those before them; their sum is that of its bias.
 
@@ -99,13 +109,12 @@ def through_silu(slopes: Any, hidden: Any, bias_gradient: Any, gates: Any) -> No
 
 
 @_kernel
-def shift_logits(logits: Any, bias: Any, rows: Any, layout: Any, starts: Any,
+def shift_logits(logits: Any, rows: Any, layout: Any, starts: Any,
                  shifted: Any) -> None:  # fmt: skip
-    """Logits with their bias, less the largest legal one of their component.
+    """Logits less the largest legal one of their component.
 
     Args:
         logits: Shape (M, P).
-        bias: Shape (P,).
         rows: Of the steps, laid out as `layout` says.
         layout: Where parts of a row begin, in the order of `OLD` to `STEP`.
         starts: Where components begin, and P, shape (C + 1,), int64.
@@ -116,7 +125,7 @@ def shift_logits(logits: Any, bias: Any, rows: Any, layout: Any, starts: Any,
         for c in range(len(starts) - 1):
             best = _ILLEGAL
             for p in range(starts[c], starts[c + 1]):
-                value = logits[m, p] + bias[p] if rows[m, old + p] > _ILLEGAL else _ILLEGAL
+                value = logits[m, p] if rows[m, old + p] > _ILLEGAL else _ILLEGAL
                 shifted[m, p] = value
                 best = max(best, value)
             for p in range(starts[c], starts[c + 1]):
@@ -168,7 +177,7 @@ def _penalty(kind: int, difference: Any) -> Any:
 @_kernel
 def differentiate_loss(rows: Any, layout: Any, starts: Any, scale: Any, objective_kind: int,
                        kl_kind: int, numbers: Any, shifted: Any, chances: Any, old_chances: Any,
-                       slopes: Any, bias_gradient: Any, sums: Any) -> None:  # fmt: skip
+                       slopes: Any, sums: Any) -> None:  # fmt: skip
     """The slopes of the loss by logits, and sums over steps.
 
     Args:
@@ -184,7 +193,6 @@ def differentiate_loss(rows: Any, layout: Any, starts: Any, scale: Any, objectiv
         chances: exp(shifted), shape (M, P); becomes probabilities.
         old_chances: Of the policy that acted, shape (M, P).
         slopes: Written, shape (M, P).
-        bias_gradient: Their sum over steps; written, shape (P,).
         sums: Written, shape (NUM_SUMS,), float64.
     """
     low, high, dual_clip = numbers[0], numbers[1], numbers[2]
@@ -193,8 +201,6 @@ def differentiate_loss(rows: Any, layout: Any, starts: Any, scale: Any, objectiv
     components = len(starts) - 1
     for s in range(len(sums)):
         sums[s] = 0.0
-    for p in range(len(bias_gradient)):
-        bias_gradient[p] = _ZERO
     for m in range(shifted.shape[0]):
         log_prob = anchor_log_prob = entropy = divergence = exact = _ZERO
         for c in range(components):
@@ -254,4 +260,3 @@ def differentiate_loss(rows: Any, layout: Any, starts: Any, scale: Any, objectiv
                 if kl_kind == _EXACT and rows[m, old + p] != _ILLEGAL:
                     change -= kl_coefficient * chance * (value - rows[m, anchor + p] - own_exact)
                 slopes[m, p] = -weight * change
-                bias_gradient[p] += slopes[m, p]

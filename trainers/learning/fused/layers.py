@@ -1,16 +1,19 @@
 """Feed-forward layers, forwards and backwards.
 
-Shapes: M rows of a shard; I inputs and W outputs of a layer; N numbers of all layers: of each its
-weights (W, I), then its biases (W,).
+Shapes: M rows of a shard; I inputs and W outputs of a layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from grpo_gym.policies.network import Policy
 from grpo_gym.trainers.learning.fused import kernels
+
+Views = Mapping[Tensor, Tensor]
+"""The part of a vector of all numbers that is a parameter's, with its shape."""
 
 # Not all builds of torch have it, and it is no promise of theirs. Where it is, large products take
 # 0.6 of the time that `torch.mm` takes, which does without AVX-512 on some processors.
@@ -36,41 +39,47 @@ def is_plain(network: nn.Module) -> bool:
 
 
 class Layers:
-    """Linear layers with an activation between them, but none after the last.
+    """Linear layers with an activation between them, but none after the last."""
 
-    Attributes:
-        biases: Of each layer, shape (W,): views of the vector of all weights.
-        bias_gradients: Likewise of the vector of all gradients.
-    """
-
-    def __init__(self, network: nn.Sequential, weights: Tensor, gradient: Tensor) -> None:
-        """Read weights from one vector (N,), which may change, and write gradients to another."""
+    def __init__(self, network: nn.Sequential, weights: Views, gradient: Views) -> None:
+        """Read weights from views of them, which may change, and write gradients to others."""
         layers = [layer for layer in network if isinstance(layer, nn.Linear)]
         self._activation = type(network[1]) if len(network) > 1 else None
-        shapes = [shape for layer in layers for shape in (layer.weight.shape, layer.bias.shape)]
-        self._weights, biases = _cut(weights, shapes)
-        self._gradients, bias_gradients = _cut(gradient, shapes)
-        self.biases = [each.numpy() for each in biases]
-        self.bias_gradients = [each.numpy() for each in bias_gradients]
+        self._weights = [weights[layer.weight] for layer in layers]
+        self._biases = [weights[layer.bias].numpy() for layer in layers]
+        self._gradients = [gradient[layer.weight] for layer in layers]
+        self._bias_gradients = [gradient[layer.bias].numpy() for layer in layers]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Outputs without the last layer's bias, shape (M, W), of inputs (M, I)."""
+        """Outputs, shape (M, W), of inputs (M, I)."""
         self._inputs = [inputs]
         self._gates: list[np.ndarray] = []
-        for weights, bias in zip(self._weights[:-1], self.biases[:-1], strict=True):
+        for weights, bias in zip(self._weights[:-1], self._biases[:-1], strict=True):
             values = product(self._inputs[-1], weights)
             self._activate(values, bias)
             self._inputs.append(values)
-        return product(self._inputs[-1], self._weights[-1])
+        outputs = product(self._inputs[-1], self._weights[-1])
+        kernels.add_bias(outputs.numpy(), self._biases[-1])
+        return outputs
 
-    def backward(self, slopes: Tensor) -> None:
-        """Write all gradients but the last bias's, for the loss's slopes by outputs (M, W)."""
+    def backward(self, slopes: Tensor) -> Tensor:
+        """Write all gradients, for the loss's slopes by outputs (M, W).
+
+        Returns:
+            The slopes by the first layer's outputs.
+        """
+        kernels.sum_rows(slopes.numpy(), self._bias_gradients[-1])
         for number in reversed(range(len(self._weights))):
             inputs = self._inputs[number]
             torch.mm(slopes.t(), inputs, out=self._gradients[number])
             if number > 0:
                 slopes = product(slopes, self._weights[number].t())
                 self._deactivate(slopes.numpy(), inputs.numpy(), number - 1)
+        return slopes
+
+    def slopes_by_inputs(self, slopes: Tensor) -> Tensor:
+        """The loss's slopes by inputs (M, I), for what `backward` returned."""
+        return product(slopes, self._weights[0].t())
 
     def _activate(self, values: Tensor, bias: np.ndarray) -> None:
         numbers = values.numpy()
@@ -86,7 +95,7 @@ class Layers:
             values *= gates
 
     def _deactivate(self, slopes: np.ndarray, values: np.ndarray, number: int) -> None:
-        bias_gradient = self.bias_gradients[number]
+        bias_gradient = self._bias_gradients[number]
         if self._activation is nn.ReLU:
             kernels.through_relu(slopes, values, bias_gradient)
         elif self._activation is nn.Tanh:
@@ -104,8 +113,20 @@ def product(rows: Tensor, weights: Tensor) -> Tensor:
     return torch.mm(rows, weights.t())
 
 
-def _cut(vector: Tensor, shapes: Sequence[torch.Size]) -> tuple[list[Tensor], list[Tensor]]:
-    """Views of weights and of biases."""
-    parts = vector.split([shape.numel() for shape in shapes])
-    views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-    return views[::2], views[1::2]
+class FeedForward(Layers):
+    """The network of `linear` and `mlp`, from features to logits.
+
+    Attributes:
+        width: Features, D.
+    """
+
+    def __init__(self, policy: Policy, weights: Views, gradient: Views) -> None:
+        """See `Layers`."""
+        super().__init__(policy.network, weights, gradient)
+        self.width = policy.observation_size
+        self.pack = policy.features
+
+    @staticmethod
+    def covers(policy: Policy) -> bool:
+        """Whether the network is still as it was made."""
+        return is_plain(policy.network)
