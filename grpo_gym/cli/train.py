@@ -10,12 +10,18 @@ from grpo_gym.cli.displays import draw_without_windows
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.settings import parse_train
 from grpo_gym.cli.signals import StopSignals
-from grpo_gym.trainers.processes.join import launched, rank_here
+from grpo_gym.trainers.processes.join import exit_with, launched, rank_here
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; returns its exit status."""
+    status = _main(arguments)
+    exit_with(status)
+    return status
 
 
 @reported
-def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns its exit status."""
+def _main(arguments: Sequence[str]) -> int:
     draw_without_windows()
     if rank_here() > 0:
         return _follow(arguments)

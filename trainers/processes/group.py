@@ -6,8 +6,10 @@ on the number of processes.
 Shapes: S shards, M of them this process's own, P processes.
 """
 
+import atexit
 import os
 import pickle
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -33,7 +35,11 @@ _LOOK = timedelta(seconds=1)
 
 
 class ProcessGroup(Processes):
-    """P processes; this one is `rank`."""
+    """P processes; this one is `rank`.
+
+    Attributes:
+        exit_status: Of this process after it has lost the others.
+    """
 
     def __init__(self, store: dist.Store, rank: int, size: int, *, speaks_for_itself: bool) -> None:
         """Connect with the others.
@@ -53,6 +59,7 @@ class ProcessGroup(Processes):
         self._watch: Watch | None = None
         self._failed: BaseException | None = None
         self._meetings = 0
+        self.exit_status = 1
         with _meeting():
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if self._uses_nccl else "gloo",
@@ -61,6 +68,7 @@ class ProcessGroup(Processes):
                 world_size=size,
                 timeout=_UNLIMITED,
             )
+        atexit.register(self._end)
 
     @property
     def rank(self) -> int:
@@ -71,6 +79,11 @@ class ProcessGroup(Processes):
     def size(self) -> int:
         """See `Processes`."""
         return self._size
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it failed, lost another process, or noticed the failure of one."""
+        return self._failed is not None
 
     @property
     def reports(self) -> bool:
@@ -101,8 +114,21 @@ class ProcessGroup(Processes):
             self._watch.stop()
             if self._failed is None:
                 self._watch = None
-            else:
-                self._abort()
+
+    def close(self) -> None:
+        """Leave the others for good; after a failure only the end of this process does."""
+        if self._failed is None:
+            atexit.unregister(self._end)
+            dist.destroy_process_group()
+
+    def _end(self) -> None:
+        """End with the interpreter, which would wait for exchanges that nobody will complete."""
+        self.close()
+        if self._failed is not None:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(self.exit_status)
 
     def mine(self, shards: int) -> range:
         """See `Processes`."""
@@ -187,11 +213,6 @@ class ProcessGroup(Processes):
                     raise
                 if self._watch is not None:
                     self._watch.check()
-
-    def _abort(self) -> None:
-        """Give up exchanges that are under way, so that the interpreter can end."""
-        with suppress(Exception):  # there may be nothing left to abort
-            dist.distributed_c10d._abort_process_group()
 
 
 def meet() -> tuple[dist.Store, int, int]:

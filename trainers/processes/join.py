@@ -3,24 +3,28 @@
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from grpo_gym.settings import ConfigError
 from grpo_gym.storage.processes import begin_work
 from grpo_gym.trainers.processes.interface import ALONE, Processes
 
+if TYPE_CHECKING:
+    from grpo_gym.trainers.processes.group import ProcessGroup
+
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets for each process that it starts."""
-_LEAVING_SECONDS = 20.0
-"""How long the others may take to end when their work is done or has failed."""
+_LEAVING_SECONDS = 5.0
+"""How long the others may take to end when all is over."""
 
 
 class _Joined:
     """What `join` found or `launched` made."""
 
-    processes: Processes | None = None
+    processes: "ProcessGroup | None" = None
 
 
 def started_together() -> int:
@@ -48,15 +52,22 @@ def join() -> Processes:
     return _Joined.processes or ALONE
 
 
+def exit_with(status: int) -> None:
+    """Say how this process will exit, as its interpreter cannot once other processes are lost."""
+    if _Joined.processes is not None:
+        _Joined.processes.exit_status = status
+
+
 @contextmanager
-def launched(size: int, work: Callable[[], Any]) -> Iterator[Processes]:
+def launched(size: int, work: Callable[[], int]) -> Iterator[Processes]:
     """Start other processes on this machine; this one is number 0 of them, and `join` knows them.
 
     They end with this one, however it ends, and when this is left at the latest.
 
     Args:
         size: How many there are together.
-        work: What the others do: a function that can be pickled. It finds them with `join`.
+        work: What the others do: a function that can be pickled, finds them with `join`, and
+            returns their exit status.
 
     Raises:
         ConfigError: If this process has been started together with others.
@@ -80,17 +91,22 @@ def launched(size: int, work: Callable[[], Any]) -> Iterator[Processes]:
         _Joined.processes = ProcessGroup(store, 0, size, speaks_for_itself=True)
         yield _Joined.processes
     finally:
-        _Joined.processes = None
+        last = time.monotonic() + _LEAVING_SECONDS
         for other in others:
-            other.join(_LEAVING_SECONDS)
+            other.join(max(0.0, last - time.monotonic()))
             other.kill()
+        if _Joined.processes is not None and not _Joined.processes.has_failed:
+            _Joined.processes.close()
+            _Joined.processes = None
 
 
-def _work(port: int, rank: int, size: int, work: Callable[[], Any]) -> None:
+def _work(port: int, rank: int, size: int, work: Callable[[], int]) -> None:
     """The main function of a process that was started here."""
     begin_work()
     from grpo_gym.trainers.processes.group import ProcessGroup, local_store
 
     store = local_store(size, port)
     _Joined.processes = ProcessGroup(store, rank, size, speaks_for_itself=False)
-    sys.exit(work())
+    status = work()
+    exit_with(status)
+    sys.exit(status)

@@ -8,6 +8,7 @@ threads all stand still is silent.
 import os
 import platform
 import sys
+import time
 from contextlib import suppress
 from datetime import timedelta
 from threading import Event, Thread
@@ -17,14 +18,15 @@ from torch.distributed import Store
 from grpo_gym.trainers.processes.errors import LastWords, ProcessError
 
 BEAT_SECONDS = 1.0
-SILENT_BEATS = 30
-"""Beats of this process during which another one made none, after which that one is lost."""
+SILENT_SECONDS = 30.0
+"""Time without a beat of another process after which that one is lost."""
 GRACE_SECONDS = 15.0
 """How long training may take to notice what the watch has found, before the watch ends it."""
-_BROKEN_BEATS = 4
+_BROKEN_SECONDS = 4.0
 """The same once a connection broke: the silent one is then the one that broke it."""
-_STORE_TIMEOUT = timedelta(seconds=SILENT_BEATS * BEAT_SECONDS)
-_PATIENCE_SECONDS = 3 * _BROKEN_BEATS * BEAT_SECONDS
+_PATIENCE_SECONDS = 3 * _BROKEN_SECONDS
+_LONGEST_BEAT_SECONDS = 2.0
+"""What a beat counts at most, however long it took: this process may have been stopped itself."""
 
 
 class Watch:
@@ -47,12 +49,11 @@ class Watch:
         self.reports = rank == 0
         self._store, self._rank, self._size = store, rank, size
         self._speaks_for_itself = speaks_for_itself
-        store.set_timeout(_STORE_TIMEOUT)
         self._others = [other for other in range(size) if other != rank]
-        self._silences = dict.fromkeys(self._others, 0)
+        self._silences = dict.fromkeys(self._others, 0.0)
         self._seen = dict.fromkeys(self._others, b"")
-        self._limit = SILENT_BEATS
-        self._beats = 0
+        self._limit = SILENT_SECONDS
+        self._beats, self._last = 0, time.monotonic()
         self._noticed, self._stopped = Event(), Event()
         self._thread = Thread(target=self._run, name="watch of the processes", daemon=True)
         store.set(f"name/{rank}", f"{os.getpid()} on {platform.node()}")
@@ -78,7 +79,7 @@ class Watch:
 
     def explain(self, broken: RuntimeError) -> BaseException:
         """What happened to the process whose connection broke."""
-        self._limit = _BROKEN_BEATS
+        self._limit = _BROKEN_SECONDS
         self._noticed.wait(_PATIENCE_SECONDS)
         return self.error or ProcessError(f"the connection to another process broke: {broken}")
 
@@ -106,9 +107,13 @@ class Watch:
 
     def _beat(self) -> None:
         """Count a beat of this process, and look for those of the others."""
+        now = time.monotonic()
+        passed, self._last = min(now - self._last, _LONGEST_BEAT_SECONDS), now
         self._beats += 1
         self._store.set(f"beat/{self._rank}", str(self._beats))
-        beats = self._store.multi_get([f"beat/{other}" for other in self._others])
+        beats_kept = [f"beat/{other}" for other in self._others]
+        self._store.wait(beats_kept, timedelta(seconds=SILENT_SECONDS))  # reading has no limit
+        beats = self._store.multi_get(beats_kept)
         words = self._store.multi_get([f"words/{other}" for other in self._others])
         has_followers = any(words)
         for other, beat, said in zip(self._others, beats, words, strict=True):
@@ -116,11 +121,10 @@ class Watch:
                 self._notice(error, False)
                 return
             if not said:
-                self._silences[other] = (
-                    0 if beat != self._seen[other] else self._silences[other] + 1
-                )
+                silence = self._silences[other] + passed
+                self._silences[other] = silence if beat == self._seen[other] else 0.0
                 self._seen[other] = beat
-        limit = _BROKEN_BEATS if has_followers else self._limit
+        limit = _BROKEN_SECONDS if has_followers else self._limit
         silent = [other for other in self._others if self._silences[other] >= limit]
         if silent:
             lost = ", ".join(self._names[other] for other in silent)
