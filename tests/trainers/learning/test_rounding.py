@@ -54,6 +54,8 @@ def estimate(
         action_masks=None,
         episodes=Episodes(rows[0].flatten(), rows[0].flatten(), alive[0].flatten()),
         infos={},
+        info_counts={},
+        branchings=torch.zeros(0),
     )
     return estimate_advantages(rollout, config, discount, states)
 
