@@ -114,21 +114,35 @@ def over_batch_of_steps(advantages: Numbers) -> Numbers:
     return divided(advantages, mean(squares) ** 0.5)
 
 
-def time_steps(statistic: Callable[[list[float]], tuple[float, float]], alive: bool) -> Numbers:
-    """(return - first) / second of the statistics of the group's returns at the same time."""
+def time_steps(statistic: Callable[[list[float]], float], alive: bool) -> Numbers:
+    """Returns minus the group's mean at the same time, divided by the living's statistic of that.
+
+    Unless only the living count (`alive`), the mean of all living members of the batch stands in
+    for a member that has ended.
+    """
+    returns = [[to_go(episode, 0.99) for episode in group] for group in GROUPS]
     result = []
-    for group in GROUPS:
-        returns = [to_go(episode, 0.99) for episode in group]
-        rows = []
-        for row in returns:
-            values = []
-            for t, value in enumerate(row):
-                others = [r[t] if t < len(r) else 0.0 for r in returns if t < len(r) or not alive]
-                first, second = statistic(others)
-                values.append((value - first) / second)
-            rows.append(values)
+    for group in returns:
+        rows: list[list[float]] = [[] for _ in group]
+        for t in range(max(map(len, group))):
+            living = [row[t] for row in group if t < len(row)]
+            typical = mean([row[t] for rows in returns for row in rows if t < len(row)])
+            ended = [] if alive else [typical] * (len(group) - len(living))
+            baseline = mean(living + ended)
+            divisor = statistic([value - baseline for value in living])
+            for row, of_member in zip(group, rows, strict=True):
+                if t < len(row):
+                    of_member.append((row[t] - baseline) / divisor)
         result.append(rows)
     return result
+
+
+def one(_: list[float]) -> float:
+    return 1.0
+
+
+def root_mean_square(values: list[float]) -> float:
+    return mean([value**2 for value in values]) ** 0.5 + 1e-8
 
 
 def whitened() -> Numbers:
@@ -217,7 +231,7 @@ def rloo(new: Table, _: Table) -> float:
 
 def chapter(new: Table, _: Table) -> float:
     """Per time step; with the exact KL(new, old) and the exact entropy of each state."""
-    advantages = time_steps(lambda values: (mean(values), std(values) + 1e-8), alive=False)
+    advantages = time_steps(root_mean_square, alive=False)
     clipped = clip(0.8, 1.2)
 
     def term(g: int, k: int, t: int) -> float:
@@ -262,7 +276,7 @@ def cispo(new: Table, frozen: Table) -> float:
 
 
 def default_advantages() -> Numbers:
-    return over_batch_of_steps(time_steps(lambda values: (mean(values), 1.0), alive=False))
+    return over_batch_of_steps(time_steps(one, alive=False))
 
 
 def unclipped(rho: float, a: float) -> float:
@@ -282,11 +296,9 @@ LOSSES: dict[str, Callable[[Table, Table], float]] = {
     "gspo": gspo,
     "tic": tic,
     "cispo": cispo,
-    "gpg_time": per_step_ratio(
-        time_steps(lambda values: (mean(values), 1.0), alive=True), clip(0.8, 1.2), "step"
-    ),
+    "gpg_time": per_step_ratio(time_steps(one, alive=True), clip(0.8, 1.2), "step"),
     "gr2po": per_step_ratio(
-        time_steps(lambda values: (mean(values), std(values) + 1e-8), alive=False),
+        time_steps(root_mean_square, alive=False),
         clip(0.8, 1.2),
         "step",
     ),
