@@ -15,8 +15,9 @@ from grpo_gym.policies.network import Policy
 from grpo_gym.policies.registry import make_policy
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.learning.batch import TrainingBatch
-from grpo_gym.trainers.learning.fused import shard_gradient
+from grpo_gym.trainers.learning.fused import products, shard_gradient
 from grpo_gym.trainers.learning.fused.gradient import Fused, is_covered
+from grpo_gym.trainers.learning.fused.products import _HAS_ONEDNN, outer_product, product
 from grpo_gym.trainers.learning.gradients import EXTRA, Autograd
 from grpo_gym.trainers.learning.vectors import as_vector
 from probe_envs import Countdown
@@ -283,3 +284,38 @@ def test_training_is_that_of_autograd_but_for_rounding(
     monkeypatch.setattr("grpo_gym.trainers.learning.update.shard_gradient", by_autograd)
     torch.testing.assert_close(found, trained(), rtol=1e-3, atol=1e-4)
     assert used == [Fused] * 2
+
+
+# Products
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(5, 3, 4), (803, 64, 64), (700, 80, 64)])
+def test_products_are_those_of_torch(rows: int, inputs: int, outputs: int) -> None:
+    """Small and large ones."""
+    left, weights = random(0, rows, inputs), random(1, outputs, inputs)
+    slopes = random(2, rows, outputs)
+    torch.testing.assert_close(product(left, weights), left @ weights.t(), rtol=1e-4, atol=1e-4)
+    back = product(slopes, weights.t())
+    torch.testing.assert_close(back, slopes @ weights, rtol=1e-4, atol=1e-4)
+    found = torch.empty(outputs, inputs)
+    outer_product(slopes, left, found)
+    torch.testing.assert_close(found, slopes.t() @ left, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.skipif(not _HAS_ONEDNN, reason="this build of torch has no oneDNN")
+def test_large_products_are_made_by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[torch.Size] = []
+    multiplied = products._multiplied
+
+    def spy(rows: Tensor, weights: Tensor) -> Tensor:
+        calls.append(rows.shape)
+        return multiplied(rows, weights)
+
+    monkeypatch.setattr(products, "_multiplied", spy)
+    rows, wide = random(0, 700, 64), random(1, 700, 80)
+    weights = random(2, 64, 64)
+    product(rows, weights)
+    product(wide[:, :64], weights)  # not contiguous
+    product(rows[:9], weights)
+    outer_product(rows, rows, torch.empty(64, 64))
+    assert calls == [rows.shape, (64, 700)]

@@ -107,6 +107,7 @@ class Fused(ShardGradient):
         low, high = 1.0 - config.clip_low, 1.0 + config.clip_high
         coefficients = config.entropy_coefficient, config.kl_coefficient
         self._numbers = np.array([low, high, dual_clip, *coefficients], np.float32)
+        self._extra = self._result[-EXTRA:].numpy()
         self._sums = np.empty(kernels.NUM_SUMS)
         self._shards: dict[int, _Shard] = {}
 
@@ -134,7 +135,7 @@ class Fused(ShardGradient):
             self._sums,
         )
         self._network.backward(torch.from_numpy(logits))
-        self._result[-EXTRA:] = torch.from_numpy(self._sums)
+        self._extra[:] = self._sums
         return self._result
 
     def _prepare(self, count: int) -> "_Shard":

@@ -56,6 +56,20 @@ def add_bias_relu(values: Any, bias: Any) -> None:
 
 
 @_kernel
+def transpose(values: Any, transposed: Any) -> None:
+    """Write values (M, W) the other way, shape (W, M): 16 rows at a time, a line of the cache."""
+    rows, width = values.shape
+    whole = rows - rows % 16
+    for first in range(0, whole, 16):
+        for w in range(width):
+            for i in range(16):
+                transposed[w, first + i] = values[first + i, w]
+    for m in range(whole, rows):
+        for w in range(width):
+            transposed[w, m] = values[m, w]
+
+
+@_kernel
 def sum_rows(slopes: Any, bias_gradient: Any) -> None:
     """Write the sum of rows (M, W), shape (W,)."""
     for w in range(len(bias_gradient)):

@@ -11,17 +11,11 @@ from torch import Tensor, nn
 
 from grpo_gym.policies.network import Policy
 from grpo_gym.trainers.learning.fused import kernels
+from grpo_gym.trainers.learning.fused.products import outer_product, product
 
 Views = Mapping[Tensor, Tensor]
 """The part of a vector of all numbers that is a parameter's, with its shape."""
 
-# Not all builds of torch have it, and it is no promise of theirs. Where it is, large products take
-# 0.6 of the time that `torch.mm` takes, which does without AVX-512 on some processors.
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
-    torch.ops.mkldnn, "_linear_pointwise"
-)
-_LARGE = 2_500_000
-"""Multiplications from which on that one is faster: each call has a cost of its own."""
 _ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.SiLU)
 
 
@@ -46,6 +40,7 @@ class Layers:
         layers = [layer for layer in network if isinstance(layer, nn.Linear)]
         self._activation = type(network[1]) if len(network) > 1 else None
         self._weights = [weights[layer.weight] for layer in layers]
+        self._transposed = [each.t() for each in self._weights]
         self._biases = [weights[layer.bias].numpy() for layer in layers]
         self._gradients = [gradient[layer.weight] for layer in layers]
         self._bias_gradients = [gradient[layer.bias].numpy() for layer in layers]
@@ -71,15 +66,15 @@ class Layers:
         kernels.sum_rows(slopes.numpy(), self._bias_gradients[-1])
         for number in reversed(range(len(self._weights))):
             inputs = self._inputs[number]
-            torch.mm(slopes.t(), inputs, out=self._gradients[number])
+            outer_product(slopes, inputs, self._gradients[number])
             if number > 0:
-                slopes = product(slopes, self._weights[number].t())
+                slopes = product(slopes, self._transposed[number])
                 self._deactivate(slopes.numpy(), inputs.numpy(), number - 1)
         return slopes
 
     def slopes_by_inputs(self, slopes: Tensor) -> Tensor:
         """The loss's slopes by inputs (M, I), for what `backward` returned."""
-        return product(slopes, self._weights[0].t())
+        return product(slopes, self._transposed[0])
 
     def _activate(self, values: Tensor, bias: np.ndarray) -> None:
         numbers = values.numpy()
@@ -102,15 +97,6 @@ class Layers:
             kernels.through_tanh(slopes, values, bias_gradient)
         else:
             kernels.through_silu(slopes, values, bias_gradient, self._gates[number])
-
-
-def product(rows: Tensor, weights: Tensor) -> Tensor:
-    """The product of rows (M, I) and weights (W, I), shape (M, W)."""
-    large = rows.shape[0] * weights.numel() >= _LARGE
-    if _HAS_ONEDNN and large and rows.is_contiguous():  # others may take a thousand times as long
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weights, None, "none", [], "")
-        return found
-    return torch.mm(rows, weights.t())
 
 
 class FeedForward(Layers):
