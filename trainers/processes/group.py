@@ -24,14 +24,12 @@ from grpo_gym.rollouts.rollout import GroupedRollout
 from grpo_gym.trainers.processes.errors import ProcessError
 from grpo_gym.trainers.processes.interface import Processes, deal
 from grpo_gym.trainers.processes.packing import in_order, pack, unpack
-from grpo_gym.trainers.processes.watch import Watch
+from grpo_gym.trainers.processes.watch import LOOK_SECONDS, Watch
 
 _JOINING = timedelta(minutes=5)
 """How long the last process may take to come."""
 _UNLIMITED = timedelta(days=365)
 """An exchange waits for the slowest process; the watch notices those that will never come."""
-_LOOK = timedelta(seconds=1)
-"""How often a waiting process looks at what the watch has found, and at signals."""
 
 
 class ProcessGroup(Processes):
@@ -206,7 +204,7 @@ class ProcessGroup(Processes):
         """Wait for an exchange, for as long as no process is lost."""
         while True:
             try:
-                work.wait(_LOOK)
+                work.wait(timedelta(seconds=LOOK_SECONDS))
                 return
             except RuntimeError:
                 if work.is_completed():

@@ -10,7 +10,6 @@ import platform
 import sys
 import time
 from contextlib import suppress
-from datetime import timedelta
 from threading import Event, Thread
 
 from torch.distributed import Store
@@ -20,6 +19,8 @@ from grpo_gym.trainers.processes.errors import LastWords, ProcessError
 BEAT_SECONDS = 1.0
 SILENT_SECONDS = 30.0
 """Time without a beat of another process after which that one is lost."""
+LOOK_SECONDS = 1.0
+"""How often a process that waits for others looks at what its watch has found."""
 GRACE_SECONDS = 15.0
 """How long training may take to notice what the watch has found, before the watch ends it."""
 _BROKEN_SECONDS = 4.0
@@ -53,7 +54,7 @@ class Watch:
         self._silences = dict.fromkeys(self._others, 0.0)
         self._seen = dict.fromkeys(self._others, b"")
         self._limit = SILENT_SECONDS
-        self._beats, self._last = 0, time.monotonic()
+        self._beats, self._looks, self._last = 0, 0, time.monotonic()
         self._noticed, self._stopped = Event(), Event()
         self._thread = Thread(target=self._run, name="watch of the processes", daemon=True)
         store.set(f"name/{rank}", f"{os.getpid()} on {platform.node()}")
@@ -73,7 +74,14 @@ class Watch:
         self._stopped.set()
 
     def check(self) -> None:
-        """Raise what happened to another process, if anything did."""
+        """Raise what happened to another process, if anything did.
+
+        Who waits for others calls it every `LOOK_SECONDS`: it notices as well that the store does
+        not answer, for which the thread would wait for ever.
+        """
+        self._looks += 1
+        if self.error is None and self._looks * LOOK_SECONDS > SILENT_SECONDS:
+            self._notice_unreachable("it does not answer")
         if self.error is not None:
             raise self.error
 
@@ -94,12 +102,7 @@ class Watch:
             try:
                 self._beat()
             except Exception as error:  # of the store: RuntimeError, or DistStoreError
-                self._notice(
-                    ProcessError(
-                        f"process 0 of {self._size}, or its machine, cannot be reached: {error}"
-                    ),
-                    self._speaks_for_itself,
-                )
+                self._notice_unreachable(str(error))
             if self.error is not None:
                 if not self._stopped.wait(GRACE_SECONDS):
                     self._end()
@@ -111,10 +114,9 @@ class Watch:
         passed, self._last = min(now - self._last, _LONGEST_BEAT_SECONDS), now
         self._beats += 1
         self._store.set(f"beat/{self._rank}", str(self._beats))
-        beats_kept = [f"beat/{other}" for other in self._others]
-        self._store.wait(beats_kept, timedelta(seconds=SILENT_SECONDS))  # reading has no limit
-        beats = self._store.multi_get(beats_kept)
+        beats = self._store.multi_get([f"beat/{other}" for other in self._others])
         words = self._store.multi_get([f"words/{other}" for other in self._others])
+        self._looks = 0
         has_followers = any(words)
         for other, beat, said in zip(self._others, beats, words, strict=True):
             if said and (error := LastWords.from_bytes(said).error) is not None:
@@ -135,6 +137,10 @@ class Watch:
                 ),
                 self._speaks_for_itself and set(range(self._rank)) <= set(silent),
             )
+
+    def _notice_unreachable(self, reason: str) -> None:
+        lost = f"process 0 of {self._size}, or its machine, cannot be reached: {reason}"
+        self._notice(ProcessError(lost), self._speaks_for_itself)
 
     def _notice(self, error: BaseException, reports: bool) -> None:
         self.reports = self.reports or reports
