@@ -14,12 +14,17 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from grpo_gym.policies.sampling import choose
+
 
 class Distribution(Protocol):
     """A distribution over actions of shape (..., C)."""
 
     def sample(self, noise: Tensor) -> Tensor:
         """The action that this noise, shape (..., C), leads to."""
+
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """`sample(noise)` and its `log_prob`, without a graph."""
 
     def mode(self) -> Tensor:
         """The most probable action, shape (..., C)."""
@@ -67,6 +72,19 @@ class Categorical(Distribution):
         return torch.minimum(choice, (cumulative < total).sum(dim=-1))
 
     @override
+    @torch.no_grad()
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        known = self.log_probs.detach()
+        if known.ndim != 3 or known.device.type != "cpu" or known.dtype != torch.float32:
+            actions = self.sample(noise)
+            return actions, self.log_prob(actions)
+        actions = torch.empty(noise.shape, dtype=torch.int64)
+        log_probs = torch.empty(noise.shape)
+        given = (known, known.exp(), noise, actions, log_probs)
+        choose(*(each.numpy() for each in given))
+        return actions, log_probs.sum(dim=-1)
+
+    @override
     def mode(self) -> Tensor:
         return self.log_probs.argmax(dim=-1)
 
@@ -102,6 +120,12 @@ class Gaussian(Distribution):
     def sample(self, noise: Tensor) -> Tensor:
         """Shift and scale standard normals."""
         return self.mean + self.log_std.exp() * noise
+
+    @override
+    @torch.no_grad()
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        actions = self.sample(noise)
+        return actions, self.log_prob(actions)
 
     @override
     def mode(self) -> Tensor:

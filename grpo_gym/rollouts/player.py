@@ -32,7 +32,7 @@ class SamplingPolicy(Protocol):
         """Distribution parameters, shape (B, P), for observations as rows (B, W)."""
 
     def distribution(self, outputs: Tensor, masks: Tensor | None, /) -> Any:
-        """The action distribution: `sample(noise)`, `log_prob(actions)`."""
+        """The action distribution; its `draw(noise)` gives actions and their log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,8 @@ class Player:
             outputs = self._policy(features.to(device))
             legal = None if masks is None else masks.to(device)
             distribution = self._policy.distribution(outputs, legal)
-            actions = distribution.sample(torch.from_numpy(noise.draw()).to(device))
-            log_probs = distribution.log_prob(actions).cpu()
-            actions, outputs = actions.cpu(), outputs.cpu()
+            drawn = distribution.draw(torch.from_numpy(noise.draw()).to(device))
+            actions, log_probs, outputs = (each.cpu() for each in (*drawn, outputs))
             result = self.env.batch.step(self._policy.head.to_environment(actions), self.alive)
             rewards = torch.from_numpy(np.where(self.alive, result.rewards, 0.0))
             alive = torch.from_numpy(self.alive)

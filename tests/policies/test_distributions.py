@@ -159,3 +159,30 @@ def test_a_row_without_a_legal_choice_is_refused(shape: Any) -> None:
     mask[1, -1] = False
     with pytest.raises(ValueError, match="must allow at least one action"):
         Categorical(torch.zeros(shape), mask)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("components", "choices"), [(1, 2), (1, 40), (3, 5), (9, 2)])
+def test_what_is_drawn_is_what_is_sampled_to_the_last_bit(
+    components: int, choices: int, masked: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shape = (500, components, choices)
+    logits = 5.0 * torch.randn(shape, generator=generator)
+    allowed = torch.rand(shape, generator=generator) < 0.5 if masked else None
+    if allowed is not None:
+        allowed[..., 0] = True
+    noise = torch.rand(shape[:2], generator=generator)
+    noise[:9] = 0.0
+    noise[9:99] = 1.0 - 2.0**-24
+    distribution = Categorical(logits, allowed)
+    actions, log_probs = distribution.draw(noise)
+    assert torch.equal(actions, distribution.sample(noise))
+    assert torch.equal(log_probs, distribution.log_prob(actions))
+
+
+def test_what_is_drawn_of_numbers_that_are_none_is_none() -> None:
+    distribution = Categorical(torch.full((4, 1, 3), torch.nan))
+    actions, log_probs = distribution.draw(torch.rand(4, 1))
+    assert torch.equal(actions, distribution.sample(torch.rand(4, 1)))
+    assert bool(log_probs.isnan().all())
