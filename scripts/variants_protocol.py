@@ -31,8 +31,9 @@ class Task:
         return self.env if self.preset is None else f"{self.env} {self.preset}"
 
     def settings(self, **grpo: Any) -> TrainSettings:
-        """The shipped settings with changes to GRPO's."""
-        return shipped_settings(self.env, self.preset, total_steps=self.steps, grpo=grpo)
+        """The shipped settings with changes to GRPO's; without baselines of states, for presets."""
+        changes = {"baseline": "time_step", **grpo}
+        return shipped_settings(self.env, self.preset, total_steps=self.steps, grpo=changes)
 
 
 @dataclass(frozen=True)
