@@ -102,7 +102,11 @@ class BatchSimulator(ABC):
 
     @abstractmethod
     def state_infos(self) -> Infos:
-        """Infos about the current state, which resets and steps report."""
+        """Infos about the current state, which resets report."""
+
+    def state_infos_of_step(self) -> Infos:
+        """Those that steps report: all of them, unless settings say otherwise."""
+        return self.state_infos()
 
     @abstractmethod
     def step_infos(self, actions: np.ndarray) -> Infos:

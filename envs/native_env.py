@@ -88,7 +88,7 @@ class NativeEnv(gym.Env[Observation, Action]):
         simulator = self.simulator
         actions = check_action(action, self.action_space, self.task.action_name)
         observation = _only(simulator.step(actions))
-        info = _info_of(simulator.state_infos() | simulator.step_infos(actions))
+        info = _info_of(simulator.state_infos_of_step() | simulator.step_infos(actions))
         terminated, truncated = simulator.ends()
         if self.render_mode is not None:
             self._history.append(self.task.event(simulator, 0, actions[0]))

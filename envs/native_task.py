@@ -101,7 +101,9 @@ def check_action(action: Any, space: gym.Space[Any], name: str) -> np.ndarray:
         raise gym.error.InvalidAction(
             f"action must be a {name} from 0 to {count - 1}, got {action!r}"
         )
-    return np.array([number], np.int64)
+    actions = np.empty(1, np.int64)  # half the time of np.array([number])
+    actions[0] = number
+    return actions
 
 
 def check_actions(actions: Any, space: gym.Space[Any], num_envs: int, name: str) -> np.ndarray:

@@ -236,10 +236,6 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         for b, history in zip(target, histories, strict=True):
             self._history[b] = history
 
-    def _state_infos_of_step(self) -> Infos:
-        """Infos about the current state, as steps report them."""
-        return self.simulator.state_infos()
-
     def _result(
         self, actions: np.ndarray, observations: Any, stepped: np.ndarray, shown: np.ndarray
     ) -> StepResult:
@@ -249,7 +245,7 @@ class NativeVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         rewards = np.where(stepped, self.simulator.rewards(), 0.0)
         for b in np.flatnonzero(stepped).tolist() if self.render_mode is not None else ():
             self._history[b].append(self.task.event(self.simulator, b, actions[b]))
-        infos = _marked(self._state_infos_of_step(), shown)
+        infos = _marked(self.simulator.state_infos_of_step(), shown)
         infos |= _marked(self.simulator.step_infos(actions), stepped)
         return observations, rewards, terminated, truncated, infos
 

@@ -161,8 +161,8 @@ class LoadBalancerConfig:
     error_penalty: NonNegative = 1.5
     """Cost of a certain error, in units of reward."""
     infos: Literal["basic", "full"] = "full"
-    """"full" adds `oracle_action`, `regret` and `estimated_rewards`, which take a look at every
-    server in every step."""
+    """"full" adds to steps what they find out about every server: `oracle_action`, `regret` and
+    `estimated_rewards`, and what the balancer sees of them."""
     distributions: dict[str, Any] = field(default_factory=dict)
     """Settings that each episode draws anew at reset, its fleet: `num_servers` and fields, for
     which the other fields hold an example. `make_config` collects them."""

@@ -131,10 +131,10 @@ class LoadBalancerEnv(NativeEnv[np.ndarray, np.int64]):
     also `timed_out` and `rejected`, whether that happened to it. With `retry=True` there are
     `retries`, the number sent in this step; `error` is the number of requests that failed for good
     in this step, and `response_time_ms` includes what the retries took.
-    After each step and reset, about the servers now, shape (N,): `in_flight`, `latency_ms`,
-    `error_rate`, `age_ms` as the balancer sees them, and `degraded`, which it does not see. If
-    servers may be absent, `action_mask`, int8, shape (N,): 1 for those that there are; vector
-    environments have it with `infos="basic"` too.
+    After each reset, and with `infos="full"` after each step, about the servers now, shape (N,):
+    `in_flight`, `latency_ms`, `error_rate`, `age_ms` as the balancer sees them, and `degraded`,
+    which it does not see. If servers may be absent, `action_mask`, int8, shape (N,): 1 for those
+    that there are, always.
 
     ## Arguments
     `preset` names a task (`flaky`, `heavy-tails`, `bursts`, `park`, `tiny-grpo`, `mm4`, `hetero2`,

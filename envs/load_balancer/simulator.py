@@ -86,6 +86,7 @@ class LoadBalancerSimulator(BatchSimulator):
         drawn = bool(config.distributions)
         self.constants = np.repeat(server_constants(config)[None], num_envs if drawn else 1, axis=0)
         self.parameters = np.repeat(parameters_of(config), num_envs if drawn else 1)
+        self._never = np.zeros(num_envs, np.bool_)
         self.num_features = count_features(config)
         self.memory = Memory(*(getattr(self, name) for name in Memory._fields))
         self.observation_shape = (self.num_features,)
@@ -143,6 +144,16 @@ class LoadBalancerSimulator(BatchSimulator):
         return {name: self.metrics[name] for name in _SEEN} | {"degraded": self.servers["degraded"]}
 
     @cached_property
+    def _rewards(self) -> np.ndarray:
+        rewards: np.ndarray = self.outcomes["reward"]
+        return rewards
+
+    @cached_property
+    def _done(self) -> np.ndarray:
+        done: np.ndarray = self.outcomes["done"]
+        return done
+
+    @cached_property
     def _step_views(self) -> Infos:
         names = {"response_time_ms": "response_time_ms", "error": "error"}
         if self.config.retry:
@@ -156,7 +167,7 @@ class LoadBalancerSimulator(BatchSimulator):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copied view would no longer be one.
-        views = ("_state_views", "_step_views")
+        views = ("_state_views", "_step_views", "_rewards", "_done")
         return {name: value for name, value in vars(self).items() if name not in views}
 
     @override
@@ -212,11 +223,11 @@ class LoadBalancerSimulator(BatchSimulator):
 
     @override
     def rewards(self) -> np.ndarray:
-        return self.outcomes["reward"].copy()
+        return self._rewards.copy()
 
     @override
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
-        complete, never = self.outcomes["done"], np.zeros(self.num_envs, np.bool_)
+        complete, never = self._done, self._never
         return (complete, never) if self.config.reward == "park" else (never, complete)
 
     @override
@@ -227,6 +238,10 @@ class LoadBalancerSimulator(BatchSimulator):
         ages_ms = np.empty(seen.shape)
         measure_ages(self.episodes, seen, ages_ms)
         return {**views, "age_ms": ages_ms, **self.masks()}
+
+    @override
+    def state_infos_of_step(self) -> Infos:
+        return self.state_infos() if self.config.infos == "full" else self.masks()
 
     def masks(self) -> Infos:
         """Which servers there are, as `action_mask`, int8, shape (B, N), if some may be absent."""

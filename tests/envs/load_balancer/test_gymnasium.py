@@ -130,3 +130,15 @@ def test_basic_infos_change_nothing_else(mode: AutoresetMode) -> None:
             mask = left[4][f"_{name}"]
             np.testing.assert_array_equal(left[4][name][mask], right[4][name][mask])
         assert "estimated_rewards" not in right[4]
+
+
+def test_basic_infos_of_steps_say_nothing_about_the_servers() -> None:
+    servers = {"in_flight", "latency_ms", "error_rate", "age_ms", "degraded"}
+    for infos in ("basic", "full"):
+        env = LoadBalancerEnv(infos=infos, num_servers=2, max_servers=3)
+        _, of_reset = env.reset(seed=0)
+        *_, of_step = env.step(np.int64(0))
+        assert set(of_reset) == {*servers, "action_mask"}
+        named = set(of_step) - {"oracle_action", "regret", "estimated_rewards"}
+        of_request = {"response_time_ms", "error", "action_mask"}
+        assert named == (of_request if infos == "basic" else of_request | servers)
