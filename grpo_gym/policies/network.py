@@ -85,7 +85,7 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where its weights are, and observations must be; statistics take them from anywhere."""
-        weights = next(self.parameters(), None)
+        weights = _first_weights(self)
         return torch.device("cpu") if weights is None else weights.device
 
     def raw_features(self, observations: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class Policy(nn.Module):
         features = self.raw_features(observations)
         if self.normaliser is not None:
             features = self.normaliser(features)
-        weights = next(self.parameters(), None)
+        weights = _first_weights(self)
         return features.to(torch.float32 if weights is None else weights.dtype)
 
     def observe(self, observations: Tensor) -> None:
@@ -182,6 +182,15 @@ class MLPPolicy(Policy):
             hidden_sizes=options.hidden_sizes,
             activation=options.activation,
         )
+
+
+def _first_weights(module: nn.Module) -> Tensor | None:
+    """The first of `parameters()`, which takes as long as a small layer to find it."""
+    for weights in module._parameters.values():
+        if weights is not None:
+            return weights
+    found = (_first_weights(child) for child in module._modules.values() if child is not None)
+    return next((weights for weights in found if weights is not None), None)
 
 
 def row_features(row_format: RowFormat, rows: Tensor) -> Tensor:
