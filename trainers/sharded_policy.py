@@ -8,7 +8,7 @@ is tried on a whole rollout, and its products are then of the same sizes again.
 Shapes: B environments, W numbers of a row, P distribution parameters, A choices, T steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from grpo_gym.policies.distributions import Distribution
 from grpo_gym.policies.heads import ActionHead
 from grpo_gym.policies.network import Policy
 from grpo_gym.rollouts.rollout import GroupedRollout
+from grpo_gym.trainers.learning.fused.networks import forward_of
 
+Forward = Callable[[Tensor], Tensor]
 _PASSES_TRIED = 32
 
 
@@ -33,12 +35,11 @@ class PlayedShards:
         self._all_at_once: bool | None = None
         """None: not tried yet."""
 
-    def outputs(self, policy: Policy, observations: Tensor) -> Tensor:
+    def outputs(self, forward: Forward, observations: Tensor) -> Tensor:
         """Distribution parameters, shape (B, P), at observations (B, W), shard by shard."""
         if self._all_at_once:
-            outputs: Tensor = policy(observations)
-            return outputs
-        return torch.cat([policy(part) for part in observations.split(self.rows)])
+            return forward(observations)
+        return torch.cat([forward(part) for part in observations.split(self.rows)])
 
     @torch.inference_mode()
     def try_all_at_once(self, policy: Policy, rollout: GroupedRollout) -> None:
@@ -54,10 +55,11 @@ class PlayedShards:
             self._all_at_once = True
             return
         size = sum(self.rows)
+        forward = forward_of(policy)
         observations = rollout.observations.flatten(0, 2).to(policy.device)
         passes = observations[: len(observations) // size * size].split(size)
         self._all_at_once = all(
-            torch.equal(policy(rows), self.outputs(policy, rows))
+            torch.equal(forward(rows), self.outputs(forward, rows))
             for rows in passes[:: -(-len(passes) // _PASSES_TRIED)]
         )
 
@@ -67,6 +69,7 @@ class ShardedPolicy:
 
     def __init__(self, policy: Policy, shards: PlayedShards) -> None:
         self._policy, self._shards = policy, shards
+        self._forward = forward_of(policy)
 
     @property
     def head(self) -> ActionHead:
@@ -80,7 +83,7 @@ class ShardedPolicy:
 
     def __call__(self, observations: Tensor) -> Tensor:
         """Distribution parameters, shape (B, P), at observations (B, W)."""
-        return self._shards.outputs(self._policy, observations)
+        return self._shards.outputs(self._forward, observations)
 
     def distribution(self, outputs: Tensor, masks: Tensor | None = None) -> Distribution:
         """The action distribution for outputs (B, P) and legal actions (B, A)."""

@@ -17,6 +17,7 @@ from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.learning.batch import TrainingBatch
 from grpo_gym.trainers.learning.fused import products, shard_gradient
 from grpo_gym.trainers.learning.fused.gradient import Fused, is_covered
+from grpo_gym.trainers.learning.fused.networks import forward_of
 from grpo_gym.trainers.learning.fused.products import _HAS_ONEDNN, outer_product, product
 from grpo_gym.trainers.learning.gradients import EXTRA, Autograd
 from grpo_gym.trainers.learning.vectors import as_vector
@@ -284,6 +285,45 @@ def test_training_is_that_of_autograd_but_for_rounding(
     monkeypatch.setattr("grpo_gym.trainers.learning.update.shard_gradient", by_autograd)
     torch.testing.assert_close(found, trained(), rtol=1e-3, atol=1e-4)
     assert used == [Fused] * 2
+
+
+# Outputs without a graph
+
+
+@pytest.mark.parametrize(
+    ("policy", "space", "settings"),
+    [
+        ("linear", spaces.Discrete(3), {}),
+        ("mlp", spaces.MultiDiscrete([2, 4]), {"normalise_observations": False}),
+        ("mlp", spaces.Discrete(3), {"activation": "relu"}),
+        ("mlp", spaces.Box(-1.0, 1.0, (2,), np.float32), {"activation": "silu"}),
+        ("servers", spaces.Discrete(7), {"shared_features": 0}),
+    ],
+)
+def test_outputs(policy: str, space: spaces.Space[Any], settings: dict[str, Any]) -> None:
+    """They follow the weights, and are not numbers where a weight is none."""
+    observations = spaces.Box(-9.0, 9.0, (FEATURES,), np.float32)
+    made = make_policy(policy, observations, space, GRPOConfig(**settings), {})
+    forward, rows = forward_of(made), random(0, 20, FEATURES)
+    assert forward is not made
+    made.observe(3.0 * random(1, 99, FEATURES) + 1.0)
+    with torch.inference_mode():
+        for weights in (None, *made.parameters()):
+            if weights is not None:
+                weights.add_(random(2, *weights.shape))
+            torch.testing.assert_close(forward(rows), made(rows), rtol=1e-4, atol=1e-4)
+        for weights in made.parameters():
+            kept = weights.clone()
+            weights.fill_(torch.nan)
+            assert not bool(torch.isfinite(forward(rows)).all())
+            weights.copy_(kept)
+
+
+def test_outputs_of_other_policies_are_their_own() -> None:
+    model = GRPO("gru", Countdown, num_groups=2, group_size=2, frame_history=2)
+    assert forward_of(model.policy) is model.policy
+    precise = GRPO("mlp", Countdown, num_groups=2, group_size=2).policy.double()
+    assert forward_of(precise) is precise
 
 
 # Products

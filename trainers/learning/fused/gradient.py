@@ -7,7 +7,6 @@ policy.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,21 +14,19 @@ from torch import Tensor, nn
 
 from grpo_gym.policies.distributions import Categorical
 from grpo_gym.policies.heads import CategoricalHead
-from grpo_gym.policies.network import MLPPolicy, Policy
-from grpo_gym.policies.servers import ServersPolicy
+from grpo_gym.policies.network import Policy
 from grpo_gym.policies.symmetries import Symmetry
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.learning.batch import TrainingBatch
 from grpo_gym.trainers.learning.fused import kernels
-from grpo_gym.trainers.learning.fused.layers import FeedForward, Views
-from grpo_gym.trainers.learning.fused.servers import Servers
+from grpo_gym.trainers.learning.fused.networks import (
+    Network,
+    as_views,
+    has_network,
+    make_network,
+)
 from grpo_gym.trainers.learning.gradients import EXTRA, ShardGradient
 
-_NETWORKS: dict[type[Policy], type[FeedForward] | type[Servers]] = {
-    Policy: FeedForward,
-    MLPPolicy: FeedForward,
-    ServersPolicy: Servers,
-}
 _ROWS_AT_ONCE = 4096
 """Few enough that what is computed of them on the way stays in a core's cache."""
 _ALIGNMENT = 16
@@ -38,35 +35,13 @@ _ALIGNMENT = 16
 def is_covered(policy: Policy, parameters: Sequence[nn.Parameter], config: GRPOConfig) -> bool:
     """Whether `Fused` computes the gradient of a policy."""
     return (
-        type(policy) in _NETWORKS
-        and _NETWORKS[type(policy)].covers(policy)
+        has_network(policy)
         and isinstance(policy.head, CategoricalHead)
         and not policy.rows.has_bytes  # their features take more memory than they do
         and len(parameters) == len(list(policy.parameters()))
-        and all(each.dtype == torch.float32 for each in parameters)
-        and all(each.device.type == "cpu" for each in parameters)
         and config.ratio == "step"
         and not config.augment_symmetries
     )
-
-
-class Network(Protocol):
-    """A policy's network by hand, made from the policy and views of its weights and gradients.
-
-    Attributes:
-        width: Numbers that it needs of a step.
-    """
-
-    width: int
-
-    def pack(self, observations: Tensor, /) -> Tensor:
-        """What it needs of steps, shape (M, width), for observations as rows."""
-
-    def forward(self, packed: Tensor, /) -> Tensor:
-        """Logits, shape (M, P)."""
-
-    def backward(self, slopes: Tensor, /) -> Any:
-        """Write all gradients, for the loss's slopes by the logits of the last call."""
 
 
 class Fused(ShardGradient):
@@ -93,8 +68,8 @@ class Fused(ShardGradient):
         assert isinstance(head, CategoricalHead)
         parameters = list(policy.parameters())
         self._result = torch.empty(len(weights) + EXTRA)
-        views = _views(parameters, weights), _views(parameters, self._result)
-        self._network = _NETWORKS[type(policy)](policy, *views)
+        views = as_views(parameters, weights), as_views(parameters, self._result)
+        self._network = make_network(policy, *views)
         penalised = config.kl_coefficient > 0.0
         anchor = reference if penalised else None
         self._packed, self._layout = _pack(policy, self._network, batch, anchor)
@@ -176,7 +151,7 @@ class _Shard:
 
 @torch.no_grad()
 def _pack(
-    policy: Policy, network: "Network", batch: TrainingBatch, reference: Policy | None
+    policy: Policy, network: Network, batch: TrainingBatch, reference: Policy | None
 ) -> tuple[Tensor, np.ndarray]:
     """All that a gradient needs of each step in a row, and where its parts begin: see `kernels`."""
     choices = policy.head.num_outputs
@@ -210,13 +185,3 @@ def _log_probs(policy: Policy, outputs: Tensor, masks: Tensor | None) -> Tensor:
     assert isinstance(distribution, Categorical)
     log_probs = distribution.log_probs
     return log_probs[:, head.legal] if head.padded else log_probs.flatten(1)
-
-
-def _views(parameters: Sequence[nn.Parameter], vector: Tensor) -> Views:
-    """The part of a vector (N, ...) that is each parameter's."""
-    sizes = [parameter.numel() for parameter in parameters]
-    parts = vector[: sum(sizes)].split(sizes)
-    return {
-        parameter: part.view_as(parameter)
-        for parameter, part in zip(parameters, parts, strict=True)
-    }

@@ -49,10 +49,11 @@ def add_bias(values: Any, bias: Any) -> None:
 
 @_kernel
 def add_bias_relu(values: Any, bias: Any) -> None:
-    """The same, and then a rectifier."""
+    """The same, and then a rectifier, which keeps what is not a number."""
     for m in range(values.shape[0]):
         for w in range(values.shape[1]):
-            values[m, w] = max(values[m, w] + bias[w], _ZERO)
+            value = values[m, w] + bias[w]
+            values[m, w] = _ZERO if value < _ZERO else value
 
 
 @_kernel
