@@ -91,7 +91,8 @@ def _measure_and_show(configs: dict[str, Any], command: str, console: Console) -
     shown.print(where, highlight=False)
     if options.markdown is not None:
         text = "\n".join(each.markdown() for each in found)
-        write_atomic(options.markdown, f"{text}\n{where} Measured by `{command}`.\n".encode())
+        source = f"# Speed, measured\n{where} Measured by `{command}`.\n\n"
+        write_atomic(options.markdown, f"{source}{text}".encode())
 
 
 def _measurements(options: BenchmarkOptions) -> dict[str, Callable[[], Any]]:
