@@ -3,6 +3,7 @@
 Torch is imported only once a command is known, so that help and mistakes show at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -41,6 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = suggest(given[0], COMMANDS)
         print(f"error: there is no command {given[0]!r}.{hint}", file=sys.stderr)
         return 2
+    if "WORLD_SIZE" in os.environ and given[0] != "train":
+        from grpo_gym.trainers.processes.join import rank_here, started_together
+
+        if started_together() > 1:
+            if rank_here() == 0:
+                print(f"error: torchrun must start train, got {given[0]}", file=sys.stderr)
+            return 2
     try:
         status: int = import_module(f"grpo_gym.cli.{given[0]}").main(given[1:])
     except KeyboardInterrupt:  # during the import, which takes seconds

@@ -10,7 +10,8 @@ from grpo_gym.cli.displays import draw_without_windows
 from grpo_gym.cli.failures import reported
 from grpo_gym.cli.settings import parse_train
 from grpo_gym.cli.signals import StopSignals
-from grpo_gym.trainers.processes.join import exit_with, launched, rank_here
+from grpo_gym.settings import ConfigError
+from grpo_gym.trainers.processes.join import exit_with, launched, rank_here, started_together
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,6 +27,8 @@ def _main(arguments: Sequence[str]) -> int:
     if rank_here() > 0:
         return _follow(arguments)
     settings, options = parse_train(arguments)
+    if settings.algo == "online" and started_together() > 1:
+        raise ConfigError("--algo must be grpo under torchrun, got online, which is one process")
     # These load torch: only now, so that help and mistakes show at once.
     from grpo_gym.cli.online import train_online
     from grpo_gym.cli.training import train_grpo

@@ -59,14 +59,14 @@ def train_grpo(
         if episodes := run.settings.final_episodes:
             compare_with_baselines(run.policy_to_show, episodes, console)
     except BaseException as error:  # an environment or a network may raise anything
-        stops = isinstance(error, Stopped)
-        if run is None or (isinstance(error, KeyboardInterrupt) and not stops):
+        stop = error if isinstance(error, Stopped) else None
+        if run is None or (isinstance(error, KeyboardInterrupt) and stop is None):
             raise
         command = f"{invocation('train')} --resume {shlex.quote(str(run.folder))}"
-        console.print(f"{'stopped' if stops else 'failed'}; resume with: {command}", markup=False)
-        if not stops:
+        console.print(f"{'stopped' if stop else 'failed'}; resume with: {command}", markup=False)
+        if stop is None:
             raise
-        return 128 + error.number
+        return 128 + stop.number
     if model.standstill.is_noticed:
         ended = f"training ended after {model.num_steps:,} of {model.schedule.end:,} steps"
         if not _has_learned(run, model):

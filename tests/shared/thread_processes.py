@@ -40,6 +40,7 @@ class ThreadProcesses:
 
     rank: int
     room: Room
+    reports: bool = True
 
     @property
     def size(self) -> int:

@@ -2,6 +2,7 @@
 
 import pickle
 import traceback
+from base64 import b64decode, b64encode
 from dataclasses import dataclass
 
 from grpo_gym.rollouts.env_batch import EnvError
@@ -39,16 +40,16 @@ class LastWords:
         place = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
         return cls(ProcessError(f"process {rank}: {error!r}{place}"))
 
-    def to_bytes(self) -> bytes:
-        """As bytes; an error that cannot be sent becomes its text."""
+    def to_text(self) -> str:
+        """As it is sent; an error that cannot be becomes a `ProcessError` with its text."""
         try:
             written = pickle.dumps(self.error)
             pickle.loads(written)  # an error of a user's own class may be written and not be read
         except Exception:  # users' errors may hold anything
             written = pickle.dumps(ProcessError(str(self.error)))
-        return written
+        return b64encode(written).decode()
 
     @classmethod
-    def from_bytes(cls, written: bytes) -> "LastWords":
-        """Read what another process of the same training wrote."""
-        return cls(pickle.loads(written))
+    def from_text(cls, text: bytes) -> "LastWords":
+        """Read what another process of the same training sent."""
+        return cls(pickle.loads(b64decode(text)))

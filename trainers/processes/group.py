@@ -39,20 +39,20 @@ class ProcessGroup(Processes):
         exit_status: Of this process after it has lost the others.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int, *, speaks_for_itself: bool) -> None:
+    def __init__(self, store: dist.Store, rank: int, size: int, *, speaks: bool) -> None:
         """Connect with the others.
 
         Args:
             store: What all have in common.
             rank: Of this process.
             size: P.
-            speaks_for_itself: Whether to report errors when process 0 no longer can.
+            speaks: Whether to report errors when process 0 no longer can.
 
         Raises:
             ProcessError: If not all of them come.
         """
         self._store, self._rank, self._size = store, rank, size
-        self._speaks_for_itself = speaks_for_itself
+        self._speaks = speaks
         self._uses_nccl = _has_own_gpu()
         self._watch: Watch | None = None
         self._failed: BaseException | None = None
@@ -85,7 +85,7 @@ class ProcessGroup(Processes):
 
     @property
     def reports(self) -> bool:
-        """Whether this process is the one to report an error."""
+        """See `Processes`."""
         return self._rank == 0 or (self._watch is not None and self._watch.reports)
 
     @contextmanager
@@ -97,8 +97,11 @@ class ProcessGroup(Processes):
         if self._failed is not None:
             raise ProcessError(f"the processes have been lost before: {self._failed}")
         self._meetings += 1
-        store = dist.PrefixStore(f"meeting/{self._meetings}", self._store.clone())
-        self._watch = Watch(store, self._rank, self._size, self._speaks_for_itself)
+        store = dist.PrefixStore(f"meeting/{self._meetings}", self._store.clone())  # type: ignore[attr-defined]
+        first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+        self._watch = Watch(
+            store, self._rank, self._size, speaks=self._speaks, first_here=first_here
+        )
         try:
             self.agree(0)  # all have told of themselves
             self._watch.start()

@@ -34,6 +34,10 @@ class Processes(Protocol):
     def size(self) -> int:
         """How many there are."""
 
+    @property
+    def reports(self) -> bool:
+        """Whether this process is the one to report errors: 0, or another one if that is lost."""
+
     def together(self) -> AbstractContextManager[None]:
         """What all do together; may be nested.
 
@@ -91,6 +95,7 @@ class _Alone:
 
     rank: int = 0
     size: int = 1
+    reports: bool = True
 
     def together(self) -> AbstractContextManager[None]:
         return nullcontext()

@@ -47,8 +47,7 @@ def join() -> Processes:
         # Here, as a single process does without torch.distributed.
         from grpo_gym.trainers.processes.group import ProcessGroup, meet
 
-        first_here = os.environ.get("LOCAL_RANK", "0") == "0"
-        _Joined.processes = ProcessGroup(*meet(), speaks_for_itself=first_here)
+        _Joined.processes = ProcessGroup(*meet(), speaks=True)
     return _Joined.processes or ALONE
 
 
@@ -88,7 +87,7 @@ def launched(size: int, work: Callable[[], int]) -> Iterator[Processes]:
     try:
         for other in others:
             other.start()
-        _Joined.processes = ProcessGroup(store, 0, size, speaks_for_itself=True)
+        _Joined.processes = ProcessGroup(store, 0, size, speaks=True)
         yield _Joined.processes
     finally:
         last = time.monotonic() + _LEAVING_SECONDS
@@ -106,7 +105,7 @@ def _work(port: int, rank: int, size: int, work: Callable[[], int]) -> None:
     from grpo_gym.trainers.processes.group import ProcessGroup, local_store
 
     store = local_store(size, port)
-    _Joined.processes = ProcessGroup(store, rank, size, speaks_for_itself=False)
+    _Joined.processes = ProcessGroup(store, rank, size, speaks=False)
     status = work()
     exit_with(status)
     sys.exit(status)

@@ -6,6 +6,7 @@ Shapes: G groups.
 import pickle
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,12 +65,12 @@ def in_order(rollouts: Sequence[GroupedRollout]) -> GroupedRollout:
     if not bool(joined.branchings.any()):
         return joined
     order = torch.argsort(joined.branchings, stable=True)
-    steps = {
+    changes: dict[str, Any] = {
         name: None if part is None else part[:, order]
         for name, part in vars(joined).items()
         if name in StepTensors.__dataclass_fields__
     }
-    return replace(joined, **steps, branchings=joined.branchings[order])
+    return replace(joined, **changes, branchings=joined.branchings[order])
 
 
 def _aligned(length: int) -> int:

@@ -37,19 +37,23 @@ class Watch:
         error: What happened to one of them; None while all is well.
     """
 
-    def __init__(self, store: Store, rank: int, size: int, speaks_for_itself: bool) -> None:
+    def __init__(
+        self, store: Store, rank: int, size: int, *, speaks: bool, first_here: bool
+    ) -> None:
         """Tell the others of this process; `start` when all have.
 
         Args:
             store: What all have in common; used by this watch alone.
             rank: Of this process.
             size: Number of processes.
-            speaks_for_itself: Whether to report errors when process 0 no longer can.
+            speaks: Whether to report errors when process 0 no longer can.
+            first_here: Whether it is the first one on its machine, which speaks when the machine
+                of process 0 cannot be reached.
         """
         self.error: BaseException | None = None
         self.reports = rank == 0
         self._store, self._rank, self._size = store, rank, size
-        self._speaks_for_itself = speaks_for_itself
+        self._speaks, self._first_here = speaks, first_here
         self._others = [other for other in range(size) if other != rank]
         self._silences = dict.fromkeys(self._others, 0.0)
         self._seen = dict.fromkeys(self._others, b"")
@@ -58,7 +62,7 @@ class Watch:
         self._noticed, self._stopped = Event(), Event()
         self._thread = Thread(target=self._run, name="watch of the processes", daemon=True)
         store.set(f"name/{rank}", f"{os.getpid()} on {platform.node()}")
-        store.set(f"words/{rank}", b"")
+        store.set(f"words/{rank}", "")
         store.set(f"beat/{rank}", str(self._beats))
 
     def start(self) -> None:
@@ -92,10 +96,15 @@ class Watch:
         return self.error or ProcessError(f"the connection to another process broke: {broken}")
 
     def say(self, error: BaseException) -> None:
-        """Leave the others with last words."""
+        """Leave the others with last words, if the store takes them within seconds."""
+        words = LastWords.about(error, self._rank).to_text()
+        speaking = Thread(target=self._write, args=(words,), daemon=True)
+        speaking.start()
+        speaking.join(_BROKEN_SECONDS)
+
+    def _write(self, words: str) -> None:
         with suppress(Exception):  # the store may be gone, and the error is what counts
-            words = LastWords.about(error, self._rank)
-            self._store.set(f"words/{self._rank}", words.to_bytes())
+            self._store.set(f"words/{self._rank}", words)
 
     def _run(self) -> None:
         while not self._stopped.wait(BEAT_SECONDS):
@@ -119,7 +128,7 @@ class Watch:
         self._looks = 0
         has_followers = any(words)
         for other, beat, said in zip(self._others, beats, words, strict=True):
-            if said and (error := LastWords.from_bytes(said).error) is not None:
+            if said and (error := LastWords.from_text(said).error) is not None:
                 self._notice(error, False)
                 return
             if not said:
@@ -135,12 +144,12 @@ class Watch:
                     f"{lost} was lost: it was killed, perhaps for memory, or hangs, or its machine "
                     "cannot be reached"
                 ),
-                self._speaks_for_itself and set(range(self._rank)) <= set(silent),
+                self._speaks and set(range(self._rank)) <= set(silent),
             )
 
     def _notice_unreachable(self, reason: str) -> None:
         lost = f"process 0 of {self._size}, or its machine, cannot be reached: {reason}"
-        self._notice(ProcessError(lost), self._speaks_for_itself)
+        self._notice(ProcessError(lost), self._speaks and self._first_here)
 
     def _notice(self, error: BaseException, reports: bool) -> None:
         self.reports = self.reports or reports
