@@ -58,9 +58,12 @@ class PlayedShards:
         forward = forward_of(policy)
         observations = rollout.observations.flatten(0, 2).to(policy.device)
         passes = observations[: len(observations) // size * size].split(size)
+        # A list: a generator would turn a network's StopIteration into another error.
         self._all_at_once = all(
-            torch.equal(forward(rows), self.outputs(forward, rows))
-            for rows in passes[:: -(-len(passes) // _PASSES_TRIED)]
+            [
+                torch.equal(forward(rows), self.outputs(forward, rows))
+                for rows in passes[:: -(-len(passes) // _PASSES_TRIED)]
+            ]
         )
 
 

@@ -19,7 +19,6 @@ _OURS: dict[str, tuple[tuple[str, ...], str]] = {
     "n_stack": (("frame_history",), ""),
     "vf_coef": (("learned_baseline",), ": there is no critic"),
     "clip_range_vf": (("learned_baseline",), ": there is no critic"),
-    "gae_lambda": (("returns",), ": there is no critic to bootstrap from"),
     "net_arch": (("hidden_sizes",), ""),
     "activation_fn": (("activation",), ""),
     "num_threads": (("torch_threads",), ""),

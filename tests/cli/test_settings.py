@@ -58,7 +58,7 @@ def test_every_setting_is_an_option() -> None:
 def test_without_options_the_shipped_settings_hold() -> None:
     assert parse("") == TrainSettings(total_steps=111, grpo=GRPOConfig(epochs=7))
     assert parse("--env grpo_gym:LoadBalancer-v0") == parse("")
-    assert parse("--env CartPole-v1") == TrainSettings(env="CartPole-v1")
+    assert parse("--env Blackjack-v1 --baseline time_step") == TrainSettings(env="Blackjack-v1")
 
 
 def test_the_settings_of_a_preset_of_the_environment_are_preferred() -> None:

@@ -180,8 +180,11 @@ def test_exactly_the_recorded_tags_are_documented(finished: Finished) -> None:
     text = text[: text.index("## Online runs")]
     documented = re.findall(r"^\| `((?:rollout|train|time|eval)/\w+)` \|", text, re.MULTILINE)
     tags = events(finished.folder).Tags()
-    # Of runs with a learned baseline, or with workers.
-    of_other_runs = ["train/explained_variance", "rollout/lost_workers"]
+    # Of runs with a baseline that predicts from states, or with workers.
+    of_other_runs = [
+        *("train/explained_variance", "train/explained_variance_time_step"),
+        "rollout/lost_workers",
+    ]
     assert sorted(documented) == sorted([*tags["scalars"], *tags["images"], *of_other_runs])
 
 

@@ -413,7 +413,7 @@ def test_predict_takes_one_dict_or_many(kind: Any) -> None:
 LEARNING: dict[str, Any] = {
     "num_groups": 32, "group_size": 8, "gru_width": 16, "hidden_sizes": (16,), "lstm_width": 16,
     "lstm_layers": 1, "attention_heads": 2, "transformer_heads": 2, "feedforward_width": 16,
-    "learning_rate_schedule": "constant", "entropy_coefficient": 0.01,
+    "learning_rate_schedule": "constant", "entropy_coefficient": 0.01, "baseline": "time_step",
 }  # fmt: skip
 RATES = {"gru": 0.01, "temporal": 0.001}
 

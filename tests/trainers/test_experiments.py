@@ -16,7 +16,7 @@ def test_shipped_settings_are_those_of_the_preset() -> None:
     assert settings.env_kwargs == {"preset": "park"}
     assert settings.training_env_kwargs == {"reward": "latency", "latency_scale_ms": 1000.0}
     assert (settings.total_steps, settings.grpo.num_groups) == (8_000_000, 4)
-    assert shipped_settings("FrozenLake-v1").total_steps == 1_000_000  # nothing is shipped for it
+    assert shipped_settings("MountainCar-v0").total_steps == 1_000_000  # nothing is shipped for it
 
 
 def test_changes_are_merged_into_the_shipped_settings() -> None:

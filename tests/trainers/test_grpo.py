@@ -319,7 +319,7 @@ def test_every_variant_solves_probes(preset: str, probe: str) -> None:
 def test_the_wrong_sign_finds_the_worst_action(monkeypatch: pytest.MonkeyPatch) -> None:
     right = estimate.group_advantages
     monkeypatch.setattr(estimate, "group_advantages", lambda *a, **k: -right(*a, **k))
-    assert solve(BestAction, 1_500) == 0.0
+    assert solve(BestAction, 1_500, baseline="time_step") == 0.0
 
 
 def test_what_is_not_observed_cannot_be_learned() -> None:

@@ -233,9 +233,10 @@ def _policy(settings: SB3Settings) -> tuple[Any, dict[str, Any]]:
     kwargs = {
         "net_arch": list(settings.hidden_sizes),
         "activation_fn": _ACTIVATIONS[settings.activation],
-        "log_std_init": settings.initial_log_std,
         "ortho_init": settings.orthogonal_weights,
     }
+    if settings.algorithm != "maskable_ppo":  # whose actions are never Box
+        kwargs["log_std_init"] = settings.initial_log_std
     if settings.algorithm == "recurrent_ppo":
         return "MlpLstmPolicy", {**kwargs, "lstm_hidden_size": settings.lstm_width}
     return "MlpPolicy", kwargs
