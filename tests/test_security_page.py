@@ -17,6 +17,11 @@ _NETWORK = {
     "urllib",
 }  # fmt: skip
 _PICKLES = {"pickle", "shelve"}
+_AMONG_OWN_PROCESSES = {
+    *(f"trainers/processes/{name}.py" for name in ("errors", "group", "packing")),
+    "grpo_gym/rollouts/workers/sent.py",
+}
+"""What processes and workers of one training tell each other."""
 _ONNX = {"onnx", "onnxruntime"}
 _LISTENING = tuple(
     f"grpo_gym/deployment/{part}/" for part in ("admin", "demo", "picker", "proxy", "scaler")
@@ -53,7 +58,7 @@ def test_only_named_modules_open_connections_and_none_unpickles() -> None:
     assert network
     onnx = {path for path, name in found if name in _ONNX}
     assert {path for path in onnx if not path.startswith("trainers/export/")} == set()
-    assert [path for path, name in found if name in _PICKLES] == []
+    assert {path for path, name in found if name in _PICKLES} == _AMONG_OWN_PROCESSES
     assert Path(grpo_gym.__file__).is_relative_to(_ROOT)
 
 
