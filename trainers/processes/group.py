@@ -10,7 +10,8 @@ import atexit
 import os
 import pickle
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -30,6 +31,7 @@ _JOINING = timedelta(minutes=5)
 """How long the last process may take to come."""
 _UNLIMITED = timedelta(days=365)
 """An exchange waits for the slowest process; the watch notices those that will never come."""
+_POLL_SECONDS = 1e-4
 
 
 class ProcessGroup(Processes):
@@ -196,24 +198,40 @@ class ProcessGroup(Processes):
         gathered = mine.new_empty(self._size, *mine.shape)
         try:
             work = dist.all_gather(list(gathered.unbind()), mine.contiguous(), async_op=True)
-            self._wait_for(work)
+            self._wait_for(work, _wait_for_gloo if mine.device.type == "cpu" else _wait_for_nccl)
         except RuntimeError as error:
-            if isinstance(error, ProcessError) or self._watch is None:
+            if self._watch is None or error is self._watch.error:
                 raise
             raise self._watch.explain(error) from error
         return gathered.to(device)
 
-    def _wait_for(self, work: Any) -> None:
+    def _wait_for(self, work: Any, wait: Callable[[Any], bool]) -> None:
         """Wait for an exchange, for as long as no process is lost."""
-        while True:
-            try:
-                work.wait(timedelta(seconds=LOOK_SECONDS))
-                return
-            except RuntimeError:
-                if work.is_completed():
-                    raise
-                if self._watch is not None:
-                    self._watch.check()
+        while not wait(work):
+            if self._watch is not None:
+                self._watch.check()
+
+
+def _wait_for_gloo(work: Any) -> bool:
+    """Wait for an exchange as long as one may without a look at the others; whether it is over."""
+    try:
+        work.wait(timedelta(seconds=LOOK_SECONDS))
+    except RuntimeError:
+        if work.is_completed():
+            raise
+        return False
+    return True
+
+
+def _wait_for_nccl(work: Any) -> bool:
+    """The same: NCCL gives up an exchange whose time is over, so it is not told any."""
+    end = time.monotonic() + LOOK_SECONDS
+    while not work.is_completed():
+        if time.monotonic() > end:
+            return False
+        time.sleep(_POLL_SECONDS)
+    work.wait()
+    return True
 
 
 def meet() -> tuple[dist.Store, int, int]:
