@@ -196,7 +196,8 @@ def rollout_of(rewards: torch.Tensor, alive: torch.Tensor) -> GroupedRollout:
     empty = torch.empty(0)
     return GroupedRollout(
         **steps, log_probs=torch.zeros(alive.shape), rewards=rewards, alive=alive, credited=alive,
-        action_masks=None, episodes=Episodes(empty, empty, empty), infos={}, info_counts={}, branchings=empty,
+        action_masks=None, episodes=Episodes(empty, empty, empty), infos={}, info_counts={},
+        branchings=empty,
     )  # fmt: skip
 
 
