@@ -33,7 +33,7 @@ def _choose(
             total = np.float32(added)
             limit = noise[b, c] * total
             added = 0.0
-            choice = last = 0
+            choice = last = np.int64(0)
             for a in range(probabilities.shape[2]):
                 added += probabilities[b, c, a]
                 cumulative = np.float32(added)

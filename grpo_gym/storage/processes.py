@@ -55,6 +55,7 @@ def stop_at_once(pool: ProcessPoolExecutor) -> None:
 
 
 def begin_work() -> None:
+    """Begin to be a worker: leave Ctrl-C to the parent, and end with it."""
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
