@@ -189,6 +189,8 @@ def test_lost_workers_are_named_and_replaced(fault: str, cause: str, tmp_path: P
 
 
 SCRIPT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # perhaps ignored by who runs the tests
 import os, sys, time
 import gymnasium as gym
 import numpy as np

@@ -35,11 +35,16 @@ def load(name: str) -> dict[str, Any]:
         return load_yaml(path)
 
 
+_OF_MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5", "Walker2d-v5")
+
+
 @pytest.mark.parametrize("name", [*NAMES, *SHORT])
 def test_two_iterations(name: str) -> None:
     settings = from_mapping(TrainSettings, load(name), name)
     if settings.env.startswith("LunarLander"):
         pytest.importorskip("Box2D", reason='needs pip install "gymnasium[box2d]"')
+    if settings.env in _OF_MUJOCO:
+        pytest.importorskip("mujoco", reason='needs pip install "gymnasium[mujoco]"')
     # Games of Battleship are as good as each other until one of them ends.
     steps = 100 if settings.env.startswith("Battleship") else 20
     small = replace(settings.grpo, num_groups=2, group_size=2, max_episode_steps=steps)
