@@ -22,6 +22,7 @@ _AMONG_OWN_PROCESSES = {
     "grpo_gym/rollouts/workers/sent.py",
 }
 """What processes and workers of one training tell each other."""
+_OWN_SOCKETS = ("grpo_gym/rollouts/workers/pool.py", "trainers/processes/group.py")
 _ONNX = {"onnx", "onnxruntime"}
 _LISTENING = tuple(
     f"grpo_gym/deployment/{part}/" for part in ("admin", "demo", "picker", "proxy", "scaler")
@@ -51,8 +52,8 @@ def test_only_named_modules_open_connections_and_none_unpickles() -> None:
         for name in _imports(path)
         if name != "urllib.parse"
     }
-    # The pool's sockets are pairs between a process and its own workers.
-    found -= {("grpo_gym/rollouts/workers/pool.py", "socket")}
+    # Pairs between a process and its workers, and what listens to no network.
+    found -= {(path, "socket") for path in _OWN_SOCKETS}
     network = {path for path, name in found if name in _NETWORK}
     assert {path for path in network if not path.startswith((*_LISTENING, *_COMMANDS))} == set()
     assert network

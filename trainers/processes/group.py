@@ -9,6 +9,7 @@ Shapes: S shards, M of them this process's own, P processes.
 import atexit
 import os
 import pickle
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ from grpo_gym.trainers.processes.interface import Processes, deal
 from grpo_gym.trainers.processes.packing import in_order, pack, unpack
 from grpo_gym.trainers.processes.watch import LOOK_SECONDS, Watch
 
+_THIS_MACHINE = "127.0.0.1"
+_LOOPBACKS = ("lo", "lo0")
+"""Names of the interface that leads to no network, on Linux and macOS."""
 _JOINING = timedelta(minutes=5)
 """How long the last process may take to come."""
 _UNLIMITED = timedelta(days=365)
@@ -248,11 +252,30 @@ def meet() -> tuple[dist.Store, int, int]:
 def local_store(size: int, port: int = 0) -> dist.TCPStore:
     """A store for processes of this machine: that of process 0, at a free port, or of another one.
 
+    Nothing listens to a network then, neither the store nor gloo, which would else use the address
+    that the machine's name stands for.
+
     Raises:
         ProcessError: If process 0 cannot be reached.
     """
+    for _, name in socket.if_nameindex():
+        if name in _LOOPBACKS:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
     with _meeting():
-        return dist.TCPStore("127.0.0.1", port, size, port == 0, _JOINING, wait_for_workers=False)
+        if port:
+            return dist.TCPStore(_THIS_MACHINE, port, size, False, _JOINING)
+        # A store that opens its own socket listens to every network.
+        listener = socket.create_server((_THIS_MACHINE, 0))
+        port = listener.getsockname()[1]
+        return dist.TCPStore(
+            _THIS_MACHINE,
+            port,
+            size,
+            is_master=True,
+            timeout=_JOINING,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+        )
 
 
 @contextmanager
