@@ -96,7 +96,7 @@ class AdvantageConfig:
     of the returns."""
     gae_lambda: PositiveFraction = 1.0
     """With baseline "state", the weight of each further step in an advantage (GAE, arXiv
-    1506.02438); 1: whole returns, without bias."""
+    1506.02438); 1: whole returns, without the bias of predicting later states."""
     state_bin_width: NonNegative = 0.5
     """Bin width per feature for "state_bin" and anchors, in standard deviations with
     `normalise_observations`; 0: only equal states share a bin."""

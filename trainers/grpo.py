@@ -277,6 +277,8 @@ class GRPO(PersistentModel):
     def prepare(self) -> Collector:
         """Make the environments to collect from; training does so when it begins. See `close`.
 
+        Called before the first `learn`, it fixes the settings: none are taken from the task.
+
         Raises:
             ConfigError: If an iteration would not fit into memory.
             SnapshotError: If groups are to branch in environments that cannot be copied.

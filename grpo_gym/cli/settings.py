@@ -187,6 +187,8 @@ def _with_settings_from_task(
         return settings
     fixed = {*PRESETS[run.preset or "default"], *given}
     found = task_settings(task, settings.total_steps, fixed)
+    if not found:
+        return settings
     Console(stderr=True, quiet=run.quiet, highlight=False, soft_wrap=True).print(in_words(found))
     grpo = from_mapping(GRPOConfig, {**to_mapping(settings.grpo), **found}, SOURCE)
     return replace(settings, grpo=grpo)

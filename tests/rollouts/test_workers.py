@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from grpo_gym.rollouts.spaces import sample_batch
 from grpo_gym.rollouts.workers.batch import WorkerBatch, Workers
 from grpo_gym.rollouts.workers.pool import WorkersLostError
 from grpo_gym.settings import ConfigError
+from running import is_running, wait_until
 from worker_envs import Everything, Fragile
 
 GROUPS, MEMBERS = 4, 2
@@ -35,21 +35,6 @@ def batch_of(env: Any, workers: int, timeout_s: float = 60.0, **kwargs: Any) -> 
 def processes_of(batch: EnvBatch) -> list[int]:
     assert isinstance(batch, WorkerBatch)
     return [worker.process.pid for worker in batch._pool._workers.values()]
-
-
-def is_running(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 def play(batch: EnvBatch) -> Iterator[Any]:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from grpo_gym.storage.processes import stop_at_once, worker_pool
+from running import is_running, wait_until
 
 
 def test_impatience_does_not_leave_processes_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,21 +70,6 @@ def parent_of_workers(folder: Path, kind: str) -> tuple[subprocess.Popen[str], l
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     return process, [int(process.stdout.readline()) for _ in range(3)]
-
-
-def is_running(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -1,16 +1,18 @@
 """Values of states from what came of the other members: in closed form, and nothing is kept.
 
 The rewards-to-go of the other members are regressed on features of the states that they were in.
-The fit is made in folds over members, so that a member's own returns are no part of its baseline:
-the baseline depends on the member's states and on what others got, which leaves the policy gradient
-unbiased. Nothing is trained by gradients, and nothing outlives the iteration.
+The fit is made in folds over members, so that a member's own returns are no part of its baseline.
+Only two properties of the whole batch lead from a member's future to its own baseline: T, which is
+its length if it lives longest, and the moments that standardise observations, by its share in them.
+But for these the policy gradient is unbiased. Nothing is trained by gradients, and nothing outlives
+the iteration.
 
 Features of a state: 1; the observation x, standardised over the batch, and its squares; u =
 discount^(T - t), the share of an endless stream of rewards that the end of the longest trajectory
 cuts off, and its square; random Fourier features cos(w x + b).
 
-Cost: matrix products of M F^2 for M steps and F features (238 for 17 numbers), and one solution of
-F equations per fold: less than an epoch of the update.
+Cost: matrix products of M F^2 for M steps and F features (237 for 17 numbers), and one solution of
+F equations per fold: about 40 ms for 8,000 steps of 17 numbers, on one core.
 
 Source: the linear baseline of Duan et al. (arXiv 1604.06778), which has no folds; cross-fitting
 (arXiv 1608.00060); random Fourier features (Rahimi and Recht, 2007); the exponentially weighted
