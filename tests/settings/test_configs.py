@@ -19,6 +19,7 @@ from grpo_gym.trainers.comparison.settings import SB3Settings
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.settings import TrainSettings, default_config
+from optional import require_environment
 
 NAMES = sorted(
     entry.name for entry in files("grpo_gym.configs").iterdir() if entry.name.endswith(".yaml")
@@ -35,16 +36,10 @@ def load(name: str) -> dict[str, Any]:
         return load_yaml(path)
 
 
-_OF_MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "InvertedDoublePendulum-v5", "Walker2d-v5")
-
-
 @pytest.mark.parametrize("name", [*NAMES, *SHORT])
 def test_two_iterations(name: str) -> None:
     settings = from_mapping(TrainSettings, load(name), name)
-    if settings.env.startswith("LunarLander"):
-        pytest.importorskip("Box2D", reason='needs pip install "gymnasium[box2d]"')
-    if settings.env in _OF_MUJOCO:
-        pytest.importorskip("mujoco", reason='needs pip install "gymnasium[mujoco]"')
+    require_environment(settings.env)
     # Games of Battleship are as good as each other until one of them ends.
     steps = 100 if settings.env.startswith("Battleship") else 20
     small = replace(settings.grpo, num_groups=2, group_size=2, max_episode_steps=steps)

@@ -18,6 +18,7 @@ from grpo_gym.trainers.comparison.settings import (
     require,
 )
 from grpo_gym.trainers.settings import TrainSettings, default_config
+from optional import require_environment
 
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
@@ -50,8 +51,7 @@ def test_shipped_files_are_found_by_what_they_are_for(algorithm: str, path: Path
 )
 def test_two_iterations(algorithm: str, path: Path) -> None:
     values = load_yaml(path)
-    if values["env"].startswith("LunarLander"):
-        pytest.importorskip("Box2D", reason='needs pip install "gymnasium[box2d]"')
+    require_environment(values["env"])
     few = {**values["settings"], "n_steps": 8, "batch_size": 8, "n_epochs": 1}
     shipped = from_mapping(SB3Settings, values, str(path))
     small = replace(shipped, num_envs=2, settings=few)
