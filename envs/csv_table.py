@@ -1,6 +1,6 @@
 """Tables from CSV files: text, delimiter, header, and columns by name or number.
 
-docs/csv_formats.md has the rules. Every message names the setting that holds the path.
+docs/reference/csv_formats.md has the rules. Every message names the setting that holds the path.
 """
 
 import codecs

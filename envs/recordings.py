@@ -57,7 +57,7 @@ def read_arrivals(
     size_column: int | str | None = None,
     time_unit: TimeUnit | None = None,
 ) -> Arrivals:
-    """Read the file of the setting `arrivals_csv`: docs/csv_formats.md has its format.
+    """Read the file of the setting `arrivals_csv`: docs/reference/csv_formats.md has its format.
 
     Args:
         path: The file.
@@ -86,7 +86,7 @@ def read_arrivals(
 
 
 def read_series(path: str | os.PathLike[str], column: int | str | None = None) -> np.ndarray:
-    """Read the file of the setting `demand_csv`: docs/csv_formats.md has its format.
+    """Read the file of the setting `demand_csv`: docs/reference/csv_formats.md has its format.
 
     Args:
         path: The file.

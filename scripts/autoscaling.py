@@ -5,7 +5,7 @@ it stopped.
 
     python scripts/autoscaling.py --part diurnal
     python scripts/autoscaling.py --part bursty
-    python scripts/autoscaling.py --figure docs/autoscaling.png      # of what has been measured
+    python scripts/autoscaling.py --figure docs/images/autoscaling.png  # of what has been measured
 
 Kubernetes' autoscaler and the other heuristics are evaluated twice: on their own terms, where they
 set the number of replicas without constraints, and with the policy's actions.

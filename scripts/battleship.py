@@ -7,7 +7,7 @@ where it stopped.
     python scripts/battleship.py --part published
     python scripts/battleship.py --part classic --seeds 3
     python scripts/battleship.py --part density --seeds 3
-    python scripts/battleship.py --figure docs/battleship_curves.png
+    python scripts/battleship.py --figure docs/images/battleship_curves.png
 
 The figure also shows the results of scripts/maskable_ppo.py.
 """

@@ -7,7 +7,8 @@ different fault in the policy. For reference, the fallback alone and the policy 
 on the same days.
 An interrupted experiment resumes where it stopped.
 
-    python scripts/deploy_sim.py --out docs/results/deploy_sim.json --figure docs/deploy_sim.png
+    python scripts/deploy_sim.py --out docs/results/deploy_sim.json
+        --figure docs/images/deploy_sim.png
 
 Without `--policy`, the script first trains one with the shipped settings in about a minute.
 """

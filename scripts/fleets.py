@@ -8,7 +8,7 @@
     python scripts/fleets.py --part traces --traces code code.csv conversation conv.csv
     python scripts/fleets.py --part learning     # flaky, and what sharing a fleet is worth
     python scripts/fleets.py --part fault        # one server of four is slow for a while
-    python scripts/fleets_report.py              # tables, and docs/fleets.png
+    python scripts/fleets_report.py              # tables, and docs/images/fleets.png
 
 A heuristic is compared with the policy on the same episodes, and only if it knows no more: where
 the policy does not see the servers' weights, they are equal for heuristics. What `--results` has is

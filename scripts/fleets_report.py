@@ -1,7 +1,7 @@
 """Tables and pictures of what scripts/fleets.py has measured.
 
 python scripts/fleets_report.py                              # tables on standard output
-python scripts/fleets_report.py --figure docs/fleets.png     # needs matplotlib
+python scripts/fleets_report.py --figure docs/images/fleets.png     # needs matplotlib
 """
 
 import json

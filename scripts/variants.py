@@ -6,7 +6,7 @@ resumes where it stopped.
     python scripts/variants.py --part presets
     python scripts/variants.py --part branching
     python scripts/variants.py --part group_size
-    python scripts/variants.py --report docs/variants.md      # tables of what has been measured
+    python scripts/variants.py --report docs/results/variants.md  # tables of what has been measured
 """
 
 from dataclasses import dataclass

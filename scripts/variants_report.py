@@ -1,6 +1,6 @@
 """The tables of scripts/variants.py as Markdown, from the runs measured so far.
 
-    python scripts/variants.py --report docs/variants.md
+    python scripts/variants.py --report docs/results/variants.md
 
 The conclusions are written by hand in variants_conclusions.md, next to the output, and appended.
 """

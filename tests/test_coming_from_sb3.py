@@ -1,4 +1,4 @@
-"""docs/coming_from_stable_baselines3.md: its examples run, and what it says of both sides holds."""
+"""docs/coming_from.md: its examples run, and what it says of both sides holds."""
 
 import inspect
 import re
@@ -27,7 +27,7 @@ from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.reporting import scalars
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGE = (DOCS / "coming_from_stable_baselines3.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "coming_from.md").read_text(encoding="utf-8")
 
 
 def rows(section: str) -> list[list[str]]:
@@ -46,7 +46,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
     names: dict[str, Any] = {}
-    exec(compile(code, "coming_from_stable_baselines3.md", "exec"), names)
+    exec(compile(code, "coming_from.md", "exec"), names)
     assert names["grpo"].num_steps >= 2_000
     assert (tmp_path / "best.grpo").exists()
     assert list((tmp_path / "runs" / "cartpole").glob("events.out.tfevents.*"))
@@ -97,7 +97,7 @@ def test_tags_of_both_sides_are_recorded() -> None:
     with pytest.warns(UserWarning):  # neither of one type nor monitored, which is no matter here
         model.learn(256, callback=evaluation)
     recorded: set[str] = set()
-    described = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    described = (DOCS / "reference" / "metrics.md").read_text(encoding="utf-8")
     GRPO("mlp", "CartPole-v1", num_groups=2, group_size=4).learn(
         100, callback=lambda _, stats: recorded.update(scalars(stats))
     )

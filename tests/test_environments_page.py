@@ -1,4 +1,4 @@
-"""docs/environments.md does what it says."""
+"""docs/how_to/environments.md does what it says."""
 
 import ast
 import re
@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "environments.md").read_text("utf-8")
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = (DOCS / "how_to" / "environments.md").read_text("utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 OWN, *OTHERS = EXAMPLES
 SHORT = {
@@ -21,7 +22,7 @@ SHORT = {
 
 def run(code: str) -> Any:
     names: dict[str, Any] = {"__name__": "environments_page"}
-    exec(compile(code, "docs/environments.md", "exec"), names)
+    exec(compile(code, "docs/how_to/environments.md", "exec"), names)
     return names["model"]
 
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 _TESTS = Path(__file__).resolve().parent
-_PAGE = (_TESTS.parent / "docs" / "faults.md").read_text()
+_PAGE = (_TESTS.parent / "docs" / "reference" / "faults.md").read_text()
 
 
 def test_every_fault_has_a_test_that_exists() -> None:

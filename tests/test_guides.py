@@ -26,7 +26,7 @@ def run_examples(name: str) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.parametrize("name", ["does_not_learn.md", "groups.md"])
+@pytest.mark.parametrize("name", ["how_to/does_not_learn.md", "how_to/groups.md"])
 def test_the_examples_run(name: str) -> None:
     run_examples(name)
 
@@ -44,7 +44,7 @@ def test_trackers_get_finite_metrics_by_environment_step(monkeypatch: pytest.Mon
     )
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    run_examples("tracking.md")
+    run_examples("how_to/tracking.md")
     for entries in logged.values():
         assert entries[0][0] > 0
         assert all("rollout/return_mean" in values for _, values in entries)
@@ -55,8 +55,8 @@ def test_trackers_get_finite_metrics_by_environment_step(monkeypatch: pytest.Mon
 
 
 def test_settings_and_metrics_that_the_guides_name_exist() -> None:
-    metrics = (DOCS / "metrics.md").read_text(encoding="utf-8")
-    for name in ("does_not_learn.md", "groups.md"):
+    metrics = (DOCS / "reference" / "metrics.md").read_text(encoding="utf-8")
+    for name in ("how_to/does_not_learn.md", "how_to/groups.md"):
         text = (DOCS / name).read_text(encoding="utf-8")
         for tag in re.findall(r"`((?:train|rollout|eval)/\w+)`", text):
             assert f"`{tag}`" in metrics, tag
@@ -69,7 +69,7 @@ def test_commands_of_the_guides_parse() -> None:
     from grpo_gym.cli import compare, evaluate
 
     lines: dict[str, CommandLine] = {"evaluate": evaluate._LINE, "compare": compare._LINE}
-    text = (DOCS / "does_not_learn.md").read_text(encoding="utf-8")
+    text = (DOCS / "how_to" / "does_not_learn.md").read_text(encoding="utf-8")
     commands = re.findall(r"^grpo-gym (\w+) (.*)$", text, re.MULTILINE)
     assert len(commands) >= 4
     for command, arguments in commands:
@@ -99,7 +99,7 @@ def test_training_and_test_have_csv_files_of_their_own(tmp_path: Path) -> None:
 def test_a_service_with_its_own_numbers_can_be_simulated() -> None:
     (code,) = re.findall(
         r"## Your own service\n.*?```python\n(.*?)```",
-        (DOCS / "autoscaler.md").read_text(encoding="utf-8"),
+        (DOCS / "tutorials" / "autoscaler.md").read_text(encoding="utf-8"),
         re.DOTALL,
     )
     names: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""docs/networks.md does what it says."""
+"""Policies and networks of users: docs/reference/policies.md, docs/tutorials/own_network.md."""
 
 import re
 from pathlib import Path
@@ -18,20 +18,22 @@ from grpo_gym.policies.options import (
     TemporalOptions,
 )
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "networks.md").read_text("utf-8")
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+POLICIES = (DOCS / "reference" / "policies.md").read_text("utf-8")
+OWN = (DOCS / "tutorials" / "own_network.md").read_text("utf-8")
 
 
 def test_its_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_REGISTERED", {})
-    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+    code = "\n".join(re.findall(r"```python\n(.*?)```", POLICIES + OWN, re.DOTALL))
     names: dict[str, Any] = {"__name__": "networks_page"}
-    exec(compile(code, "docs/networks.md", "exec"), names)
+    exec(compile(code, "docs/tutorials/own_network.md", "exec"), names)
     assert names["model"].policy_source == "my-net"
 
 
 def test_its_table_names_every_option() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \|([^|]*)\|$", PAGE, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \| [^|]+ \|([^|]*)\|$", POLICIES, re.MULTILINE))
     common = set(PolicyOptions.__dataclass_fields__)
     kinds: dict[str, Any] = {
         "linear": PolicyOptions,
@@ -46,6 +48,6 @@ def test_its_table_names_every_option() -> None:
     for name, options in kinds.items():
         own = set(options.__dataclass_fields__) - common
         assert set(re.findall(r"`(\w+)`", rows[name])) == own, name
-    assert common == set(re.findall(r"`(\w+)`", PAGE.partition("All of them take")[2][:120])) - {
-        "GRPO"
-    }
+    assert common == set(
+        re.findall(r"`(\w+)`", POLICIES.partition("All of them take")[2][:120])
+    ) - {"GRPO"}

@@ -103,7 +103,7 @@ class PersistentModel(PolicyModel):
 
         Args:
             path: Ends with .onnx, for ONNX Runtime and others, with the weights inside; or with
-                .safetensors, for `grpo_gym.inference.NumpyPolicy`. docs/export.md has both.
+                .safetensors, for `grpo_gym.inference.NumpyPolicy`. docs/how_to/export.md has both.
 
         Raises:
             ConfigError: If the name ends otherwise, a package is missing (the extra `export`), or

@@ -1,6 +1,6 @@
 """Progress on the terminal and metrics in TensorBoard.
 
-Reporters are callbacks of `GRPO.learn`. docs/metrics.md describes every metric.
+Reporters are callbacks of `GRPO.learn`. docs/reference/metrics.md describes every metric.
 """
 
 import contextlib

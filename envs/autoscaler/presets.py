@@ -73,7 +73,7 @@ class AutoScalerConfig:
     """Whether episodes begin at a random step of the day (of the week); else at midnight."""
     demand_csv: str | None = None
     """A CSV file with requests/s in each step, one a row, instead of the daily swing. An episode
-    begins at a random row, whose number decides the time of day. docs/csv_formats.md"""
+    begins at a random row, whose number decides the time of day. docs/reference/csv_formats.md"""
     demand_column: Column | None = None
     """Name or number (from 1) of its column; None: the only one, or that named demand or value."""
 

@@ -67,7 +67,7 @@ class LoadBalancerConfig:
 
     arrivals_csv: str | None = None
     """A file of recorded arrivals: each episode replays a part of them, with gaps scaled to
-    `utilisation`, in place of `arrival_process`; docs/csv_formats.md has the format."""
+    `utilisation`, in place of `arrival_process`; docs/reference/csv_formats.md has the format."""
     arrivals_time_column: Integer | str | None = None
     """Name or number (from 1) of its column of times; None: see there, as for the next two."""
     arrivals_size_column: Integer | str | None = None

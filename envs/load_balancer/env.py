@@ -145,7 +145,7 @@ class LoadBalancerEnv(NativeEnv[np.ndarray, np.int64]):
     gym.make("LoadBalancer-v0", preset="park", num_servers=5)
     gym.make("LoadBalancer-v0", workers=4, retry=True, timeout_ms=200.0, num_balancers=8)
     gym.make("LoadBalancer-v0", num_servers="loguniform 2 8", service_rates="loguniform 0.5 2")
-    gym.make("LoadBalancer-v0", arrivals_csv="requests.csv")  # docs/csv_formats.md
+    gym.make("LoadBalancer-v0", arrivals_csv="requests.csv")  # docs/reference/csv_formats.md
     ```
 
     ## Version History

@@ -43,7 +43,7 @@ class OutputOptions:
 _LINE = CommandLine(
     "demo",
     "Route real HTTP requests to local backends, one of which gets slow, fails, dies and comes "
-    "back: policy beside policy. See docs/routing.md.\n\n"
+    "back: policy beside policy. See docs/results/traffic.md.\n\n"
     "For example:\n"
     "  traffic\n"
     "  traffic --policies least_connections pretrained:router --paths proxy --runs 3\n"

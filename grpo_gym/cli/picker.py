@@ -60,7 +60,7 @@ _GROUPS = {
 _LINE = CommandLine(
     "picker",
     "Choose endpoints for a real Envoy, request by request or by slow weights, behind a guard. See "
-    "docs/envoy.md.\n\n"
+    "docs/how_to/envoy.md.\n\n"
     "For example:\n"
     "  --backend http://127.0.0.1:9001 --backend http://127.0.0.1:9002\n"
     "  --backend http://127.0.0.1:9001 --backend http://127.0.0.1:9002 --write-envoy-config\n"

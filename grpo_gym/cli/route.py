@@ -37,7 +37,7 @@ class FileOptions:
 _LINE = CommandLine(
     "route",
     "Send HTTP requests to the backend that a policy chooses: a reverse proxy behind a guard. See "
-    "docs/routing.md.\n\n"
+    "docs/how_to/routing.md.\n\n"
     "For example:\n"
     "  --backend http://127.0.0.1:9001 --backend http://127.0.0.1:9002\n"
     "  --backend http://127.0.0.1:9001,weight=2,workers=4 http://127.0.0.1:9002 --policy online\n"

@@ -24,7 +24,8 @@ class ScalerOptions:
     """Settings, and where to listen."""
 
     config: Path | None = None
-    """YAML file of settings: the deployment, its metrics, the policy, the guard (docs/keda.md)."""
+    """YAML file of settings: the deployment, its metrics, the policy, and the guard.
+    docs/how_to/keda.md describes it."""
     host: str = "127.0.0.1"
     """Address at which KEDA asks; 0.0.0.0 in a pod."""
     port: Port = 6000
@@ -43,7 +44,7 @@ class ScalerOptions:
 _LINE = CommandLine(
     "scaler",
     "Say to KEDA how many replicas a deployment is to have: an external scaler that reads "
-    "Prometheus and asks a policy of AutoScaler-v0 behind a guard. See docs/keda.md.\n\n"
+    "Prometheus and asks a policy of AutoScaler-v0 behind a guard. See docs/how_to/keda.md.\n\n"
     "For example:\n"
     "  --config scaler.yaml --host 0.0.0.0\n"
     "  --config scaler.yaml --prometheus http://127.0.0.1:9090 --policy runs/AutoScaler-v0/...",
@@ -65,7 +66,7 @@ def _settings(options: ScalerOptions) -> ScalerSettings:
         ConfigError: If there is no file, or a value cannot be used.
     """
     if options.config is None:
-        raise ConfigError("--config must name a YAML file of settings: see docs/keda.md")
+        raise ConfigError("--config must name a YAML file of settings: see docs/how_to/keda.md")
     given = {"prometheus": options.prometheus, "policy": options.policy}
     values = {name: value for name, value in given.items() if value is not None}
     return from_mapping(

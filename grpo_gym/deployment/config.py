@@ -63,7 +63,7 @@ class GuardConfig:
     """When a policy may act, when its share of the traffic grows, and when it is rolled back.
 
     The defaults of the rollout (10 % of 100, 10 % an hour, 1000 actions) follow its published
-    description; those of the outcome test were chosen by simulation (docs/deployment.md).
+    description; those of the outcome test were chosen by simulation (docs/how_to/deployment.md).
     """
 
     mode: Mode = "shadow"

@@ -14,7 +14,7 @@ correlated.
 
 All of them take rows for independent rounds of a bandit: that an action changes the reward of its
 own row only. Where it also changes what later rows see, such as queues, they are biased, by as
-much as the policy would change those. See docs/deployment.md.
+much as the policy would change those. See docs/how_to/deployment.md.
 
 Source: Horvitz and Thompson (1952); Swaminathan and Joachims (2015, self-normalised); Dudik,
 Langford and Li (2011, arXiv 1103.4601, doubly robust); Kish (1965, effective sample size);

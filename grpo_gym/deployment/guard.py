@@ -1,4 +1,4 @@
-"""The guard: decides for every action whether the policy may act. See docs/deployment.md."""
+"""The guard: decides for every action whether the policy may act. See docs/how_to/deployment.md."""
 
 import math
 import os

@@ -43,7 +43,7 @@ def test_exactly_the_recorded_tags_are_documented() -> None:
     faulty = {event.step: event.value for event in events.Scalars("policy/server_0")}
     assert faulty[1000] > 0.85
     assert faulty[2000] < 0.05
-    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
     documented = text[text.index("## Online runs") :]
     assert re.findall(r"^\| `([\w/<>]+)` \|", documented, re.MULTILINE) == [
         *("rollout/reward_mean", "policy/server_<n>")

@@ -135,7 +135,7 @@ def test_a_file_of_settings_under_the_options() -> None:
 
 
 def test_the_file_of_settings_in_the_docs(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "routing.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "how_to" / "routing.md").read_text()
     example = re.search(r"```yaml\n(# grpo-gym route .*?)```", page, re.DOTALL)
     assert example is not None
     (tmp_path / "route.yaml").write_text(example[1])

@@ -176,7 +176,7 @@ def test_the_events_hold_scalars_of_each_iteration_and_pictures(finished: Finish
 
 
 def test_exactly_the_recorded_tags_are_documented(finished: Finished) -> None:
-    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
     text = text[: text.index("## Online runs")]
     documented = re.findall(r"^\| `((?:rollout|train|time|eval)/\w+)` \|", text, re.MULTILINE)
     tags = events(finished.folder).Tags()

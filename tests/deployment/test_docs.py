@@ -1,4 +1,4 @@
-"""The example of docs/deployment.md runs as it stands and prints what it says."""
+"""The example of docs/how_to/deployment.md runs as it stands and prints what it says."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ import pytest
 
 from grpo_gym.deployment import GuardConfig
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how_to" / "deployment.md"
 
 
 def blocks(language: str) -> list[str]:

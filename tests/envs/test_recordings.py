@@ -1,4 +1,4 @@
-"""Recorded arrivals and series: what is read, what is refused and how, and docs/csv_formats.md."""
+"""Recorded arrivals and series: what is read, what is refused, and docs/reference/csv_formats.md."""
 
 import codecs
 import gzip
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from grpo_gym.envs.recordings import Arrivals, read_arrivals, read_series
 from grpo_gym.settings import ConfigError
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "csv_formats.md").read_text("utf-8")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "reference" / "csv_formats.md").read_text("utf-8")
 
 AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens\r
 2023-11-16 18:17:03.9799600,4808,10\r
@@ -333,4 +334,4 @@ def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for name, content in files:
         Path(name).write_text(content, encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
-    exec(compile(code, "docs/csv_formats.md", "exec"), {"__name__": "csv_formats_page"})
+    exec(compile(code, "docs/reference/csv_formats.md", "exec"), {"__name__": "csv_formats_page"})

@@ -82,7 +82,7 @@ def test_what_fails_is_told_and_the_rest_goes_on(
 def test_the_page_shows_the_published_results(script: Any) -> None:
     docs = SCRIPTS.parent / "docs"
     published = json.loads((docs / "results" / "environments.json").read_text())
-    page = (docs / "environments.md").read_text("utf-8")
+    page = (docs / "results" / "environments.md").read_text("utf-8")
     assert len(published) >= 25 and published.keys() <= script.TRIALS.keys()
     for name, result in published.items():
         wanted = [*STEPS, *(["play to a file"] if isinstance(script.TRIALS[name].env, str) else [])]

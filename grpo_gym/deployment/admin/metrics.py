@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, made from a service's status at each scrape. See docs/routing.md."""
+"""Metrics for Prometheus, from a service's status at each scrape: docs/reference/admin_port.md."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate

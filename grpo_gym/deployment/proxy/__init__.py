@@ -1,1 +1,1 @@
-"""The embedded reverse proxy: `grpo-gym route`. See docs/routing.md."""
+"""The embedded reverse proxy: `grpo-gym route`. See docs/how_to/routing.md."""

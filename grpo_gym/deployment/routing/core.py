@@ -1,4 +1,4 @@
-"""The routing core: which endpoint gets the next request. See docs/routing.md.
+"""The routing core: which endpoint gets the next request. See docs/how_to/routing.md.
 
 A request is picked for, sent, and finished or cancelled:
 

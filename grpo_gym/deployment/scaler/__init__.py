@@ -1,1 +1,4 @@
-"""The external scaler for KEDA: `grpo-gym scaler`. See docs/keda.md. Needs aiohttp and grpcio."""
+"""The external scaler for KEDA: `grpo-gym scaler`; docs/how_to/keda.md.
+
+Needs aiohttp and grpcio.
+"""

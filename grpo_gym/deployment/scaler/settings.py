@@ -78,7 +78,8 @@ class ScalerSettings:
     headers: dict[str, str] = field(default_factory=dict)
     """Headers for it, such as X-Scope-OrgID."""
     queries: dict[str, str] = field(default_factory=dict)
-    """PromQL by measurement, in place of the defaults (docs/keda.md); each gives one series."""
+    """PromQL by measurement, in place of the defaults (docs/how_to/keda.md); each gives one
+    series."""
     limits: dict[str, Positive] = field(default_factory=dict)
     """The largest plausible value by measurement; what is beyond counts as missing."""
     poll_seconds: _Seconds = 15.0
@@ -97,8 +98,8 @@ class ScalerSettings:
     fallback: str = "hpa"
     """What the guard falls back to: a baseline, with its own terms."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of AutoScaler-v0 that describe this service (docs/autoscaler.md), over those that
-    a policy was trained with. `step_seconds` is the time between decisions."""
+    """Arguments of AutoScaler-v0 that describe this service (docs/tutorials/autoscaler.md), over those
+    that a policy was trained with. `step_seconds` is the time between decisions."""
     time_zone: str = "UTC"
     """Where the day begins at midnight, such as Europe/Berlin."""
     answer: Literal["replicas", "target"] = "replicas"
@@ -112,7 +113,7 @@ class ScalerSettings:
     cooldown_seconds: NonNegative = 0.0
     """Time from one change to the policy's next."""
     guard: GuardConfig = field(default_factory=GuardConfig)
-    """Settings of the guard (docs/deployment.md)."""
+    """Settings of the guard (docs/how_to/deployment.md)."""
     state_path: str | None = None
     """File of the guard's state, which survives restarts; None: each start is in the mode of
     `guard`."""

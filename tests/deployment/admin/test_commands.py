@@ -16,7 +16,7 @@ pytest.importorskip("prometheus_client")
 
 from admin_port import Admin, Router, Scaler, endpoint_status
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "routing.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "admin_port.md"
 
 
 def test_a_policy_is_promoted_step_by_step_and_taken_back(admin: Admin, router: Router) -> None:

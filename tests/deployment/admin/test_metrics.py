@@ -24,7 +24,7 @@ from admin_port import Admin, Router, Scaler, samples_at
 from grpo_gym.deployment.admin.metrics import ServiceCollector
 from grpo_gym.deployment.admin.traffic import BUCKETS_S, Traffic, quantile
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "routing.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "admin_port.md"
 
 
 def send(router: Router, name: str, arm: Any, *latencies_ms: float, ok: bool = True) -> None:

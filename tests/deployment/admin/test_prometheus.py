@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the port, and answers the queries that docs/routing.md gives."""
+"""A real Prometheus scrapes the port, and answers the queries of docs/reference/admin_port.md."""
 
 import json
 import re
@@ -20,7 +20,7 @@ pytest.importorskip("prometheus_client")
 
 from admin_port import Admin, Router
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "routing.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "admin_port.md"
 Query = Callable[[str], list[dict[str, Any]]]
 
 

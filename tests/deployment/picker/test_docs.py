@@ -1,4 +1,4 @@
-"""docs/envoy.md says what is so: its commands, options and counters exist."""
+"""docs/how_to/envoy.md says what is so: its commands, options and counters exist."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from envoy_bench import load
 from grpo_gym.cli.main import main
 from picker_bench import Start
 
-_PAGE = (Path(__file__).resolve().parents[3] / "docs" / "envoy.md").read_text(encoding="utf-8")
+_PAGE = (Path(__file__).resolve().parents[3] / "docs" / "how_to" / "envoy.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("mode", ["ext_proc", "ext_authz", "weights"])

@@ -1,4 +1,4 @@
-"""What docs/routing.md says of the core holds."""
+"""What docs/how_to/routing.md says of the core holds."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ import pytest
 
 from grpo_gym.deployment.routing import RoutingConfig
 
-_PAGE = (Path(__file__).resolve().parents[3] / "docs" / "routing.md").read_text(encoding="utf-8")
+_PAGE = (Path(__file__).resolve().parents[3] / "docs" / "how_to" / "routing.md").read_text("utf-8")
 _CORE = _PAGE.partition("## The core\n")[2].partition("\n## ")[0]
 
 
@@ -17,7 +17,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", _CORE, re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(code, "docs/routing.md", "exec"), names)
+    exec(compile(code, "docs/how_to/routing.md", "exec"), names)
     assert names["core"].status().finished == 1
 
 

@@ -196,7 +196,7 @@ def test_signals_end_it_with_status_0_and_keep_the_guards_state(
 @pytest.mark.parametrize(
     ("words", "message", "status"),
     [
-        ((), "--config must name a YAML file of settings: see docs/keda.md", 2),
+        ((), "--config must name a YAML file of settings: see docs/how_to/keda.md", 2),
         (("--config", "none.yaml"), "cannot read none.yaml: No such file or directory", 2),
         (("--config", "empty.yaml"), "empty.yaml must be a mapping of settings", 2),
         (("--config", "bad.yaml"), "bad.yaml: deployment", 2),

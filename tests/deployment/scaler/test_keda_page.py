@@ -1,4 +1,4 @@
-"""docs/keda.md: its settings are accepted, its queries are the defaults, its manifests fit."""
+"""docs/how_to/keda.md: settings are accepted, queries are the defaults, manifests fit."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from grpo_gym.cli.scaler import ScalerOptions
 from grpo_gym.deployment.scaler.settings import ScalerSettings
 from grpo_gym.settings import from_mapping
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "keda.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "how_to" / "keda.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 BLOCKS = [
     list(yaml.safe_load_all(block)) for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)

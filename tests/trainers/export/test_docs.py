@@ -1,4 +1,4 @@
-"""The Python of docs/export.md runs as it is printed."""
+"""The Python of docs/how_to/export.md runs as it is printed."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from grpo_gym.trainers.grpo import GRPO
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("safetensors")
-PAGE = Path(__file__).parents[3] / "docs" / "export.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how_to" / "export.md"
 
 
 def test_the_python_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

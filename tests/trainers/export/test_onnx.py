@@ -84,7 +84,7 @@ def exported(model: GRPO, folder: Path) -> Any:
 
 
 def parts(batch: Any, name: str = "observation") -> dict[str, np.ndarray]:
-    """The inputs of an observation by the names that docs/export.md gives them."""
+    """The inputs of an observation by the names that docs/how_to/export.md gives them."""
     if isinstance(batch, dict):
         return {
             k: v for key, part in batch.items() for k, v in parts(part, f"{name}.{key}").items()
