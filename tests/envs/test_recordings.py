@@ -1,4 +1,4 @@
-"""Recorded arrivals and series: what is read, what is refused, and docs/reference/csv_formats.md."""
+"""Recorded arrivals and series: what is read and refused, and docs/reference/csv_formats.md."""
 
 import codecs
 import gzip

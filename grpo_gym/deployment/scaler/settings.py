@@ -98,8 +98,8 @@ class ScalerSettings:
     fallback: str = "hpa"
     """What the guard falls back to: a baseline, with its own terms."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of AutoScaler-v0 that describe this service (docs/tutorials/autoscaler.md), over those
-    that a policy was trained with. `step_seconds` is the time between decisions."""
+    """Arguments of AutoScaler-v0 that describe this service (docs/tutorials/autoscaler.md), over
+    those that a policy was trained with. `step_seconds` is the time between decisions."""
     time_zone: str = "UTC"
     """Where the day begins at midnight, such as Europe/Berlin."""
     answer: Literal["replicas", "target"] = "replicas"
