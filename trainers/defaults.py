@@ -20,10 +20,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 
 from grpo_gym.registration import descriptor_of
+from grpo_gym.rollouts.batches import EnvSource, make_batch
+from grpo_gym.rollouts.env_batch import EnvBatch
+from grpo_gym.rollouts.loop_batch import SeparateBatch
+from grpo_gym.rollouts.native_batch import NativeBatch
+from grpo_gym.rollouts.vector_batch import VectorBatch
 
 _ITERATIONS = 100
 _LEAST_STEPS, _LEAST_STEPS_CONTINUOUS = 12_800, 4000
@@ -62,17 +67,26 @@ class Task:
     longest_episode: int | None
 
 
-def task_of(env_id: str, env_kwargs: Mapping[str, Any]) -> Task | None:
-    """The task of an environment by its id; None for ours, or if it cannot be made alone."""
-    if descriptor_of(env_id) is not None:
-        return None
-    try:
-        with closing(gym.make(env_id, **env_kwargs)) as env:
-            size = spaces.flatdim(env.observation_space)
-            limit = None if env.spec is None else env.spec.max_episode_steps
-            return Task(size, isinstance(env.action_space, spaces.Box), limit)
-    except Exception:  # an environment may raise anything; training will say what is wrong
-        return None
+def task_of(env: EnvSource, env_kwargs: Mapping[str, Any], frame_history: int) -> Task | None:
+    """The task of an environment of others; None for ours.
+
+    Args:
+        env: What makes one.
+        env_kwargs: Its arguments; only with an id.
+        frame_history: Observations that the network sees at once, H.
+
+    Raises:
+        ConfigError: If the environment cannot be made.
+    """
+    with closing(make_batch(env, env_kwargs, 1)) as one:
+        if isinstance(one, NativeBatch):
+            return None
+        return Task(
+            frame_history * one.rows.num_features,
+            isinstance(one.single_action_space, spaces.Box),
+            # A vector environment keeps its number of environments.
+            longest_episode(one) if isinstance(one, SeparateBatch) else None,
+        )
 
 
 def task_settings(task: Task, total_steps: int, given: Collection[str]) -> dict[str, Any]:
@@ -96,6 +110,23 @@ def task_settings(task: Task, total_steps: int, given: Collection[str]) -> dict[
         if not related.isdisjoint(given):
             found = {name: value for name, value in found.items() if name not in related}
     return {name: value for name, value in found.items() if name not in given}
+
+
+def longest_episode(batch: EnvBatch) -> int | None:
+    """Most steps of an episode, T; None if nothing limits it."""
+    limits: list[int | None] = []
+    if isinstance(batch, NativeBatch):
+        env = batch.env.unwrapped
+        descriptor = descriptor_of(batch.name)
+        limits = [env.max_episode_steps]
+        if descriptor is not None:
+            limits.append(descriptor.episode_length(env.config))
+    elif isinstance(batch, SeparateBatch):
+        found = [layer for layer in batch.layers if isinstance(layer, TimeLimit)]
+        limits = [layer._max_episode_steps for layer in found]
+    elif isinstance(batch, VectorBatch):
+        limits = [batch.max_episode_steps]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def in_words(settings: Mapping[str, Any]) -> str:

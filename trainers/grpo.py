@@ -11,14 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Self
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 
 from grpo_gym.evaluation.episodes import described
 from grpo_gym.policies.registry import PolicySource
 from grpo_gym.rollouts.batches import EnvSource, make_batch
-from grpo_gym.rollouts.native_batch import NativeBatch
 from grpo_gym.rollouts.randomness import Stream, derive_seed
 from grpo_gym.rollouts.rollout import GroupedRollout, concatenate
 from grpo_gym.settings import ConfigError, Count, check_value
@@ -26,7 +24,7 @@ from grpo_gym.settings.effects import without_effect
 from grpo_gym.trainers.advice import Advice
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
-from grpo_gym.trainers.defaults import Task, in_words, task_settings
+from grpo_gym.trainers.defaults import in_words, task_of, task_settings
 from grpo_gym.trainers.effects import (
     needs_of,
     needs_of_actions,
@@ -44,7 +42,6 @@ from grpo_gym.trainers.memory import (
     NetworkMemory,
     check_rollout,
     check_widths,
-    longest_episode,
 )
 from grpo_gym.trainers.persistence import PersistentModel
 from grpo_gym.trainers.presets import PRESETS, make_config
@@ -311,13 +308,9 @@ class GRPO(PersistentModel):
         if self._given is None or self.iteration or self._collector is not None:
             return
         kwargs = {**self.env_kwargs, **self.training_env_kwargs}
-        with contextlib.closing(make_batch(self.env_source, kwargs, 1)) as one:
-            if isinstance(one, NativeBatch):
-                return
-            # A vector environment keeps its number of environments.
-            limit = longest_episode(one) if self.is_separate else None
-        is_continuous = isinstance(self.action_space, gym.spaces.Box)
-        task = Task(self.policy.observation_size, is_continuous, limit)
+        task = task_of(self.env_source, kwargs, self.config.frame_history)
+        if task is None:
+            return
         self._from_task = task_settings(task, total_steps, self._given)
         _log.info(in_words(self._from_task))
         self.config = replace(self.config, **self._from_task)

@@ -10,18 +10,15 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from gymnasium.wrappers import TimeLimit
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from grpo_gym.policies.network import Policy
-from grpo_gym.registration import descriptor_of
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.loop_batch import SeparateBatch
-from grpo_gym.rollouts.native_batch import NativeBatch
-from grpo_gym.rollouts.vector_batch import VectorBatch
 from grpo_gym.settings.memory import check_memory
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.defaults import longest_episode
 
 _COPIES_OF_WEIGHTS = 6
 """Weights, gradients, AdamW's two averages, and what orthogonal initial weights take on the way."""
@@ -117,20 +114,3 @@ def _rows_at_once(num_steps: int, config: GRPOConfig) -> int:
     if config.update == "trust_region":
         return num_steps
     return min(num_steps // config.num_minibatches + 1, config.minibatch_size or num_steps)
-
-
-def longest_episode(batch: EnvBatch) -> int | None:
-    """Most steps of an episode, T; None if nothing limits it."""
-    limits: list[int | None] = []
-    if isinstance(batch, NativeBatch):
-        env = batch.env.unwrapped
-        descriptor = descriptor_of(batch.name)
-        limits = [env.max_episode_steps]
-        if descriptor is not None:
-            limits.append(descriptor.episode_length(env.config))
-    elif isinstance(batch, SeparateBatch):
-        found = [layer for layer in batch.layers if isinstance(layer, TimeLimit)]
-        limits = [layer._max_episode_steps for layer in found]
-    elif isinstance(batch, VectorBatch):
-        limits = [batch.max_episode_steps]
-    return min((limit for limit in limits if limit is not None), default=None)

@@ -182,7 +182,10 @@ def _with_settings_from_task(
     if run.config is not None or default_config(settings.env, settings.env_kwargs):
         return settings
     kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
-    task = task_of(settings.env, kwargs)
+    try:
+        task = task_of(settings.env, kwargs, settings.grpo.frame_history)
+    except Exception:  # an environment may raise anything; training will say what is wrong
+        return settings
     if task is None:
         return settings
     fixed = {*PRESETS[run.preset or "default"], *given}

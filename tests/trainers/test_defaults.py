@@ -3,6 +3,7 @@
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 from grpo_gym.cli.settings import parse_train
@@ -66,18 +67,20 @@ def test_what_is_given_is_left_alone_with_what_belongs_to_it(
 
 
 @pytest.mark.parametrize(
-    ("env_id", "expected"),
+    ("env", "frame_history", "expected"),
     [
-        ("CartPole-v1", Task(4, False, 500)),
-        ("Pendulum-v1", Task(3, True, 200)),
-        ("FrozenLake-v1", Task(16, False, 100)),
-        ("LoadBalancer-v0", None),
-        ("grpo_gym:Battleship-v0", None),
-        ("NoSuchEnvironment-v0", None),
+        ("CartPole-v1", 1, Task(4, False, 500)),
+        ("CartPole-v1", 3, Task(12, False, 500)),
+        ("Pendulum-v1", 1, Task(3, True, 200)),
+        ("FrozenLake-v1", 1, Task(16, False, 100)),
+        (lambda: gym.wrappers.TimeLimit(BestAction(), 300), 1, Task(1, False, 300)),
+        (lambda num_envs: gym.make_vec("CartPole-v1", num_envs), 1, Task(4, False, None)),
+        ("LoadBalancer-v0", 1, None),
+        ("grpo_gym:Battleship-v0", 1, None),
     ],
 )
-def test_the_task_of_an_id(env_id: str, expected: Task | None) -> None:
-    assert task_of(env_id, {}) == expected
+def test_the_task_of_an_environment(env: Any, frame_history: int, expected: Task | None) -> None:
+    assert task_of(env, {}, frame_history) == expected
 
 
 def test_learn_takes_them_once_and_a_checkpoint_keeps_them(tmp_path: Any) -> None:
@@ -120,7 +123,31 @@ def test_the_command_line_takes_them_where_there_is_no_file_and_shows_them(
     assert (settings.grpo.num_envs, settings.grpo.baseline, settings.grpo.seed) == (64, "auto", 3)
     shown = capsys.readouterr().err
     assert shown.startswith("settings from the task: num_groups 4, group_size 16")
+    broken, _ = parse_train(["--env", "NoSuchEnvironment-v0"])  # training will say so
+    assert broken.grpo == GRPOConfig()
     shipped, _ = parse_train(["--env", "CartPole-v1"])
     assert shipped.grpo.baseline == "time_step"
     parse_train(["--env", "MountainCar-v0", "--quiet"])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("frame_history", [1, 8])
+def test_the_command_line_and_python_take_the_same(frame_history: int) -> None:
+    """8 observations of 84 numbers are more than states are compared by."""
+    environment = "WideCartPole-v0"
+    gym.register(
+        environment,
+        lambda **_: gym.wrappers.TransformObservation(
+            gym.make("CartPole-v1"),
+            lambda seen: np.tile(seen, 21),
+            gym.spaces.Box(-np.inf, np.inf, (84,), np.float32),
+        ),
+    )
+    try:
+        options = ["--env", environment, "--frame-history", str(frame_history), "--quiet"]
+        there, _ = parse_train([*options, "--total-steps", "400"])
+        here = GRPO("linear", environment, frame_history=frame_history).learn(400)
+    finally:
+        del gym.registry[environment]
+    assert there.grpo == here.config
+    assert (here.config.baseline == "auto") == (frame_history == 1)

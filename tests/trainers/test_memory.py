@@ -12,8 +12,8 @@ import torch
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.settings import ConfigError
 from grpo_gym.settings.memory import LIMIT_VARIABLE, available_memory, check_memory
+from grpo_gym.trainers.defaults import longest_episode
 from grpo_gym.trainers.grpo import GRPO
-from grpo_gym.trainers.memory import longest_episode
 
 BOARD: dict[str, Any] = {"board_size": (3, 4), "fleet": (2,)}
 
