@@ -5,11 +5,16 @@ without an error, and without having learned much.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
+from grpo_gym.rollouts.batches import EnvSource
+from grpo_gym.settings import from_mapping
+from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.defaults import FEWEST_ITERATIONS
 from grpo_gym.trainers.iteration import IterationStats, Learner
 from grpo_gym.trainers.schedule import Schedule
+from grpo_gym.trainers.settings import TrainSettings, default_config
 
 CONSTANT_FOR = 3
 """Iterations whose returns are all the same, before a reward counts as constant."""
@@ -23,6 +28,20 @@ _ROUNDING = 1e-9
 _log = logging.getLogger(__name__)
 
 
+class Advised(Learner, Protocol):
+    """What advice reads of a model in training.
+
+    Attributes:
+        env_source: What makes its environment.
+        env_kwargs: The environment's arguments.
+        config: The settings.
+    """
+
+    env_source: EnvSource
+    env_kwargs: Mapping[str, Any]
+    config: GRPOConfig
+
+
 class Advice:
     """A callback of `GRPO.learn` that warns."""
 
@@ -31,7 +50,7 @@ class Advice:
         self._said: set[str] = set()
         self._begin(Schedule(start=0, end=0))
 
-    def __call__(self, model: Learner, stats: IterationStats) -> None:
+    def __call__(self, model: Advised, stats: IterationStats) -> None:
         """Look at one more iteration; a call of `learn` begins anew, but says nothing again."""
         if model.schedule != self._schedule:
             self._begin(model.schedule)
@@ -40,7 +59,7 @@ class Advice:
         allowed = _ROUNDING * abs(self._returns[0])
         differences = stats.rollout["return_std"], abs(self._returns[-1] - self._returns[0])
         self._same.append(max(differences) <= allowed)
-        for topic, message in self._findings(stats):
+        for topic, message in self._findings(model, stats):
             if topic not in self._said:
                 self._said.add(topic)
                 _log.warning("%s", message)
@@ -51,13 +70,13 @@ class Advice:
         self._returns: list[float] = []
         self._same: list[bool] = []
 
-    def _findings(self, stats: IterationStats) -> Iterator[tuple[str, str]]:
+    def _findings(self, model: Advised, stats: IterationStats) -> Iterator[tuple[str, str]]:
         """What there is to say now, by topic."""
         number = len(self._returns)
         if number == 1:
             steps = self._schedule.end - self._schedule.start
             iterations = max(1, round(steps / stats.rollout_steps))
-            if iterations < FEWEST_ITERATIONS:
+            if iterations < FEWEST_ITERATIONS and not _is_known_to_suffice(model, steps):
                 yield (
                     "iterations",
                     f"{steps:,} steps are about {iterations} iterations of "
@@ -82,3 +101,14 @@ class Advice:
                     f"well (their mean return is {latest / WINDOW:.6g}), so that they taught "
                     "nothing: make groups larger, or give the task a finer or less sparse reward",
                 )
+
+
+def _is_known_to_suffice(model: Advised, steps: int) -> bool:
+    """Whether environments take as many steps each as with the settings that ship for the task."""
+    if not isinstance(model.env_source, str):
+        return False
+    shipped = default_config(model.env_source, model.env_kwargs)
+    if not shipped:
+        return False
+    settings = from_mapping(TrainSettings, {"env": model.env_source, **shipped}, "shipped settings")
+    return steps / model.config.num_envs >= settings.total_steps / settings.grpo.num_envs

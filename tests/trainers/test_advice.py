@@ -1,8 +1,8 @@
 """What is said of trainings that end without an error and without having learned much."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium as gym
@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from grpo_gym import GRPO
+from grpo_gym.rollouts.batches import EnvSource
+from grpo_gym.settings import from_mapping
 from grpo_gym.trainers.advice import CONSTANT_FOR, WINDOW, Advice
+from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.defaults import FEWEST_ITERATIONS
 from grpo_gym.trainers.iteration import IterationStats
 from grpo_gym.trainers.schedule import Schedule
+from grpo_gym.trainers.settings import TrainSettings, default_config
 from probe_envs import BestAction, OneStep
 
 SMALL: dict[str, Any] = {"num_groups": 2, "group_size": 4, "hidden_sizes": (8,)}
@@ -26,6 +30,9 @@ class Training:
 
     schedule: Schedule
     num_steps: int = 0
+    env_source: EnvSource = "Unknown-v0"
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    config: GRPOConfig = field(default_factory=GRPOConfig)
 
 
 STATS = IterationStats(
@@ -104,6 +111,36 @@ def test_iterations_that_grow_later_are_no_reason(caplog: pytest.LogCaptureFixtu
         rollout = {"return_mean": float(steps), "return_std": 1.0}
         advice(training, replace(STATS, rollout_steps=steps, rollout=rollout))
     assert not said(caplog)
+
+
+@pytest.mark.parametrize(
+    ("env", "env_kwargs"),
+    [
+        ("MountainCarContinuous-v0", {}),
+        ("Acrobot-v1", {}),
+        ("Battleship-v0", {"preset": "russian-10x10"}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("share", "group_size", "is_told"), [(1, 1, False), (0.9, 1, True), (1, 2, True)]
+)
+def test_shipped_settings_are_known_to_suffice(
+    env: str,
+    env_kwargs: dict[str, Any],
+    share: float,
+    group_size: int,
+    is_told: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With fewer steps, or larger groups, they are not."""
+    values = {"env": env, **default_config(env, env_kwargs)}
+    shipped = from_mapping(TrainSettings, values, "shipped settings")
+    config = replace(shipped.grpo, group_size=group_size * shipped.grpo.group_size)
+    steps = round(share * shipped.total_steps)
+    training = Training(Schedule(0, steps), 0, env, env_kwargs, config)
+    rollout = {"return_mean": 0.0, "return_std": 1.0}
+    Advice()(training, replace(STATS, rollout_steps=steps // 10, rollout=rollout))
+    assert len(said(caplog)) == is_told
 
 
 # A constant reward
