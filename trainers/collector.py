@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
+import torch
+
 from grpo_gym.policies.network import Policy
 from grpo_gym.rollouts.batches import EnvSource, make_batch
 from grpo_gym.rollouts.collection import Branching, collect
@@ -50,7 +52,7 @@ class Collector:
             SnapshotError: If environments cannot be restored.
         """
         check_size(processes.size, config)
-        self._config = config
+        self._config, self._processes = config, processes
         shards = min(config.num_groups, config.gradient_shards)
         mine = [deal(config.num_groups, shards, shard) for shard in processes.mine(shards)]
         self._groups = range(mine[0].start, mine[-1].stop)
@@ -80,8 +82,11 @@ class Collector:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The `rollout/` metrics of what collects."""
-        return {"lost_workers": float(self._lost_workers)} if self._config.workers else {}
+        """The `rollout/` metrics of what collects in all processes, which all ask for them."""
+        if not self._config.workers:
+            return {}
+        lost = self._processes.gather(torch.tensor([self._lost_workers]), self._processes.size)
+        return {"lost_workers": float(lost.sum())}
 
     def collect(self, policy: Policy, iteration: int, round_number: int = 0) -> GroupedRollout:
         """This process's groups of a rollout, of the `round_number`-th of this iteration.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grpo_gym.cli.run import Run
+from grpo_gym.cli.shared_warnings import SharedWarnings
 from grpo_gym.cli.signals import StopSignals
 from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.iteration import Callback
@@ -63,9 +64,14 @@ def follow() -> int:
         with _silence(), StopSignals(quiet=True).installed() as signals, processes.together():
             shared: SharedRun | None = processes.share(None)
             if shared is not None:
-                with signals.deferred(), shared.model() as model:
+                with (
+                    signals.deferred(),
+                    shared.model() as model,
+                    SharedWarnings(processes) as shared_warnings,
+                ):
                     goes_on: Callback = lambda *_: signals.number is None  # noqa: E731
-                    train_to_the_end(model, shared.settings.total_steps, [goes_on])
+                    callbacks: list[Callback] = [shared_warnings, goes_on]
+                    train_to_the_end(model, shared.settings.total_steps, callbacks)
                     number = processes.agree(signals.number or 0)
     except BaseException:  # process 0 has been told, whatever it is
         if processes.reports:

@@ -15,6 +15,7 @@ from grpo_gym.cli.options import invocation
 from grpo_gym.cli.pictures import episode_frames
 from grpo_gym.cli.run import Run
 from grpo_gym.cli.settings import RunOptions
+from grpo_gym.cli.shared_warnings import SharedWarnings
 from grpo_gym.cli.signals import Stopped, StopSignals
 from grpo_gym.cli.tables import compare_with_baselines
 from grpo_gym.cli.together import SharedRun, train_to_the_end
@@ -119,8 +120,11 @@ def _train(run: Run, model: GRPO, signals: StopSignals, console: Console) -> Non
         if signals.number is None and not _is_trained(model):
             processes.share(SharedRun.of(run))
             progress.start(model, model.schedule.end or run.settings.total_steps)
-            with bookkeeper.saving_what_is_whole(model):
-                callbacks: list[Callback] = [tensorboard, progress, bookkeeper]
+            with (
+                SharedWarnings(processes) as shared_warnings,
+                bookkeeper.saving_what_is_whole(model),
+            ):
+                callbacks: list[Callback] = [tensorboard, progress, bookkeeper, shared_warnings]
                 train_to_the_end(model, run.settings.total_steps, callbacks)
                 bookkeeper.save_what_is_left(model)
                 number = processes.agree(signals.number or 0)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import gymnasium as gym
 import pytest
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from grpo_gym import GRPO
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.rollout import StepTensors
+from grpo_gym.rollouts.workers.pool import LostWorker, WorkersLostError
 from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.collector import Collector
 from grpo_gym.trainers.config import GRPOConfig
@@ -148,6 +150,23 @@ def test_each_process_steps_its_own_groups(monkeypatch: pytest.MonkeyPatch) -> N
     for rank in range(3):
         Collector(Recall, {}, config, ThreadProcesses(rank, Room(3))).close()
     assert made == [3, 6, 12]  # of 4 shards with 1, 2, 2 and 2 groups: one, one and two of them
+
+
+def test_lost_workers_of_all_processes_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "grpo_gym.trainers.collector.make_batch", lambda *given: make_batch(*given[:3])
+    )
+    model = make(Recall, {"workers": 2})
+    lost = WorkersLostError([LostWorker("worker 1 of 2", range(4), "was killed")])
+
+    def lose_as_many_as_the_rank(processes: ThreadProcesses) -> dict[str, float]:
+        ours = Collector(Recall, {}, model.config, processes)
+        played = [lost] * processes.rank + [None]
+        monkeypatch.setattr(ours, "_play", Mock(side_effect=played))
+        ours.collect(model.policy, 0)
+        return ours.metrics
+
+    assert in_threads(3, lose_as_many_as_the_rank) == [{"lost_workers": 3.0}] * 3
 
 
 @pytest.mark.parametrize("items", range(6))
