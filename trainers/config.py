@@ -122,9 +122,14 @@ class AdvantageConfig:
     """Leave out steps whose absolute advantage is smaller (LOOP: 0.01)."""
 
     @property
-    def compares_states(self) -> bool:
-        """Whether advantages depend on the states, so that they need features."""
-        return self.baseline in ("state_bin", "state", "auto") or self.anchor_weight > 0.0
+    def bins_states(self) -> bool:
+        """Whether steps are compared that were taken in similar states."""
+        return self.baseline == "state_bin" or self.anchor_weight > 0.0
+
+    @property
+    def fits_states(self) -> bool:
+        """Whether returns are fitted on the states."""
+        return self.baseline in ("state", "auto")
 
     def _check_advantages(self) -> None:
         if self.baseline in ("state", "auto") and self.learned_baseline:

@@ -89,7 +89,7 @@ class GRPO(PersistentModel):
                 which read a history; a name that `register_policy` registered; or a network of
                 your own: a callable as described there.
             env: A registered id, a made environment or vector environment, or a function that makes
-                one; see docs/environments.md.
+                one; see docs/how_to/environments.md.
             env_kwargs: Passed to the environment; only with an id.
             training_env_kwargs: Arguments that replace or extend them in training only, such as
                 a reward that is easier to learn from.
@@ -342,17 +342,24 @@ class GRPO(PersistentModel):
             _log.warning("iteration %d: %s", self.iteration + 1, warning)
 
     def _estimate(self, rollout: GroupedRollout) -> AdvantageEstimate:
-        features = values = None
-        if self.config.compares_states or self.value_baseline is not None:
+        features = states = values = None
+        if self.config.bins_states or self.value_baseline is not None:
             features = self._features(rollout.observations)
+        if self.config.fits_states:
+            states = self._state_features(rollout.observations)
         if self.value_baseline is not None and features is not None:
             values = self.value_baseline.predict(features)
-        return estimate_advantages(rollout, self.config, self.discount, features, values)
+        return estimate_advantages(rollout, self.config, self.discount, features, states, values)
 
     @torch.no_grad()
     def _features(self, observations: Tensor) -> Tensor:
         """Observations, rows (..., W), as the network sees them: (..., D), on the CPU."""
         return self.policy.features(observations.to(self.policy.device)).cpu()
+
+    @torch.no_grad()
+    def _state_features(self, observations: Tensor) -> Tensor:
+        """What tells the states apart of observations, rows (..., W): (..., S), on the CPU."""
+        return self.policy.state_features(observations.to(self.policy.device)).cpu()
 
     def _set_learning_rate(self) -> None:
         config = self.config

@@ -97,8 +97,10 @@ def check_rollout(batch: EnvBatch, policy: Policy, config: GRPOConfig) -> None:
     steps = min((limit for limit in limits if limit is not None), default=1)
     num_steps = steps * config.num_envs
     needed = float(_COPIES_OF_STEPS * of_step * num_steps)
-    if policy.rows.has_bytes and (config.learned_baseline or config.compares_states):
-        needed += float(_BYTES_OF_FEATURES * policy.observation_size * num_steps)
+    if policy.rows.has_bytes:
+        read = policy.observation_size * (config.learned_baseline or config.bins_states)
+        read += policy.state_size * config.fits_states
+        needed += float(_BYTES_OF_FEATURES * read * num_steps)
     needed += float(_BYTES_OF_KEPT * policy.numbers_kept(_rows_at_once(num_steps, config)))
     if isinstance(batch, SeparateBatch):
         needed += _SEPARATE_ENV_BYTES * config.num_envs + _WORKER_BYTES * config.workers

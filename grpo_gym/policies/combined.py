@@ -52,6 +52,18 @@ class ImagePolicy(Policy):
         self.network = feedforward(self.encoder.size, hidden_sizes, outputs, activation)
         self._rows_at_once = max(1, _NUMBERS_AT_ONCE // self.encoder.numbers)
 
+    @property
+    @override
+    def state_size(self) -> int:
+        return self.encoder.size
+
+    @override
+    def state_features(self, observations: Tensor) -> Tensor:
+        rows = observations.reshape(-1, observations.shape[-1])
+        parts = whole_or_split(rows, self._rows_at_once)
+        encoded = torch.cat([self.encoder(self.features(part)) for part in parts])
+        return encoded.reshape(*observations.shape[:-1], self.encoder.size)
+
     @override
     def forward(self, observations: Tensor) -> Tensor:
         rows = observations.reshape(-1, observations.shape[-1])

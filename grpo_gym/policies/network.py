@@ -88,6 +88,11 @@ class Policy(nn.Module):
         weights = _first_weights(self)
         return torch.device("cpu") if weights is None else weights.device
 
+    @property
+    def state_size(self) -> int:
+        """How many `state_features` there are, S."""
+        return self.observation_size
+
     def raw_features(self, observations: Tensor) -> Tensor:
         """Observations, rows (..., W), as numbers: shape (..., D), float32 or float64."""
         if not self.rows.has_bytes or self.frame_history == 1:
@@ -105,6 +110,13 @@ class Policy(nn.Module):
             features = self.normaliser(features)
         weights = _first_weights(self)
         return features.to(torch.float32 if weights is None else weights.dtype)
+
+    def state_features(self, observations: Tensor) -> Tensor:
+        """Numbers that tell the states apart, shape (..., S), for observations as rows (..., W).
+
+        State values are fitted on them: `features`, or what an encoder makes of an image.
+        """
+        return self.features(observations)
 
     def observe(self, observations: Tensor) -> None:
         """Add observations, rows (M, W), to the statistics that normalise."""

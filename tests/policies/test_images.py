@@ -168,6 +168,31 @@ def test_parts_of_a_minibatch_give_the_gradient_of_the_whole(
         torch.testing.assert_close(whole, in_parts, atol=1e-7, rtol=1e-4)
 
 
+def test_states_are_told_apart_by_what_the_encoder_makes_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    space = SideOrNot().observation_space
+    space.seed(0)
+    batch: Any = [space.sample() for _ in range(6)]
+    rows = torch.from_numpy(np.concatenate([flatten_one(space, each) for each in batch]))
+    monkeypatch.setattr(combined, "_NUMBERS_AT_ONCE", 60_000)
+    policy = CombinedPolicy(space, ACTIONS, CombinedOptions())
+    states = policy.state_features(rows.reshape(2, 3, -1))
+    assert states.shape == (2, 3, policy.state_size)
+    last = policy.network(states.reshape(6, -1))
+    torch.testing.assert_close(policy.head.complete(last), policy(rows))
+
+
+def test_values_of_states_are_fitted_on_images() -> None:
+    class Given(Side):
+        def reward(self, action: Any) -> float:
+            return float(self.right)
+
+    make = lambda: Given((40, 40, 1))  # noqa: E731
+    model = GRPO("cnn", make, num_groups=16, group_size=8, baseline="state", discount=0.1)
+    assert model.train_iteration().explained_variance > 0.3
+
+
 @pytest.mark.parametrize(
     ("shape", "axis"), [((12, 12, 1), 1), ((1, 12, 12), 2), ((12, 12), 1), ((3, 12, 12, 1), 2)]
 )

@@ -58,6 +58,7 @@ def estimate_advantages(
     config: AdvantageConfig,
     discount: float,
     features: Tensor | None = None,
+    states: Tensor | None = None,
     values: Tensor | None = None,
 ) -> AdvantageEstimate:
     """Estimate the advantage of every step.
@@ -67,7 +68,9 @@ def estimate_advantages(
         config: The settings.
         discount: Discount factor in use, per step.
         features: Observations as the network sees them, shape (T, G, K, D), float32; only used,
-            and then needed, where states are compared (`AdvantageConfig.compares_states`).
+            and then needed, where steps in similar states are compared (`bins_states`).
+        states: What returns are fitted on, shape (T, G, K, S), float32; only used, and then needed,
+            where they are (`fits_states`).
         values: Predictions of a learned baseline, shape (T, G, K), float64, which are subtracted
             from the returns; None: nothing is.
     """
@@ -77,7 +80,7 @@ def estimate_advantages(
     explained: dict[str, float] = {}
     if baseline == "state" or baseline == "auto":
         advantages, explained = _state_advantages(
-            rollout, returns, config, discount, _needed(features), tolerance
+            rollout, returns, config, discount, _needed(states), tolerance
         )
     else:
         advantages = _group_advantages(

@@ -35,9 +35,9 @@ _PENALTY = 1e-3
 _LEAST_PENALTY = 10.0
 """Added to it, so that few steps are not fitted exactly."""
 _MOST_SQUARED = 64
-"""Numbers of an observation up to which their squares are features, too."""
-_MOST_LINEAR = 512
-"""Numbers of an observation up to which they are features: an image has more."""
+"""Numbers of a state up to which their squares are features, too."""
+_MOST_LINEAR = 1024
+"""Numbers of a state up to which they are features."""
 _FARTHEST = 5.0
 """Standard deviations at which observations are cut off."""
 _ROWS_AT_ONCE = 8192

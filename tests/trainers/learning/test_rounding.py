@@ -57,7 +57,7 @@ def estimate(
         info_counts={},
         branchings=torch.zeros(0),
     )
-    return estimate_advantages(rollout, config, discount, states)
+    return estimate_advantages(rollout, config, discount, states, states)
 
 
 def test_the_orders_would_differ_without_a_tolerance() -> None:

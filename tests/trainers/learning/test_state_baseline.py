@@ -201,7 +201,7 @@ def test_auto_compares_what_explains_more(generator: torch.Generator) -> None:
     for better, rewards in cases.items():
         rollout = rollout_of(rewards, states, alive)
         estimates = {
-            name: estimate_advantages(rollout, replace(config, baseline=name), 0.5, states)
+            name: estimate_advantages(rollout, replace(config, baseline=name), 0.5, states=states)
             for name in KINDS
         }
         assert torch.equal(estimates["auto"].advantages, estimates[better].advantages)
@@ -219,7 +219,7 @@ def test_equal_returns_say_nothing(baseline: Any, generator: torch.Generator) ->
     states = torch.randn(T, G, K, 3, generator=generator)
     rollout = rollout_of(torch.ones(T, G, K, dtype=torch.float64), states, alive)
     config = replace(AdvantageConfig(gae_lambda=0.9), baseline=baseline)
-    estimate = estimate_advantages(rollout, config, 0.99, states)
+    estimate = estimate_advantages(rollout, config, 0.99, states=states)
     assert bool((estimate.advantages == 0.0).all())
     assert estimate.uniform_groups == 1.0
 
@@ -232,7 +232,7 @@ def test_advantages_are_divided_by_the_deviation_asked_for(
     rewards = torch.randn(T, G, K, generator=generator, dtype=torch.float64) * alive
     config = replace(AdvantageConfig(baseline="state"), scale=scale)
     advantages = estimate_advantages(
-        rollout_of(rewards, states, alive), config, 0.9, states
+        rollout_of(rewards, states, alive), config, 0.9, states=states
     ).advantages
     axes = {"none": None, "batch": (0, 1, 2), "group": (0, 2), "time_step": (2,)}[scale]
     if axes is None:
