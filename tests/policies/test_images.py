@@ -190,7 +190,7 @@ def test_values_of_states_are_fitted_on_images() -> None:
 
     make = lambda: Given((40, 40, 1))  # noqa: E731
     model = GRPO("cnn", make, num_groups=16, group_size=8, baseline="state", discount=0.1)
-    assert model.train_iteration().explained_variance > 0.3
+    assert model.train_iteration().explained_variance > 0.8
 
 
 @pytest.mark.parametrize(
