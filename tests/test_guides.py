@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import gymnasium as gym
 import pytest
 
 from grpo_gym.cli.options import CommandLine
@@ -94,14 +93,3 @@ def test_training_and_test_have_csv_files_of_their_own(tmp_path: Path) -> None:
     model.learn(40, callback=lambda _, stats: seen.append(stats.rollout["demand"]))
     assert seen[0] == pytest.approx(500.0, rel=0.01)
     assert model.evaluate(2).metrics["demand"] == pytest.approx(900.0, rel=0.01)
-
-
-def test_a_service_with_its_own_numbers_can_be_simulated() -> None:
-    (code,) = re.findall(
-        r"## Your own service\n.*?```python\n(.*?)```",
-        (DOCS / "tutorials" / "autoscaler.md").read_text(encoding="utf-8"),
-        re.DOTALL,
-    )
-    names: dict[str, Any] = {}
-    exec(compile(code, "autoscaler.md", "exec"), names)
-    assert isinstance(names["env"], gym.Env)
