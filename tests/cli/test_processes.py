@@ -45,9 +45,14 @@ def weights(folder: Path) -> str:
     return GRPO.load(folder / "checkpoints" / "latest.ckpt").weights_sha256()
 
 
+@pytest.mark.parametrize("shared", ["1", pytest.param("0", marks=pytest.mark.slow)])
 def test_two_processes_print_the_hash_of_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shared: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("GRPO_GYM_SHARED_MEMORY", shared)
     assert main([*SHORT, "--run-dir", str(tmp_path / "one")]) == 0
     (wanted,) = re.findall("weights sha256: .*", capsys.readouterr().err)
     done = ended([*TRAIN, *SHORT, "--processes", "2"], tmp_path / "two")
@@ -152,8 +157,12 @@ def _spawned_by(parent: int) -> list[int]:
 
 @pytest.mark.slow  # waits for half a minute until a process counts as lost
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("shared", ["1", "0"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_lost_process_ends_the_others_with_one_error(number: int, tmp_path: Path) -> None:
+def test_a_lost_process_ends_the_others_with_one_error(
+    number: int, shared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRPO_GYM_SHARED_MEMORY", shared)
     with running(tmp_path / "run", 3) as (run, others):
         began = time.monotonic()
         os.kill(others[1], number)

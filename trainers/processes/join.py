@@ -45,7 +45,8 @@ def join() -> Processes:
     """
     if _Joined.processes is None and started_together() > 1:
         # Here, as a single process does without torch.distributed.
-        from grpo_gym.trainers.processes.group import ProcessGroup, meet
+        from grpo_gym.trainers.processes.group import ProcessGroup
+        from grpo_gym.trainers.processes.meeting import meet
 
         _Joined.processes = ProcessGroup(*meet(), speaks=True)
     return _Joined.processes or ALONE
@@ -76,7 +77,8 @@ def launched(size: int, work: Callable[[], int]) -> Iterator[Processes]:
             f"processes must be 1 under torchrun, which has started {started_together()}, got "
             f"{size}: give --nproc-per-node to torchrun instead"
         )
-    from grpo_gym.trainers.processes.group import ProcessGroup, local_store
+    from grpo_gym.trainers.processes.group import ProcessGroup
+    from grpo_gym.trainers.processes.meeting import local_store
 
     store = local_store(size)
     context = multiprocessing.get_context("spawn")
@@ -102,7 +104,8 @@ def launched(size: int, work: Callable[[], int]) -> Iterator[Processes]:
 def _work(port: int, rank: int, size: int, work: Callable[[], int]) -> None:
     """The main function of a process that was started here."""
     begin_work()
-    from grpo_gym.trainers.processes.group import ProcessGroup, local_store
+    from grpo_gym.trainers.processes.group import ProcessGroup
+    from grpo_gym.trainers.processes.meeting import local_store
 
     store = local_store(size, port)
     _Joined.processes = ProcessGroup(store, rank, size, speaks=False)

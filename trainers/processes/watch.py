@@ -89,7 +89,7 @@ class Watch:
         if self.error is not None:
             raise self.error
 
-    def explain(self, broken: RuntimeError) -> BaseException:
+    def explain(self, broken: Exception) -> BaseException:
         """What happened to the process whose connection broke."""
         self._limit = _BROKEN_SECONDS
         self._noticed.wait(_PATIENCE_SECONDS)

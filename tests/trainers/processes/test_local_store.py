@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_gym.trainers.processes.group import local_store
+from grpo_gym.trainers.processes.meeting import local_store
 
 _LISTENS = "0A"
 
