@@ -76,6 +76,18 @@ def test_every_setting_named_on_our_side_exists() -> None:
             assert name in fields, name
 
 
+def test_our_settings_beside_cleanrl_and_trl_exist() -> None:
+    fields, metrics = set(GRPOConfig.__dataclass_fields__), (DOCS / "reference" / "metrics.md")
+    described = metrics.read_text(encoding="utf-8")
+    for section in ("CleanRL", "TRL"):
+        for _, right, _ in rows(section):
+            for name in re.findall(r"`([\w/-]+)`", right):
+                if "/" in name:
+                    assert f"`{name}`" in described, name
+                else:
+                    assert name in fields or name in ("--env", "--total-steps"), name
+
+
 class Tags(KVWriter):
     """Notes which tags were written."""
 
