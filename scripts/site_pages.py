@@ -13,19 +13,20 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from link_types import link_tree
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
 from pydantic import TypeAdapter
 
 from grpo_gym.cli.main import COMMANDS
 from grpo_gym.cli.options import CommandLine, as_option
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
@@ -39,22 +40,26 @@ _SETTINGS = re.compile(r"^<!-- settings: ([\w.]+) -->$", re.MULTILINE)
 _LARGEST = 2**63 - 1
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
+def on_config(config: "MkDocsConfig") -> "MkDocsConfig":
     """Lay out the package as it is installed: mkdocstrings reads it there."""
     link_tree(ROOT)
     return config
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
+def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     """Add the pages that lie outside docs/."""
+    from mkdocs.structure.files import File
+
     for name, source in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, name, content=from_the_root(text)))
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
     """Fill in what a page's markers ask for."""
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # it would hold nothing but this page
     markdown = _SETTINGS.sub(lambda found: settings_tables(_named(found[1])), markdown)
     for marker, make in (("commands", commands), ("recipes", recipes)):
         line = f"<!-- {marker} -->"
@@ -152,17 +157,18 @@ def _command(line: CommandLine) -> Iterator[str]:
 
 
 def _sections(
-    config: Any, schema: Mapping[str, Any], shown: Callable[[str], str]
+    config: type, schema: Mapping[str, Any], shown: Callable[[str], str]
 ) -> Iterator[tuple[str, str, list[list[str]]]]:
     """Title, description and rows of a class of settings, then of those it inherits from.
 
     Settings that are classes of settings themselves have tables of their own.
     """
-    left = {field.name for field in fields(config)}
-    for owner in config.__mro__:
+    left = set(schema["properties"])
+    owners: tuple[Any, ...] = config.__mro__
+    for owner in owners:
         names = [name for name in inspect.get_annotations(owner) if name in left]
         left -= set(names)
-        if not names or not is_dataclass(owner):
+        if not names:
             continue
         doc = inspect.getdoc(owner) or ""
         rows = []
@@ -215,9 +221,9 @@ def _rule(described: Mapping[str, Any]) -> str:
 
 
 def _bounds(described: Mapping[str, Any]) -> str:
-    signs = (("gt", ">"), ("exclusiveMinimum", ">"), ("ge", "≥"), ("minimum", "≥"))
-    signs += (("lt", "<"), ("exclusiveMaximum", "<"), ("le", "≤"), ("maximum", "≤"))
-    found = [(sign, described[name]) for name, sign in signs if name in described]
+    lower = (("gt", ">"), ("exclusiveMinimum", ">"), ("ge", "≥"), ("minimum", "≥"))
+    upper = (("lt", "<"), ("exclusiveMaximum", "<"), ("le", "≤"), ("maximum", "≤"))
+    found = [(sign, described[name]) for name, sign in (*lower, *upper) if name in described]
     kept = [f"{sign} {bound:,}" for sign, bound in found if abs(bound) < _LARGEST]
     return " " + ", ".join(kept) if kept else ""
 
