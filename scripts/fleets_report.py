@@ -81,7 +81,16 @@ def read(path: Path) -> dict[str, list[Fleet]]:
 
 def summary(groups: dict[str, list[Fleet]]) -> str:
     """Cost ratios of each group of fleets, and on how many the policy is better."""
-    header = ["fleets", "number", "cost ratio", "95 %", "worst", "better", "surely", "surely worse"]
+    header = [
+        "fleets",
+        "number",
+        "cost ratio",
+        "95 %",
+        "worst",
+        "better",
+        "significantly better",
+        "significantly worse",
+    ]
     rows = []
     for name, fleets in groups.items():
         logs = np.log([fleet["ratio"] for fleet in fleets])
