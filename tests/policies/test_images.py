@@ -197,7 +197,7 @@ def test_values_of_states_are_fitted_on_images() -> None:
     ("shape", "axis"), [((12, 12, 1), 1), ((1, 12, 12), 2), ((12, 12), 1), ((3, 12, 12, 1), 2)]
 )
 def test_a_side_is_learned(shape: tuple[int, ...], axis: int) -> None:
-    model = GRPO("cnn", lambda: Side(shape, axis), num_groups=8, group_size=8).learn(4_000)
+    model = GRPO("cnn", lambda: Side(shape, axis), num_groups=8, group_size=8).learn(2_000)
     assert model.evaluate(50).mean_return > 3.7  # 2 by chance, 4 at best
 
 
@@ -211,7 +211,7 @@ def test_stacked_frames_are_learned() -> None:
     def make() -> gym.Env[Any, Any]:
         return FrameStackObservation(Side((12, 12)), 4)
 
-    model = GRPO("cnn", make, num_groups=8, group_size=8).learn(4_000)
+    model = GRPO("cnn", make, num_groups=8, group_size=8).learn(2_000)
     assert model.evaluate(50).mean_return > 3.7
 
 

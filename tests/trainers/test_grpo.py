@@ -119,6 +119,7 @@ RESUMED: dict[str, tuple[Any, dict[str, Any]]] = {
 def test_resuming_gives_the_weights_of_the_uninterrupted_run(case: str, tmp_path: Path) -> None:
     env, config = RESUMED[case]
     steps = 2_000 if isinstance(env, str) else 400 if config.get("preset") == "vine" else 150
+    steps = 50 if env in (Context, Target) else steps  # whose episodes are one step
     whole = make(env, **config).learn(steps)
     assert whole.iteration >= 4
     half = make(env, **config).learn(steps, callback=stop_after(2))
@@ -270,7 +271,7 @@ PROBES: dict[str, tuple[Any, int, float]] = {
     "reward at the end": (Recall, 8_000, 5.0),
     "worth waiting": (Patience, 3_000, 2.0),
     "MultiDiscrete": (ManyChoices, 3_000, 3.0),
-    "Box": (Target, 6_000, 0.0),
+    "Box": (Target, 2_000, 0.0),
     "mask": (Search, 3_000, 1.0),
     "no mask": (Temptation, 1_500, 10.0),
 }
