@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from grpo_gym.rollouts.batches import EnvSource
-from grpo_gym.settings import from_mapping
+from grpo_gym.settings import Count, check_value, from_mapping
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.defaults import FEWEST_ITERATIONS
 from grpo_gym.trainers.iteration import IterationStats, Learner
 from grpo_gym.trainers.schedule import Schedule
-from grpo_gym.trainers.settings import TrainSettings, default_config
+from grpo_gym.trainers.shipped import default_config
 
 CONSTANT_FOR = 3
 """Iterations whose returns are all the same, before a reward counts as constant."""
@@ -110,5 +110,6 @@ def _is_known_to_suffice(model: Advised, steps: int) -> bool:
     shipped = default_config(model.env_source, model.env_kwargs)
     if not shipped:
         return False
-    settings = from_mapping(TrainSettings, {"env": model.env_source, **shipped}, "shipped settings")
-    return steps / model.config.num_envs >= settings.total_steps / settings.grpo.num_envs
+    steps_of_shipped = check_value("total_steps", shipped["total_steps"], Count)
+    grpo = from_mapping(GRPOConfig, shipped["grpo"], "shipped settings")
+    return steps / model.config.num_envs >= steps_of_shipped / grpo.num_envs

@@ -23,7 +23,8 @@ from rich.console import Console
 from grpo_gym.settings import Integer, Processes, check_value, from_mapping
 from grpo_gym.storage.results import Results
 from grpo_gym.trainers.grpo import GRPO, Callback
-from grpo_gym.trainers.settings import TrainSettings, default_config, new_model
+from grpo_gym.trainers.settings import TrainSettings, new_model
+from grpo_gym.trainers.shipped import default_config
 
 EVALUATION_SEED = 5_000_000
 """First seed of the evaluation episodes; no training uses these seeds."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from grpo_gym.cli.options import CommandLine, invocation
 from grpo_gym.cli.signals import Stopped, StopSignals
 from grpo_gym.settings import EnvId, Processes, checked_dataclass
-from grpo_gym.trainers.settings import task_names
+from grpo_gym.trainers.shipped import task_names
 
 
 @checked_dataclass

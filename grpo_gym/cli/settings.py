@@ -28,7 +28,8 @@ from grpo_gym.trainers.effects import needs_of, needs_of_environment, refuse_bot
 from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.presets import PRESETS
 from grpo_gym.trainers.processes import check_size
-from grpo_gym.trainers.settings import TrainSettings, default_config
+from grpo_gym.trainers.settings import TrainSettings
+from grpo_gym.trainers.shipped import default_config
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from grpo_gym.settings import ConfigError, from_mapping, load_yaml
 from grpo_gym.trainers.comparison.settings import SB3Settings
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.online.config import OnlineConfig
-from grpo_gym.trainers.settings import TrainSettings, default_config
+from grpo_gym.trainers.settings import TrainSettings
+from grpo_gym.trainers.shipped import default_config
 from optional import require_environment
 
 NAMES = sorted(

@@ -17,7 +17,8 @@ from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.defaults import FEWEST_ITERATIONS
 from grpo_gym.trainers.iteration import IterationStats
 from grpo_gym.trainers.schedule import Schedule
-from grpo_gym.trainers.settings import TrainSettings, default_config
+from grpo_gym.trainers.settings import TrainSettings
+from grpo_gym.trainers.shipped import default_config
 from probe_envs import BestAction, OneStep
 
 SMALL: dict[str, Any] = {"num_groups": 2, "group_size": 4, "hidden_sizes": (8,)}

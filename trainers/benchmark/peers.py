@@ -26,7 +26,8 @@ from grpo_gym.trainers.benchmark.rates import take_turns, timed
 from grpo_gym.trainers.comparison.settings import SB3Settings
 from grpo_gym.trainers.comparison.training import GRPOTraining, Training
 from grpo_gym.trainers.experiments import EVALUATION_SEED, shipped_settings
-from grpo_gym.trainers.settings import new_model, shipped_config
+from grpo_gym.trainers.settings import new_model
+from grpo_gym.trainers.shipped import shipped_config
 
 CONTENDERS = ("grpo", "ppo")
 

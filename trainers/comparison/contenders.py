@@ -12,7 +12,8 @@ from grpo_gym.trainers.comparison.settings import (
     keyword_arguments,
 )
 from grpo_gym.trainers.comparison.training import GRPOTraining, Training
-from grpo_gym.trainers.settings import TrainSettings, default_config, shipped_config, task_names
+from grpo_gym.trainers.settings import TrainSettings
+from grpo_gym.trainers.shipped import default_config, shipped_config, task_names
 
 _DEFAULTS = {name: {"settings": {"n_steps": 128}} for name in ("ppo", "trpo", "maskable_ppo")}
 """Used without a file: 16 environments of 128 steps are Stable-Baselines3's own 2,048."""

@@ -17,7 +17,8 @@ from grpo_gym.trainers.comparison.settings import (
     keyword_arguments,
     require,
 )
-from grpo_gym.trainers.settings import TrainSettings, default_config
+from grpo_gym.trainers.settings import TrainSettings
+from grpo_gym.trainers.shipped import default_config
 from optional import require_environment
 
 pytest.importorskip("stable_baselines3")
