@@ -37,7 +37,7 @@ from grpo_gym.trainers.learning.batch import steps_of, training_batch
 from grpo_gym.trainers.learning.estimate import AdvantageEstimate, estimate_advantages
 from grpo_gym.trainers.learning.reference import make_reference, move_reference
 from grpo_gym.trainers.learning.update import UpdateStats, update_policy
-from grpo_gym.trainers.learning.value_baseline import ValueBaseline
+from grpo_gym.trainers.learning.value_baseline import make_value_baseline
 from grpo_gym.trainers.memory import (
     NetworkMemory,
     check_rollout,
@@ -120,7 +120,7 @@ class GRPO(PersistentModel):
                 config=settings,
             )
             self.reference = make_reference(self.policy, self.config)
-            self.value_baseline = self._make_value_baseline()
+            self.value_baseline = make_value_baseline(self.policy, self.config)
         needs = (
             *needs_of(policy),
             *needs_of_actions(self.action_space),
@@ -381,14 +381,3 @@ class GRPO(PersistentModel):
     def _generator(self, stream: Stream) -> torch.Generator:
         seed = derive_seed(self.config.seed, stream, self.iteration)
         return torch.Generator().manual_seed(seed)
-
-    def _make_value_baseline(self) -> ValueBaseline | None:
-        if not self.config.learned_baseline:
-            return None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.config.seed, Stream.VALUES))
-            return ValueBaseline(
-                self.policy.observation_size,
-                self.config.hidden_sizes,
-                self.config.value_learning_rate,
-            ).to(self.policy.device)

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grpo_gym.policies.network import feedforward
+from grpo_gym.policies.network import Policy, feedforward
 from grpo_gym.policies.normaliser import Statistics
+from grpo_gym.rollouts.randomness import Stream, derive_seed
+from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.learning.adamw import AdamW
 from grpo_gym.trainers.learning.vectors import as_vector, assign, clip_norm
 
@@ -106,3 +108,14 @@ class ValueBaseline(Statistics):
                 last.bias.mul_(ratio).add_(shift)  # type: ignore[operator]
             self.mean.copy_(mean)
             self.deviation.copy_(deviation)
+
+
+def make_value_baseline(policy: Policy, config: GRPOConfig) -> ValueBaseline | None:
+    """The learned baseline at the start of training; None if there is to be none."""
+    if not config.learned_baseline:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, Stream.VALUES))
+        return ValueBaseline(
+            policy.observation_size, config.hidden_sizes, config.value_learning_rate
+        ).to(policy.device)
