@@ -10,6 +10,7 @@ dimensions of a Box.
 import math
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -74,15 +75,15 @@ class Categorical(Distribution):
     @override
     @torch.no_grad()
     def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        known = self.log_probs.detach()
+        known = self.log_probs.detach() if self.log_probs.requires_grad else self.log_probs
         if known.ndim != 3 or known.device.type != "cpu" or known.dtype != torch.float32:
             actions = self.sample(noise)
             return actions, self.log_prob(actions)
-        actions = torch.empty(noise.shape, dtype=torch.int64)
-        log_probs = torch.empty(noise.shape)
-        given = (known, known.exp(), noise, actions, log_probs)
-        choose(*(each.numpy() for each in given))
-        return actions, log_probs.sum(dim=-1)
+        choices, of_choices = np.empty(noise.shape, np.int64), np.empty(noise.shape, np.float32)
+        choose(known.numpy(), known.exp().numpy(), noise.numpy(), choices, of_choices)
+        log_probs = torch.from_numpy(of_choices)
+        total = log_probs[:, 0] if log_probs.shape[1] == 1 else log_probs.sum(dim=-1)
+        return torch.from_numpy(choices), total
 
     @override
     def mode(self) -> Tensor:

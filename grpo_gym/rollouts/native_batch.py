@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv
 from typing_extensions import override
 
@@ -24,6 +25,8 @@ class NativeBatch(EnvBatch):
         self.env: Any = env
         spaces = env.single_observation_space, env.single_action_space
         super().__init__(env, env.num_envs, *spaces, has_time_limit=True)
+        box = self.single_observation_space
+        self._gives_rows = isinstance(box, Box) and box.dtype == np.float32 and len(box.shape) == 1
 
     @override
     def _reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -35,13 +38,16 @@ class NativeBatch(EnvBatch):
         masks = _action_masks(infos)
         if masks is not None:
             masks[~alive | terminated | truncated] = True
+        everyone = alive.all()
         return BatchStep(
-            observations=flatten_batch(self.single_observation_space, observations),
+            observations=self._rows_of(observations),
             rewards=np.asarray(rewards, np.float64),
             terminated=terminated,
             truncated=truncated,
             infos={
-                name: np.where(infos[f"_{name}"], values, np.nan)
+                name: values.astype(np.float64, copy=False)
+                if everyone
+                else np.where(infos[f"_{name}"], values, np.nan)
                 for name, values in infos.items()
                 if isinstance(values, np.ndarray) and values.ndim == 1 and not name.startswith("_")
             },
@@ -66,7 +72,13 @@ class NativeBatch(EnvBatch):
 
     def _reset_env(self, **arguments: Any) -> tuple[np.ndarray, np.ndarray | None]:
         observations, infos = self.env.reset(**arguments)
-        return flatten_batch(self.single_observation_space, observations), _action_masks(infos)
+        return self._rows_of(observations), _action_masks(infos)
+
+    def _rows_of(self, observations: Any) -> np.ndarray:
+        if self._gives_rows:
+            rows: np.ndarray = observations
+            return rows
+        return flatten_batch(self.single_observation_space, observations)
 
 
 class EnumeratedBatch(NativeBatch):

@@ -144,23 +144,27 @@ class Player:
 
 
 class InfoMeans:
-    """Running means of the per-step quantities that an environment reports."""
+    """Means of the per-step quantities that an environment reports."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = defaultdict(float)
-        self._counts: dict[str, int] = defaultdict(int)
+        self._reported: dict[str, list[np.ndarray]] = defaultdict(list)
 
     def add(self, infos: dict[str, np.ndarray], alive: np.ndarray) -> None:
-        """Count one step of the environments that are alive; arrays of shape (B,)."""
+        """Note one step of the environments that are alive; arrays of shape (B,)."""
+        everyone = alive.all()
         for name, values in infos.items():
-            counted = values[alive & np.isfinite(values)]
-            self._sums[name] += float(counted.sum())
-            self._counts[name] += len(counted)
+            self._reported[name].append(values if everyone else values[alive])
 
     def means(self) -> dict[str, float]:
         """Means over all steps that reported a finite value."""
-        return {name: self._sums[name] / count for name, count in self.counts().items()}
+        return {name: float(np.mean(values)) for name, values in self._finite().items()}
 
     def counts(self) -> dict[str, int]:
         """How many steps reported a finite value, where any did."""
-        return {name: count for name, count in self._counts.items() if count}
+        return {name: len(values) for name, values in self._finite().items()}
+
+    def _finite(self) -> dict[str, np.ndarray]:
+        """The finite values of what was reported, where there are any."""
+        joined = {name: np.concatenate(each) for name, each in self._reported.items()}
+        finite = {name: values[np.isfinite(values)] for name, values in joined.items()}
+        return {name: values for name, values in finite.items() if len(values)}

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from grpo_gym import GRPO
 from grpo_gym.policies.network import Policy
+from grpo_gym.policies.normaliser import RunningNormaliser
 from grpo_gym.policies.registry import make_policy
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.learning.batch import TrainingBatch
 from grpo_gym.trainers.learning.fused import products, shard_gradient
 from grpo_gym.trainers.learning.fused.gradient import Fused, is_covered
-from grpo_gym.trainers.learning.fused.networks import forward_of
+from grpo_gym.trainers.learning.fused.networks import Network, forward_of, make_network
 from grpo_gym.trainers.learning.fused.products import _HAS_ONEDNN, outer_product, product
 from grpo_gym.trainers.learning.gradients import EXTRA, Autograd
 from grpo_gym.trainers.learning.vectors import as_vector
@@ -317,6 +318,42 @@ def test_outputs(policy: str, space: spaces.Space[Any], settings: dict[str, Any]
             weights.fill_(torch.nan)
             assert not bool(torch.isfinite(forward(rows)).all())
             weights.copy_(kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_features_are_the_policys_to_the_last_bit(dtype: torch.dtype) -> None:
+    policy = make_policy(
+        "linear", spaces.Box(-9.0, 9.0, (33,)), spaces.Discrete(3), GRPOConfig(), {}
+    )
+    normaliser = policy.normaliser
+    assert normaliser is not None
+    normaliser.update(3.0 * random(1, 50, 33) + 2.0)
+    rows = (40.0 * random(2, 800, 33)).to(dtype)
+    rows[:3, :2] = torch.tensor([torch.nan, torch.inf])
+    assert int((policy.features(rows).abs() == normaliser.clip).sum()) > 100
+    network = network_of(policy)
+    for _ in range(2):
+        found, wanted = network.pack(rows), policy.features(rows)
+        assert found.dtype == wanted.dtype
+        assert torch.equal(found.view(torch.int32), wanted.view(torch.int32))
+        normaliser.update(rows[3:])  # which the network follows
+
+
+def test_a_normaliser_of_a_user_is_asked() -> None:
+    policy = make_policy("mlp", spaces.Box(-9.0, 9.0, (3,)), spaces.Discrete(3), GRPOConfig(), {})
+    policy.normaliser = Halved(3)
+    network = network_of(policy)
+    assert torch.equal(network.pack(torch.ones(2, 3)), torch.full((2, 3), 0.5))
+
+
+def network_of(policy: Policy) -> Network:
+    weights: dict[Tensor, Tensor] = {each: each.detach() for each in policy.parameters()}
+    return make_network(policy, weights, weights)
+
+
+class Halved(RunningNormaliser):
+    def forward(self, observations: Tensor) -> Tensor:
+        return 0.5 * observations
 
 
 def test_outputs_of_other_policies_are_their_own() -> None:

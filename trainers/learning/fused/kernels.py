@@ -40,6 +40,24 @@ def _inlined(function: Function) -> Function:
 
 
 @_kernel
+def normalise(rows: Any, shift: Any, scale: Any, clip: Any, features: Any) -> None:
+    """Write features as `RunningNormaliser` makes them of rows, both (M, D), to the same bits.
+
+    Args:
+        rows: Observations.
+        shift: What is subtracted, shape (D,).
+        scale: What is multiplied, shape (D,).
+        clip: Bound of features; what is not a number passes it.
+        features: Written.
+    """
+    for m in range(rows.shape[0]):
+        for d in range(rows.shape[1]):
+            value = (rows[m, d] - shift[d]) * scale[d]
+            value = -clip if value < -clip else value
+            features[m, d] = clip if value > clip else value
+
+
+@_kernel
 def add_bias(values: Any, bias: Any) -> None:
     """Add a bias (W,) to each row of values (M, W)."""
     for m in range(values.shape[0]):

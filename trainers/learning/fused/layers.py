@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from grpo_gym.policies.network import Policy
+from grpo_gym.policies.normaliser import RunningNormaliser
 from grpo_gym.trainers.learning.fused import kernels
 from grpo_gym.trainers.learning.fused.products import outer_product, product
 
@@ -110,7 +111,20 @@ class FeedForward(Layers):
         """See `Layers`."""
         super().__init__(policy.network, weights, gradient)
         self.width = policy.observation_size
-        self.pack = policy.features
+        self._features = policy.features
+        self._normaliser: tuple[np.ndarray, np.ndarray, np.float32] | None = None
+        if type(policy.normaliser) is RunningNormaliser:  # and no other kind, or a user's own
+            shift, scale = policy.normaliser.shift.numpy(), policy.normaliser.scale.numpy()
+            self._normaliser = shift, scale, np.float32(policy.normaliser.clip)
+
+    def pack(self, observations: Tensor) -> Tensor:
+        """Observations as the network sees them, shape (M, D)."""
+        if self._normaliser is None or observations.dtype != torch.float32:
+            return self._features(observations)
+        rows = observations.numpy()
+        features = np.empty_like(rows)
+        kernels.normalise(rows, *self._normaliser, features)
+        return torch.from_numpy(features)
 
     @staticmethod
     def covers(policy: Policy) -> bool:
