@@ -148,7 +148,7 @@ def _command(line: CommandLine) -> Iterator[str]:
         if page := pages.get(config):
             place = page.removeprefix("reference/")
             name = config.__name__
-            yield f"Every plain setting of [{name}]({place}) is an option, too: `--setting-name`."
+            yield f"The settings of [{name}]({place}) are options, too: `a_name` is `--a-name`."
             continue
         schema = TypeAdapter(config).json_schema()
         for _, doc, rows in _sections(config, schema, as_option):
