@@ -8,29 +8,21 @@ A request is picked for, sent, and finished or cancelled:
         core.finish(pick.token, ok=True)
 """
 
-import logging
 import math
 import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from grpo_gym.deployment.guard import Guard
 from grpo_gym.deployment.routing.chooser import Chooser
 from grpo_gym.deployment.routing.config import RoutingConfig
 from grpo_gym.deployment.routing.exploration import explorer_of
 from grpo_gym.deployment.routing.figures import endpoint_figures
-from grpo_gym.deployment.routing.learning import OnlineRanker
 from grpo_gym.deployment.routing.ledger import FAILURES, Ledger
-from grpo_gym.deployment.routing.policies import (
-    ONLINE,
-    PRETRAINED,
-    depends_on_weights,
-    make_ranker,
-    observes_weights,
-)
+from grpo_gym.deployment.routing.online_file import OnlineFile
+from grpo_gym.deployment.routing.policies import PRETRAINED, depends_on_weights, observes_weights
 from grpo_gym.deployment.routing.rankers import Ranker
 from grpo_gym.deployment.routing.records import (
     Endpoint,
@@ -43,12 +35,6 @@ from grpo_gym.deployment.routing.records import (
 from grpo_gym.deployment.routing.roster import Member, Roster
 from grpo_gym.deployment.routing.tickets import Ticket
 from grpo_gym.settings import ConfigError, suggest
-from grpo_gym.storage import CheckpointError
-
-_SAVE_S = 60.0
-"""Time between saves of what the policy "online" has learnt."""
-
-_log = logging.getLogger(__name__)
 
 
 class RoutingCore(AbstractContextManager["RoutingCore"]):
@@ -89,16 +75,15 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         self.observers: list[Observer] = []
         self._lock = threading.RLock()
         self._clock = clock
-        self._online_path = None if state_path is None else Path(f"{os.fspath(state_path)}.online")
-        roster = Roster(tuple(endpoints), self.config)
-        ranker = self._load(policy, roster.endpoints)
-        ranker.check(len(roster.members))
         start_s = clock()
+        self._online = OnlineFile(state_path, start_s)
+        roster = Roster(tuple(endpoints), self.config)
+        ranker = self._online.make_ranker(policy, roster.endpoints, self.config)
+        ranker.check(len(roster.members))
         self._ledger = Ledger(roster, ranker.layout, self.config, start_s)
         self._ledger.fleet.warm_up()
         ranker.bind(self._ledger.fleet)
         self._policy = policy if isinstance(policy, str) else type(policy).__name__
-        self._next_save_s = start_s + _SAVE_S
         self._picks = self._finished = self._errors = 0
         self._cancelled = self._expired = self._unknown = 0
         # Last, because they own files.
@@ -274,7 +259,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             if depends_on_weights(self._policy) and ranker.layout.weights != observes_weights(
                 roster.endpoints, self.config
             ):
-                ranker = self._load(self._policy, roster.endpoints)
+                ranker = self._online.make_ranker(self._policy, roster.endpoints, self.config)
             self._use(roster, ranker)
 
     def add(self, endpoint: Endpoint) -> None:
@@ -310,9 +295,10 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
         """
         with self._lock:
             endpoints = self._ledger.roster.endpoints
-        ranker = self._load(policy, endpoints)  # reads a file, while requests go on
+        # Reads a file, while requests go on.
+        ranker = self._online.make_ranker(policy, endpoints, self.config)
         with self._lock:
-            self._save_online()
+            self._online.save(self._chooser.ranker)
             self._use(self._ledger.roster, ranker)
             self._policy = policy if isinstance(policy, str) else type(policy).__name__
             self.guard.restart(f"the policy is {self._policy} now")
@@ -360,15 +346,15 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             CheckpointError: If the weights cannot be.
         """
         with self._lock:
-            self._save_online()
-            if self._online_path is not None:
+            self._online.save(self._chooser.ranker)
+            if self._online.path is not None:
                 self.guard.save()
 
     def close(self) -> None:
         """Save, and let another process have the files. Idempotent."""
         with self._lock:
             try:
-                self._save_online()
+                self._online.save(self._chooser.ranker)
             finally:
                 self._close_log()
                 self.guard.close()
@@ -385,12 +371,7 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             self._expired += 1
             self._chooser.report_expired(ticket)
             self._tell_of_cancelled(ticket)
-        if now_s >= self._next_save_s:
-            self._next_save_s = now_s + _SAVE_S
-            try:
-                self._save_online()
-            except CheckpointError as error:  # a full disk stops no request
-                _log.warning("%s", error)
+        self._online.save_if_due(self._chooser.ranker, now_s)
         return now_s
 
     def _tell_of_cancelled(self, ticket: Ticket) -> None:
@@ -412,20 +393,6 @@ class RoutingCore(AbstractContextManager["RoutingCore"]):
             raise ConfigError(f"there is no endpoint {name!r}.{suggest(name, names)}")
         return member
 
-    def _load(self, policy: str | Ranker, endpoints: tuple[Endpoint, ...]) -> Ranker:
-        if not isinstance(policy, str):
-            return policy
-        ranker = make_ranker(policy, endpoints, self.config)
-        if policy == ONLINE and self._online_path is not None and self._online_path.exists():
-            assert isinstance(ranker, OnlineRanker)
-            ranker.load(self._online_path)
-        return ranker
-
     def _close_log(self) -> None:
         if self._explorer is not None:
             self._explorer.close()
-
-    def _save_online(self) -> None:
-        ranker = self._chooser.ranker
-        if isinstance(ranker, OnlineRanker) and self._online_path is not None:
-            ranker.save(self._online_path)
