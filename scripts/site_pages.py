@@ -128,6 +128,12 @@ def documented_settings() -> dict[str, str]:
     }
 
 
+def _titled_link(found: re.Match[str]) -> str:
+    """A link from the page of commands to a page of docs/, with its title."""
+    title = (ROOT / found[0]).read_text(encoding="utf-8").partition("\n")[0]
+    return f"[{title.removeprefix('# ')}](../{found[1]})"
+
+
 def _named(path: str) -> type:
     module, _, name = path.rpartition(".")
     found: type = getattr(import_module(module), name)
@@ -138,7 +144,7 @@ def _command(line: CommandLine) -> Iterator[str]:
     """The parts of a command's section."""
     yield f"## {line.command}"
     text, _, examples = line.description.partition("\n\nFor example:\n")
-    yield re.sub(r"docs/([\w/]+)\.md", r"[\1](../\1.md)", text)
+    yield re.sub(r"docs/([\w/]+\.md)", _titled_link, text)
     if examples:
         program = line.command.partition(" ")[0]
         lines = (f"grpo-gym {program} {words.strip()}" for words in examples.splitlines())

@@ -9,6 +9,9 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
+from grpo_gym.deployment.scaler.settings import ScalerSettings
+from grpo_gym.settings import from_mapping, load_yaml
+
 TUTORIALS = Path(__file__).resolve().parent.parent / "docs" / "tutorials"
 
 
@@ -61,6 +64,10 @@ def test_autoscaler() -> None:
     names = run_tutorial("autoscaler", steps=1_000)
     assert len(names["differences"]) == 2
     assert Path("policy.safetensors").is_file()
+    page = (TUTORIALS / "autoscaler.md").read_text("utf-8")
+    (settings,) = re.findall(r"```yaml\n(deployment:.*?)```", page, re.DOTALL)
+    Path("scaler.yaml").write_text(settings)
+    assert from_mapping(ScalerSettings, load_yaml(Path("scaler.yaml")), "page").fallback == "hpa"
 
 
 def test_battleship() -> None:
