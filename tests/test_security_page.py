@@ -22,7 +22,7 @@ _AMONG_OWN_PROCESSES = {
     "grpo_gym/rollouts/workers/sent.py",
 }
 """What processes and workers of one training tell each other."""
-_OWN_SOCKETS = ("grpo_gym/rollouts/workers/pool.py", "trainers/processes/group.py")
+_OWN_SOCKETS = ("grpo_gym/rollouts/workers/pool.py", "trainers/processes/meeting.py")
 _ONNX = {"onnx", "onnxruntime"}
 _LISTENING = tuple(
     f"grpo_gym/deployment/{part}/" for part in ("admin", "demo", "picker", "proxy", "scaler")
