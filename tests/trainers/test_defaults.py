@@ -13,7 +13,13 @@ from grpo_gym.trainers.grpo import GRPO
 from probe_envs import BestAction
 
 STATES = {"baseline": "auto", "gae_lambda": 0.95}
-SMALL_STEPS = {"learning_rate": 7e-4, "epochs": 8, "num_minibatches": 4, "minibatch_size": 128}
+SMALL_STEPS = {
+    "learning_rate": 7e-4,
+    "epochs": 8,
+    "num_minibatches": 4,
+    "minibatch_size": 128,
+    "target_kl": 0.02,
+}
 
 
 def sizes(num_groups: int, group_size: int) -> dict[str, int]:
