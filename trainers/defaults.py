@@ -10,8 +10,8 @@ The rule, with L the limit of an episode's steps:
   at 200 steps at least.
 - Observations of up to 512 numbers are compared: baseline "auto", with GAE(0.95).
 - Continuous actions get smaller and more steps of the optimiser: 8 epochs of minibatches of 128
-  steps, and at least 4 of them, at a learning rate of 0.0007. No epoch follows one whose KL divergence
-  exceeds 0.02: without that bound Walker2d-v5 learned to walk, and then to stand.
+  steps, and at least 4 of them, at a learning rate of 0.0007. No epoch follows one whose KL
+  divergence exceeds 0.02: without that bound Walker2d-v5 learned to walk, and then to stand.
 
 For our own environments the plain defaults are used, which were found on them. Imports no torch.
 """
