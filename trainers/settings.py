@@ -34,8 +34,8 @@ class TrainSettings:
     """The algorithm: grpo, or online, which learns from one decision at a time and is for
     LoadBalancer-v0."""
     policy: str = "mlp"
-    """The policy: mlp, linear, board, servers, gru, temporal, or a registered name (or
-    module:name)."""
+    """The policy: linear, mlp, cnn, combined, board, servers, gru, temporal, or a registered name
+    (or module:name)."""
     policy_kwargs: dict[str, Any] = field(default_factory=dict)
     """Options of the policy, such as hidden_sizes=[32,32]."""
     total_steps: Count = 1_000_000
