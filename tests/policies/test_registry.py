@@ -189,6 +189,20 @@ register_policy("tiny", tiny)
 """
 
 
+ONE_BY_ONE = """
+import os, sys
+import grpo_gym.cli.training  # loads torch, once
+from grpo_gym.cli.main import main
+
+for command in sys.argv[1:]:
+    child = os.fork()  # which knows nothing that another one has imported or registered
+    if child == 0:
+        sys.exit(main(command.split()))
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"failed: {command}")
+"""
+
+
 @pytest.mark.parametrize("words", [["own_nets:Pole-v0", "tiny"], ["CartPole-v1", "own_nets:tiny"]])
 def test_the_command_line_trains_and_evaluates_registered_names(
     words: list[str], tmp_path: Path
@@ -199,18 +213,18 @@ def test_the_command_line_trains_and_evaluates_registered_names(
         f"env: {env}\npolicy: {policy}\npolicy_kwargs: {{width: 6}}\n"
     )
 
-    def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "grpo_gym", *arguments]
-        done = subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True, check=False,
-            env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout + done.stderr
-
-    run("train", "--config", "train.yaml", "--total-steps", "300", "--run-dir", "run",
-        "--evaluations", "1", "--evaluation-episodes", "2", "--final-episodes", "2")  # fmt: skip
-    run("train", "--resume", "run")
     # A checkpoint imports nothing: the environment's module registers the policy.
     imported = env if ":" in env else f"own_nets:{env}"
-    assert "run on" in run("evaluate", "--policy", "run", "--env", imported, "--episodes", "2")
+    commands = [
+        "train --config train.yaml --total-steps 300 --run-dir run --evaluations 1 "
+        "--evaluation-episodes 2 --final-episodes 2",
+        "train --resume run",
+        f"evaluate --policy run --env {imported} --episodes 2",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_BY_ONE, *commands],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "run on" in done.stdout
