@@ -69,8 +69,8 @@ class RunOptions:
     run_dir: Path | None = None
     """Folder to write, new or empty; by default a new one under runs/<env>/."""
     resume: Path | None = None
-    """Folder of a run to continue; with it only --quiet, --processes, --workers, --worker-timeout-s,
-    --device, and --total-steps to make it longer."""
+    """Folder of a run to continue; with it only --quiet, --processes, --workers,
+    --worker-timeout-s, --device, and --total-steps to make it longer."""
     online_kwargs: dict[str, Any] = field(default_factory=dict)
     """Settings of --algo online: learning_rate, group_size, exploration, weight_limit, step_limit,
     importance_weights, estimates."""
