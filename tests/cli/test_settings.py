@@ -11,7 +11,7 @@ import pytest
 from grpo_gym.cli.options import CommandLine
 from grpo_gym.cli.settings import RunOptions, parse_train
 from grpo_gym.settings import ConfigError, load_yaml, save_yaml
-from grpo_gym.trainers import settings as training_settings
+from grpo_gym.trainers import shipped as shipped_settings
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.presets import PRESETS
 from grpo_gym.trainers.settings import TrainSettings
@@ -28,7 +28,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "training_env_kwargs: {reward: latency}\n"
         "total_steps: 222\n"
     )
-    monkeypatch.setattr(training_settings, "files", lambda _: folder)
+    monkeypatch.setattr(shipped_settings, "files", lambda _: folder)
     return folder
 
 
