@@ -119,6 +119,7 @@ def process_cost(processes: int, seconds: float) -> dict[str, Any]:
     """
     few = 2 * _steps_of_an_iteration()
     many = few + max(few, int(300_000 * processes * seconds) // few * few)
+    _seconds_of_run(processes, few)  # compiles what is not cached yet
     short, long = _seconds_of_run(processes, few), _seconds_of_run(processes, many)
     return {
         "steps_per_second": (many - few) / (long - short) if long > short else None,
