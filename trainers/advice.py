@@ -77,9 +77,10 @@ class Advice:
             steps = self._schedule.end - self._schedule.start
             iterations = max(1, round(steps / stats.rollout_steps))
             if iterations < FEWEST_ITERATIONS and not _is_known_to_suffice(model, steps):
+                plural = "iteration" if iterations == 1 else "iterations"
                 yield (
                     "iterations",
-                    f"{steps:,} steps are about {iterations} iterations of "
+                    f"{steps:,} steps are about {iterations} {plural} of "
                     f"{stats.rollout_steps:,}, and most tasks need {FEWEST_ITERATIONS} or more: "
                     "raise total_steps, lower num_groups or group_size, or set max_episode_steps",
                 )

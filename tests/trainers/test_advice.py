@@ -101,7 +101,8 @@ def test_few_iterations_are_told_of_once(
     with GRPO("linear", BestAction, num_groups=2, group_size=4) as model:
         model.learn(iterations * ITERATION, callback=few)
         model.learn(iterations * ITERATION, callback=few)
-    steps = f"{iterations * ITERATION} steps are about {iterations} iterations of 8, and "
+    plural = "iteration" if iterations == 1 else "iterations"
+    steps = f"{iterations * ITERATION} steps are about {iterations} {plural} of 8, and "
     assert [message.startswith(steps) for message in said(caplog)] == [True] * is_told
 
 
