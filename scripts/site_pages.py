@@ -40,10 +40,9 @@ _SETTINGS = re.compile(r"^<!-- settings: ([\w.]+) -->$", re.MULTILINE)
 _LARGEST = 2**63 - 1
 
 
-def on_config(config: "MkDocsConfig") -> "MkDocsConfig":
-    """Lay out the package as it is installed: mkdocstrings reads it there."""
+def on_startup(*, command: str, dirty: bool) -> None:
+    """Lay out the package as it is installed, before mkdocstrings looks for it there."""
     link_tree(ROOT)
-    return config
 
 
 def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
