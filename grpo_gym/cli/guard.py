@@ -264,7 +264,7 @@ def _show_estimates(console: Console, result: Estimates, damaged: int) -> None:
         table.add_row(title.replace("_", " "), *cells)
     console.print(table)
     console.print(
-        "These hold where an action changes its own reward only; see docs/how_to/deployment.md.",
+        "They hold if an action changes its own reward only: docs/how_to/deployment.md",
         highlight=False,
         soft_wrap=True,
     )
