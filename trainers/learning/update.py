@@ -28,7 +28,7 @@ _OVER_ALL_EPOCHS = ("clip_low_share", "clip_high_share", "gradient_norm")
 class UpdateStats:
     """Metrics of an update; means over the minibatches of its last epoch unless said.
 
-    A sum that `policy_loss` adds needs a field here, and its line in docs/metrics.md.
+    A sum that `policy_loss` adds needs a field here, and its line in docs/reference/metrics.md.
 
     Attributes:
         loss: The minimised loss.
