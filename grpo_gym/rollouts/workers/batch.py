@@ -1,9 +1,8 @@
 """A batch whose environments are stepped in processes: whole groups a worker.
 
 Each worker has a `LoopBatch` of its part, writes results into shared arrays, and answers one
-message a step; workers without an episode that goes on get none. Parts of the batch can be at
-different steps, so that workers of one step while another waits for its actions. What comes out
-does not depend on the number of workers.
+message a step; workers without an episode that goes on get none. What comes out does not depend on
+the number of workers.
 
 Shapes: B environments, M of them, K copies of each, A choices.
 """
