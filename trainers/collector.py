@@ -1,16 +1,14 @@
 """Collecting an iteration's rollout: the seeds of its groups, and when they branch."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from grpo_gym.policies.network import Policy
 from grpo_gym.rollouts.batches import EnvSource, make_batch
-from grpo_gym.rollouts.collection import Branching, collecting, in_turns
+from grpo_gym.rollouts.collection import Branching, collect
 from grpo_gym.rollouts.env_batch import EnvBatch
 from grpo_gym.rollouts.groups import EnvGroups
 from grpo_gym.rollouts.loop_batch import SeparateBatch
@@ -29,24 +27,8 @@ from grpo_gym.rollouts.workers.pool import WorkersLostError
 from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.processes import ALONE, Processes, check_size, deal
-from grpo_gym.trainers.processes.packing import in_order
 from grpo_gym.trainers.redraws import Redraws
 from grpo_gym.trainers.sharded_policy import PlayedShards, ShardedPolicy
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Groups that are collected at their own pace: those of some workers, or all.
-
-    Attributes:
-        groups: By their numbers in this process.
-        env: Their environments.
-        shards: Those of the policy, which none shares with other parts.
-    """
-
-    groups: range
-    env: EnvGroups
-    shards: PlayedShards
 
 
 class Collector:
@@ -74,6 +56,7 @@ class Collector:
         shards = min(config.num_groups, config.gradient_shards)
         mine = [deal(config.num_groups, shards, shard) for shard in processes.mine(shards)]
         self._groups = range(mine[0].start, mine[-1].stop)
+        self._shards = PlayedShards([len(groups) * config.group_size for groups in mine])
         if config.grouping == "branch":
             with closing(make_batch(env, env_kwargs, 2)) as pair:
                 check_snapshots(pair)
@@ -88,7 +71,6 @@ class Collector:
             )
         try:
             self._env = EnvGroups(batch, config.group_size)
-            self._parts = list(_parts_of(self._env, [len(groups) for groups in mine]))
         except ConfigError:
             batch.close()
             raise
@@ -132,31 +114,12 @@ class Collector:
     ) -> GroupedRollout:
         config = self._config
         members = config.group_size if config.grouping == "unrelated" else None
-        seeds = redraws.applied(episode_seeds(config.seed, iteration, groups, members))
-        if not _takes_wide_seeds(self._env.batch):
-            seeds = narrow_seeds(seeds)
-        start = self._env.reset(seeds)
-        played = [self._playing(policy, iteration, groups, part, start) for part in self._parts]
-        rollouts = in_turns(played)
-        for part, rollout in zip(self._parts, rollouts, strict=True):
-            part.shards.try_all_at_once(policy, rollout)
-        return in_order(rollouts) if len(rollouts) > 1 else rollouts[0]
-
-    def _playing(
-        self,
-        policy: Policy,
-        iteration: int,
-        groups: range,
-        part: _Part,
-        start: tuple[np.ndarray, np.ndarray | None],
-    ) -> Generator[None, None, GroupedRollout]:
-        """Collect a part of the groups, from what the reset of all returned."""
-        config, head = self._config, policy.head
-        groups = groups[part.groups.start : part.groups.stop]
+        head = policy.head
         key = config.seed, iteration, groups
         noise = ActionNoise(head.noise_kind, *key, config.group_size, head.num_components)
-        rows = slice(*(end * config.group_size for end in (part.groups.start, part.groups.stop)))
-        observations, masks = start
+        seeds = redraws.applied(episode_seeds(*key, members))
+        if not _takes_wide_seeds(self._env.batch):
+            seeds = narrow_seeds(seeds)
         branching = None
         if config.grouping == "branch":
             branching = Branching(
@@ -165,28 +128,17 @@ class Collector:
                 config.branch_from,
                 group_generators(config.seed, Stream.TRUNKS, iteration, groups),
             )
-        return collecting(
-            ShardedPolicy(policy, part.shards),
-            part.env,
-            (observations[rows], None if masks is None else masks[rows]),
+        rollout = collect(
+            ShardedPolicy(policy, self._shards),
+            self._env,
+            seeds,
             noise,
             config.max_episode_steps,
             branching,
             config.frame_history,
         )
-
-
-def _parts_of(env: EnvGroups, shards: list[int]) -> Iterator[_Part]:
-    """What can be collected at the same time, for the numbers of groups in each shard."""
-    size, start = env.group_size, 0
-    left = iter(shards)
-    for batch in env.batch.parts([groups * size for groups in shards]):
-        part = EnvGroups(batch, size)
-        rows: list[int] = []
-        while sum(rows) < batch.num_envs:
-            rows.append(next(left) * size)
-        yield _Part(range(start, start + part.num_groups), part, PlayedShards(rows))
-        start += part.num_groups
+        self._shards.try_all_at_once(policy, rollout)
+        return rollout
 
 
 def _takes_wide_seeds(batch: EnvBatch) -> bool:

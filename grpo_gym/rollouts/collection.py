@@ -6,9 +6,9 @@ into the state of one of them, the trunk, and continue as a new group on the sam
 Shapes: T steps, G groups, K members, B = G*K environments, M of the groups.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,10 +26,6 @@ from grpo_gym.rollouts.rollout import (
 )
 
 TrunkKind = Literal["random", "first", "best"]
-
-_R = TypeVar("_R")
-Played = tuple[StepTensors, Episodes, Tensor]
-"""Trajectories, episodes, and how often each group had branched before."""
 
 
 @dataclass(frozen=True)
@@ -76,37 +72,9 @@ def collect(
         EnvError: If an environment fails, or returns what it must not.
         FloatingPointError: If the policy's outputs are not finite.
     """
-    start = env.reset(seeds)
-    playing = collecting(policy, env, start, noise, max_steps, branching, frame_history)
-    return in_turns([playing])[0]
-
-
-def in_turns(parts: Sequence[Generator[None, None, _R]]) -> list[_R]:
-    """What these return, which go on in turns: each from one pause to the next."""
-    results: dict[int, _R] = {}
-    while len(results) < len(parts):
-        for i, part in enumerate(parts):
-            if i not in results:
-                try:
-                    next(part)
-                except StopIteration as end:
-                    results[i] = end.value
-    return [results[i] for i in range(len(parts))]
-
-
-def collecting(
-    policy: SamplingPolicy,
-    env: EnvGroups,
-    start: tuple[np.ndarray, np.ndarray | None],
-    noise: ActionNoise,
-    max_steps: int | None,
-    branching: Branching | None,
-    frame_history: int,
-) -> Generator[None, None, GroupedRollout]:
-    """Collect as `collect`, from what a reset returned; it pauses while environments step."""
     player = Player(policy, env, noise, max_steps, frame_history)
-    player.start(*start)
-    trajectories, episodes, branchings = yield from (
+    player.reset(seeds)
+    trajectories, episodes, branchings = (
         _play_episodes(player) if branching is None else _play_branches(player, branching)
     )
     # Whatever is not finite in an output is so in the probability of the action, and that is small.
@@ -124,8 +92,8 @@ def collecting(
     )
 
 
-def _play_episodes(player: Player) -> Generator[None, None, Played]:
-    trajectories = stack_steps((yield from player.play()), player.env.num_groups)
+def _play_episodes(player: Player) -> tuple[StepTensors, Episodes, Tensor]:
+    trajectories = stack_steps(player.play(), player.env.num_groups)
     episodes = Episodes(
         returns=trajectories.rewards.sum(dim=0).reshape(-1),
         lengths=trajectories.alive.sum(dim=0).reshape(-1),
@@ -134,7 +102,7 @@ def _play_episodes(player: Player) -> Generator[None, None, Played]:
     return trajectories, episodes, torch.zeros(player.env.num_groups, dtype=torch.int64)
 
 
-def _play_branches(player: Player, branching: Branching) -> Generator[None, None, Played]:
+def _play_branches(player: Player, branching: Branching) -> tuple[StepTensors, Episodes, Tensor]:
     env = player.env
     returns = np.zeros(env.num_groups)
     lengths = np.zeros(env.num_groups, np.int64)
@@ -143,15 +111,14 @@ def _play_branches(player: Player, branching: Branching) -> Generator[None, None
     branchings = []
     groups = np.arange(env.num_groups)
     while len(groups):
-        steps = yield from player.play(branching.every)
+        steps = player.play(branching.every)
         trunks = _choose_trunks(branching, steps, player, groups)
         returns[groups] += _returns(steps)[trunks]
         lengths[groups] += np.sum([step.alive.numpy()[trunks] for step in steps], axis=0)
         truncated[groups] = player.truncated[trunks]
         continues = player.alive[env.members(groups)].any(axis=1)
         branch_points = player.snapshot(trunks[continues])
-        detour = player.play(branching.lookahead, player.noise.aside(len(segments)))
-        for step in (yield from detour):
+        for step in player.play(branching.lookahead, player.noise.aside(len(segments))):
             steps.append(replace(step, credited=torch.zeros_like(step.alive)))
         branchings.append(torch.full((len(groups),), len(segments)))
         segments.append(stack_steps(steps, env.num_groups, groups))

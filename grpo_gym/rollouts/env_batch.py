@@ -5,9 +5,8 @@ environments, K copies of each.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -143,40 +142,17 @@ class EnvBatch(ABC):
             EnvError: If an environment fails, or returns what it must not.
             FloatingPointError: If an action is not finite.
         """
-        return self.begin_step(actions, alive)()
-
-    def begin_step(self, actions: np.ndarray, alive: np.ndarray) -> Callable[[], BatchStep]:
-        """Begin a `step`, with the same arguments and errors; other parts may step meanwhile.
-
-        Returns:
-            What waits for the result, to be called once, before anything else is asked.
-        """
         self._steps += alive
         if actions.dtype.kind == "f" and not is_finite(actions[alive]):
             raise FloatingPointError(
                 f"the actions for {self} must be finite, got nan or inf: the weights or outputs of "
                 "the policy are not; lower learning_rate"
             )
-        result = self._begin_step(actions, alive)
-
-        def checked() -> BatchStep:
-            step = result()
-            self._check_observations("step", step.observations)
-            self._check_rewards(step.rewards, alive)
-            self._check_masks("step", step.action_masks)
-            return step
-
-        return checked
-
-    def parts(self, blocks: Sequence[int]) -> Sequence["EnvBatch"]:
-        """What can step at the same time, in order: by default the batch itself.
-
-        A part shares everything with the batch.
-
-        Args:
-            blocks: Numbers of neighbouring environments that stay together; their sum is B.
-        """
-        return [self]
+        step = self._step(actions, alive)
+        self._check_observations("step", step.observations)
+        self._check_rewards(step.rewards, alive)
+        self._check_masks("step", step.action_masks)
+        return step
 
     def snapshot(self, members: np.ndarray) -> BatchSnapshot:
         """Save the states of the environments with these indices, shape (M,), int64."""
@@ -207,10 +183,6 @@ class EnvBatch(ABC):
     @abstractmethod
     def _step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
         """As `step`, unchecked."""
-
-    def _begin_step(self, actions: np.ndarray, alive: np.ndarray) -> Callable[[], BatchStep]:
-        """As `begin_step`, unchecked."""
-        return partial(self._step, actions, alive)
 
     @abstractmethod
     def _snapshot(self, members: np.ndarray) -> Any:

@@ -4,7 +4,6 @@ Shapes: B environments, M of them, W numbers of a row, H frames of a history, A 
 """
 
 from collections import defaultdict
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,22 +78,17 @@ class Player:
         self._max_steps = max_steps
         self._frame_history = frame_history
 
-    def start(self, observations: np.ndarray, masks: np.ndarray | None) -> None:
-        """Start with what a reset of all environments returned."""
-        self._masks = masks
+    def reset(self, seeds: np.ndarray) -> None:
+        """Start an episode in every environment; seeds as for `EnvGroups.reset`."""
+        observations, self._masks = self.env.reset(seeds)
         self._frames = stack_frames(None, observations, self._frame_history)
         self._elapsed = 0
         self.alive = np.ones(len(observations), np.bool_)
         self.truncated = np.zeros(len(observations), np.bool_)
 
     @torch.inference_mode()
-    def play(
-        self, count: int | None = None, noise: ActionNoise | None = None
-    ) -> Generator[None, None, list[StepTensors]]:
-        """Play until every episode has ended, or for `count` steps, perhaps with other noise.
-
-        It pauses while environments step.
-        """
+    def play(self, count: int | None = None, noise: ActionNoise | None = None) -> list[StepTensors]:
+        """Play until every episode has ended, or for `count` steps, perhaps with other noise."""
         noise, device = noise or self.noise, self._policy.device
         steps: list[StepTensors] = []
         while self.alive.any() and len(steps) != count:
@@ -106,10 +100,7 @@ class Player:
             distribution = self._policy.distribution(outputs, legal)
             drawn = distribution.draw(torch.from_numpy(noise.draw()).to(device))
             actions, log_probs, outputs = (each.cpu() for each in (*drawn, outputs))
-            taken = self._policy.head.to_environment(actions)
-            result_of_step = self.env.batch.begin_step(taken, self.alive)
-            yield
-            result = result_of_step()
+            result = self.env.batch.step(self._policy.head.to_environment(actions), self.alive)
             rewards = torch.from_numpy(np.where(self.alive, result.rewards, 0.0))
             alive = torch.from_numpy(self.alive)
             steps.append(

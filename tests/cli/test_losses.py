@@ -54,14 +54,14 @@ def saved_iteration() -> int:
 
 def fail_in_step(patch: pytest.MonkeyPatch, number: int, action: Callable[[], object]) -> None:
     """Let something happen in this step of the environments, counted from 0 over all iterations."""
-    original, count = NativeBatch._step, iter(range(10**9))
+    original, count = NativeBatch.step, iter(range(10**9))
 
     def step(self: NativeBatch, *arguments: Any) -> Any:
         if next(count) == number:
             action()
         return original(self, *arguments)
 
-    patch.setattr(NativeBatch, "_step", step)
+    patch.setattr(NativeBatch, "step", step)
 
 
 def raise_(error: BaseException) -> Callable[[], None]:

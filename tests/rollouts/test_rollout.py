@@ -51,8 +51,8 @@ def test_lengths_rewards_and_alive_follow_the_first_action() -> None:
 class PaysTheDead(LoopBatch):
     """Goes on rewarding members that have ended, as a vector environment may."""
 
-    def _step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
-        step = super()._step(actions, alive)
+    def step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
+        step = super().step(actions, alive)
         return replace(step, rewards=np.where(alive, step.rewards, 7.0))
 
 

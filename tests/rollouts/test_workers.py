@@ -84,62 +84,6 @@ def test_the_number_of_workers_changes_no_bit() -> None:
                 assert_same(left, right)
 
 
-@pytest.mark.parametrize(
-    ("workers", "blocks", "wanted"),
-    [(2, [2, 2, 2, 2], [4, 4]), (3, [2, 2, 2, 2], [4, 2, 2]), (3, [4, 4], [4, 4]), (4, [8], [8])],
-)
-def test_parts_step_at_the_same_time(workers: int, blocks: list[int], wanted: list[int]) -> None:
-    actions = np.arange(2 * COUNT).reshape(COUNT, 2) % 2
-    alive = np.arange(COUNT) != 1
-    with closing(batch_of(Everything, workers)) as batch:
-        parts = batch.parts(blocks)
-        assert [part.num_envs for part in parts] == wanted
-        batch.reset(list(range(COUNT)))
-        whole = batch.step(actions, alive)
-        batch.reset(list(range(COUNT)))
-        rows = [
-            slice(stop - size, stop) for stop, size in zip(np.cumsum(wanted), wanted, strict=True)
-        ]
-        pairs = list(zip(parts, rows, strict=True))
-        results = [part.begin_step(actions[own], alive[own]) for part, own in pairs]
-        for (_, own), result in reversed(list(zip(pairs, results, strict=True))):
-            step = result()
-            for name in ("observations", "rewards", "terminated", "truncated"):
-                assert_same(getattr(step, name), getattr(whole, name)[own])
-        end = wanted[-1] - 1
-        last = parts[-1].snapshot(np.array([end]))
-        parts[-1].restore(last, np.array([[end - 1, end]]))
-        assert last.seeds.tolist() == [COUNT - 1] and last.steps.tolist() == [1]
-
-
-def test_an_answer_that_nobody_waited_for_is_dropped(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    make = partial(Fragile, "speed", str(tmp_path / "file"), forever=True)
-    with closing(batch_of(make, 2)) as batch:
-        first = batch.reset(list(range(COUNT)))
-        for part in batch.parts([MEMBERS] * GROUPS):
-            actions, alive = np.zeros(COUNT // 2, np.int64), np.ones(COUNT // 2, np.bool_)
-            part.step(actions, alive)
-            part.step(actions, alive)
-            part.begin_step(actions, alive)  # an error
-        assert_same(first, batch.reset(list(range(COUNT))))
-
-
-@linux_only
-def test_all_that_are_lost_at_the_same_time_are_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    make = partial(Fragile, "exit", str(tmp_path / "file"), forever=True)
-    with closing(batch_of(make, 2)) as batch:
-        batch.reset(list(range(COUNT)))
-        actions, alive = np.zeros(COUNT // 2, np.int64), np.ones(COUNT // 2, np.bool_)
-        parts = batch.parts([MEMBERS] * GROUPS)
-        for _ in range(2):
-            batch.step(np.tile(actions, 2), np.tile(alive, 2))
-        first, _ = [part.begin_step(actions, alive) for part in parts]
-        with pytest.raises(WorkersLostError, match=r"^worker 1 of 2 .*; worker 2 of 2 .* 3$"):
-            first()
-
-
 def test_a_state_is_forgotten_with_its_snapshot() -> None:
     with closing(batch_of(Everything, 1)) as batch:
         assert isinstance(batch, WorkerBatch)

@@ -16,7 +16,6 @@ from grpo_gym.cli.main import main
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.env_batch import EnvError
 from grpo_gym.rollouts.randomness import redrawn_seeds
-from grpo_gym.rollouts.workers.pool import WorkerPool
 from grpo_gym.settings import ConfigError
 from grpo_gym.trainers import memory, redraws
 from worker_envs import Everything, Fragile
@@ -47,34 +46,6 @@ def trained(env: Any, workers: int, **settings: Any) -> str:
 def test_the_number_of_workers_changes_no_weight(settings: dict[str, Any]) -> None:
     here, there = (trained(Everything, workers, **settings) for workers in (0, 3))
     assert here == there
-
-
-def test_workers_step_while_actions_for_others_are_computed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    calls: list[tuple[str, list[int]]] = []
-    with model_of(Everything, 2, grouping="unrelated") as model:
-        collector = model.prepare()
-        monkeypatch.setattr(WorkerPool, "send", noted(calls, WorkerPool.send))
-        monkeypatch.setattr(WorkerPool, "receive", noted(calls, WorkerPool.receive))
-        collector.collect(model.policy, 0)
-    assert calls[:2] == [("send", [0, 1]), ("receive", [0, 1])]  # the reset
-    assert calls[2:7] == [
-        ("send", [0]),
-        ("send", [1]),
-        ("receive", [0]),
-        ("send", [0]),
-        ("receive", [1]),
-    ]
-
-
-def noted(calls: list[tuple[str, list[int]]], method: Any) -> Any:
-    def note(self: WorkerPool, workers: Any) -> Any:
-        if workers:
-            calls.append((method.__name__, list(workers)))
-        return method(self, workers)
-
-    return note
 
 
 def test_the_groups_of_a_lost_worker_start_from_other_seeds(

@@ -10,9 +10,7 @@ Shapes: B environments, M of them, K copies of each, A choices.
 import itertools
 import weakref
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -75,8 +73,8 @@ class WorkerBatch(SeparateBatch):
         size = workers.group_size
         parts = [range(int(share[0]) * size, (int(share[-1]) + 1) * size) for share in shares]
         self._pool = WorkerPool(self.name, sent, parts, self._array_kinds(), workers.timeout_s)
-        self._arrays = self._pool.arrays.rows(0, num_envs)
-        self._parts = {i: slice(part.start, part.stop) for i, part in enumerate(parts)}
+        self._starts = np.array([part.start for part in parts])
+        self._parts = [slice(part.start, part.stop) for part in parts]
         self._keys = itertools.count()
         self._dropped: list[int] = []
 
@@ -85,45 +83,19 @@ class WorkerBatch(SeparateBatch):
         self._pool.close()
 
     @override
-    def parts(self, blocks: Sequence[int]) -> Sequence["WorkerBatch"]:
-        stops = {int(stop) for stop in np.cumsum(blocks)} & {o.stop for o in self._parts.values()}
-        return [self._part(*ends) for ends in itertools.pairwise([0, *sorted(stops)])]
-
-    def _part(self, start: int, stop: int) -> "WorkerBatch":
-        """The environments between two indices, which are all those of some workers."""
-        part = copy(self)
-        part.num_envs = stop - start
-        part._seeds, part._steps = self._seeds[start:stop], self._steps[start:stop]
-        part._arrays = self._pool.arrays.rows(start, stop)
-        part._parts = {
-            i: slice(own.start - start, own.stop - start)
-            for i, own in self._parts.items()
-            if start <= own.start < stop
-        }
-        part._dropped = []
-        return part
-
-    @override
     def _reset(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None]:
         self._pool.replace_lost()
         each = [int(seed) for seed in seeds]
-        masked = self._pool.ask({i: ("reset", each[own]) for i, own in self._parts.items()})
-        return self._arrays["observations"].copy(), self._masks(masked)
+        masked = self._pool.ask({i: ("reset", each[own]) for i, own in enumerate(self._parts)})
+        return self._pool.arrays["observations"].copy(), self._masks(masked)
 
     @override
     def _step(self, actions: np.ndarray, alive: np.ndarray) -> BatchStep:
-        return self._begin_step(actions, alive)()
-
-    @override
-    def _begin_step(self, actions: np.ndarray, alive: np.ndarray) -> Callable[[], BatchStep]:
-        self._arrays["actions"][:] = actions
-        self._arrays["alive"][:] = alive
-        busy = [i for i, own in self._parts.items() if alive[own].any()]
-        self._pool.send(dict.fromkeys(busy, ("step",)))
-        return partial(self._end_step, alive, busy)
-
-    def _end_step(self, alive: np.ndarray, busy: list[int]) -> BatchStep:
-        arrays, answers = self._arrays, self._pool.receive(busy)
+        arrays = self._pool.arrays
+        arrays["actions"][:] = actions
+        arrays["alive"][:] = alive
+        busy = [i for i, own in enumerate(self._parts) if alive[own].any()]
+        answers = self._pool.ask(dict.fromkeys(busy, ("step",)))
         return BatchStep(
             observations=arrays["observations"].copy(),
             rewards=np.where(alive, arrays["rewards"], 0.0),
@@ -141,9 +113,9 @@ class WorkerBatch(SeparateBatch):
         if self._dropped:
             message = ("forget", self._dropped.copy())
             self._dropped.clear()
-            self._pool.ask(dict.fromkeys(self._parts, message))
+            self._pool.ask(dict.fromkeys(range(len(self._parts)), message))
         self._pool.ask(
-            {i: ("snapshot", key, members[owners == i] - self._parts[i].start) for i in numbers}
+            {i: ("snapshot", key, members[owners == i] - self._starts[i]) for i in numbers}
         )
         saved = _SavedInWorkers(key, owners)
         weakref.finalize(saved, self._dropped.append, key)
@@ -157,19 +129,18 @@ class WorkerBatch(SeparateBatch):
             copies = members[own]
             if not (self._owners(copies) == i).all():
                 raise ValueError("a saved state must stay within a group, got one for another")
-            messages[i] = ("restore", states.key, copies - self._parts[i].start)
+            messages[i] = ("restore", states.key, copies - self._starts[i])
         self._pool.ask(messages)
 
     def _owners(self, members: np.ndarray) -> np.ndarray:
         """The workers' numbers of environments of any shape."""
-        starts = [own.start for own in self._parts.values()]
-        return min(self._parts) + np.searchsorted(starts, members, side="right") - 1
+        return np.searchsorted(self._starts, members, side="right") - 1
 
     def _masks(self, masked: dict[int, bool]) -> np.ndarray | None:
         """Action masks, all true for workers that have none."""
         if not any(masked.values()):
             return None
-        shared = self._arrays["masks"]
+        shared = self._pool.arrays["masks"]
         masks = np.ones_like(shared)
         for i, has_masks in masked.items():
             if has_masks:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -131,45 +131,23 @@ class WorkerPool:
                         threading.current_thread() is threading.main_thread(),
                     ),
                     self.arrays.descriptor,
-                    max(self._timeout_s, _START_SECONDS),
                 )
-        self.receive(missing)
+            self._answers(missing, max(self._timeout_s, _START_SECONDS))
 
     def ask(self, messages: Mapping[int, tuple[Any, ...] | None]) -> dict[int, Any]:
-        """`send`, then `receive`."""
-        self.send(messages)
-        return self.receive(messages)
+        """Send messages to workers, by their numbers, and wait for all answers.
 
-    def send(self, messages: Mapping[int, tuple[Any, ...] | None]) -> None:
-        """Send messages to workers, by their numbers.
-
-        A message is a method of the worker and its arguments; None ends the worker. Answers to
-        earlier ones that nobody waited for, because of an error elsewhere, are dropped.
+        A message is a method of the worker and its arguments; None ends the worker.
 
         Raises:
-            WorkersLostError: If a worker crashed or hung before it gave such an answer.
-        """
-        late = [number for number in messages if self._workers[number].is_asked]
-        with self._ending_all_if_interrupted():
-            self._answers(late)
-            for number, message in messages.items():
-                self._workers[number].ask(message, self._timeout_s)
-
-    def receive(self, numbers: Iterable[int]) -> dict[int, Any]:
-        """Wait for the answers of these workers.
-
-        Raises:
-            WorkersLostError: If some crash or hang; all others that were asked, also those not
-                waited for, have answered by then.
+            WorkersLostError: If some crash or hang; the others have answered by then.
             EnvError: If an environment fails, or returns what it must not.
         """
         with self._ending_all_if_interrupted():
-            answers = self._answers(numbers)
-        for _, failure in answers.values():
-            if failure is not None:
-                error, text = failure
-                raise error from RemoteTracebackError(text)
-        return {number: value for number, (value, _) in answers.items()}
+            for number, message in messages.items():
+                with contextlib.suppress(OSError):  # it has died: found out below
+                    self._workers[number].connection.send(message)
+            return self._answers(list(messages), self._timeout_s)
 
     def close(self) -> None:
         """End all workers once they have closed their environments."""
@@ -181,17 +159,28 @@ class WorkerPool:
         finally:
             self._end()
 
-    def _answers(self, numbers: Iterable[int]) -> dict[int, Any]:
-        """What each of these workers answers."""
-        answers = {number: self._workers[number].answer() for number in numbers}
-        if any(isinstance(answer, str) for answer in answers.values()):
-            for number, worker in self._workers.items():  # they may be lost at the same time
-                if worker.is_asked:
-                    answers[number] = worker.answer()
-            causes = {i: answer for i, answer in answers.items() if isinstance(answer, str)}
-            for number in causes:
-                self._workers.pop(number).end(at_once=True)
+    def _answers(self, numbers: list[int], timeout_s: float) -> dict[int, Any]:
+        deadline = time.monotonic() + timeout_s
+        answers, causes, errors = {}, {}, []
+        for number in numbers:
+            worker = self._workers[number]
+            try:
+                if not worker.answers_until(deadline):
+                    causes[number] = f"gave no answer within {timeout_s:g} s{worker.place()}"
+                    continue
+                answers[number], error = worker.connection.recv()
+            except (EOFError, OSError):
+                causes[number] = worker.cause_of_death()
+                continue
+            if error is not None:
+                errors.append(error)
+        for number in causes:
+            self._workers.pop(number).end(at_once=True)
+        if causes:
             raise WorkersLostError([self._described(*each) for each in causes.items()])
+        if errors:
+            error, text = errors[0]
+            raise error from RemoteTracebackError(text)
         return answers
 
     def _described(self, number: int, cause: str) -> LostWorker:
@@ -212,13 +201,9 @@ class WorkerPool:
 
 
 class _Worker:
-    """A process and the connection to it.
+    """A process and the connection to it."""
 
-    Attributes:
-        is_asked: Whether it has been sent a message whose answer has not been read.
-    """
-
-    def __init__(self, order: Order, arrays: int, timeout_s: float) -> None:
+    def __init__(self, order: Order, arrays: int) -> None:
         ours, theirs = socket.socketpair()
         self.last_words = unnamed_file()
         passed = (theirs.fileno(), arrays, self.last_words)
@@ -234,26 +219,13 @@ class _Worker:
         # Kept: `Connection.poll` would make another one for every step, which takes longer.
         self._answered = select.poll()
         self._answered.register(self.connection, select.POLLIN)
-        self.ask(order, timeout_s)
-
-    def ask(self, message: Any, timeout_s: float) -> None:
-        """Send a message that it has to answer within so many seconds."""
-        self.is_asked = True
-        self._timeout_s = timeout_s
-        self._deadline = time.monotonic() + timeout_s
         with contextlib.suppress(OSError):  # it has died: whoever waits for the answer finds out
-            self.connection.send(message)
+            self.connection.send(order)
 
-    def answer(self) -> Any:
-        """Its answer, or else what became of it, as a predicate."""
-        self.is_asked = False
-        left = max(0.0, self._deadline - time.monotonic())
-        if not self._answered.poll(math.ceil(1000.0 * left)):
-            return f"gave no answer within {self._timeout_s:g} s{self.place()}"
-        try:
-            return self.connection.recv()
-        except (EOFError, OSError):
-            return self.cause_of_death()
+    def answers_until(self, deadline: float) -> bool:
+        """Whether there is an answer, or the end, before this monotonic time."""
+        left = max(0.0, deadline - time.monotonic())
+        return bool(self._answered.poll(math.ceil(1000.0 * left)))
 
     def cause_of_death(self) -> str:
         """How the process ended, which has closed the connection."""
