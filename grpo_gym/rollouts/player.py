@@ -151,9 +151,8 @@ class InfoMeans:
 
     def add(self, infos: dict[str, np.ndarray], alive: np.ndarray) -> None:
         """Note one step of the environments that are alive; arrays of shape (B,)."""
-        everyone = alive.all()
         for name, values in infos.items():
-            self._reported[name].append(values if everyone else values[alive])
+            self._reported[name].append(values[alive])  # a copy: environments may reuse theirs
 
     def means(self) -> dict[str, float]:
         """Means over all steps that reported a finite value."""

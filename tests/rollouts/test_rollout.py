@@ -13,6 +13,7 @@ from grpo_gym.rollouts.collection import collect
 from grpo_gym.rollouts.env_batch import BatchStep
 from grpo_gym.rollouts.groups import EnvGroups
 from grpo_gym.rollouts.loop_batch import LoopBatch
+from grpo_gym.rollouts.player import InfoMeans
 from grpo_gym.rollouts.randomness import ActionNoise, episode_seeds
 from grpo_gym.rollouts.rollout import GroupedRollout
 from probe_envs import BestAction, Countdown, OneStep, Search
@@ -109,6 +110,15 @@ class Junk(Countdown):
     def step(self, action: Any) -> Any:
         observation, reward, over, cut, _ = super().step(action)
         return observation, reward, over, cut, {"time": np.inf if over else 1.0}
+
+
+def test_infos_may_come_in_the_same_array_each_step() -> None:
+    means, values, alive = InfoMeans(), np.zeros(2), np.ones(2, np.bool_)
+    for value in (1.0, 2.0):
+        values[:] = value
+        means.add({"value": values}, alive)
+    assert means.means() == {"value": 1.5}
+    assert means.counts() == {"value": 4}
 
 
 def test_infos_that_are_not_finite_are_left_out() -> None:
