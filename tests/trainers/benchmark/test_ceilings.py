@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+import torch
 
+from grpo_gym.trainers.benchmark import ceilings
 from grpo_gym.trainers.benchmark.ceilings import measure_ceilings, operations_per_step, rate
 from grpo_gym.trainers.grpo import GRPO
 
@@ -26,7 +28,20 @@ def test_the_share_is_that_of_the_products_rate() -> None:
     share = found["training"][0] * found["operations_per_step"] / found["product"][0]
     assert found["share"] == share
     assert 0.0 < share < 1.0
-    assert found["copy"][0] > 1e6  # bytes per second, of a busy machine too
+    assert found["copy"][0] > 0.0
+
+
+def test_a_copy_counts_the_bytes_that_it_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "_COPIED_BYTES", 4_000)
+    copied: list[int] = []
+    original = torch.Tensor.copy_
+
+    def counted(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        copied.append(source.nbytes)
+        return original(target, source)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", counted)
+    assert ceilings._copies()() == sum(copied) == 4_000
 
 
 def test_a_rate_counts_whole_works() -> None:
