@@ -1,15 +1,15 @@
 """Exchanges between processes of one machine, through memory that they share.
 
-Each process has two boxes, one for every other exchange, and a pipe from each other process. To
-bring something, it writes it into a box and then says its length in the pipe of each other one; to
-receive, it reads the lengths, waiting for them, and looks into the boxes of the others. A box is
-written again in the exchange after the next, and its owner gets there only once all others have
-begun the next one.
+Each process owns two buffers, which it uses alternately, and has a pipe to every other process. In
+an exchange, a process writes its data to its buffer, and the length of the data to the pipes. Then
+it waits for the lengths in the pipes of the others, and reads the data from their buffers. A
+process reaches the exchange after the next only when all others have begun the next one, and so
+have read what it overwrites then.
 
-The kernel orders memory: what a process wrote before `write` is there for who has `read`, on
-processors of any kind. It also lets a process sleep until there is something to read, and tells it
-if the other end is gone. Boxes and pipes have no names in any folder and end with their processes,
-however these end; boxes are not bounded by the size of /dev/shm.
+The kernel orders memory: data written before a `write` to a pipe is visible after the matching
+`read`, on every processor. A process that waits can sleep until there is something to read, and
+learns that the other end is gone. Buffers and pipes have no names in any folder and end with their
+processes, however these end. The size of /dev/shm does not limit the buffers.
 
 Shapes: P processes.
 """
@@ -40,21 +40,21 @@ class SharedMemory(Exchange):
     """Processes of one machine; `connected` makes it."""
 
     def __init__(self, rank: int, size: int) -> None:
-        """Make this process's boxes and pipes.
+        """Make this process's buffers and pipes.
 
         Raises:
-            OSError: If this system has no such boxes, or refuses them.
+            OSError: If this system has no such buffers, or refuses them.
         """
         self._rank = rank
         self._others = [other for other in range(size) if other != rank]
         self._descriptors: list[int] = []
         self._exchanges = 0
-        self._boxes: dict[int, tuple[Box, Box]] = {}
+        self._buffers: dict[int, tuple[Buffer, Buffer]] = {}
         self._sends: dict[int, int] = {}
         self._receives: dict[int, tuple[int, select.poll]] = {}
         self._kept_open: dict[int, int] = {}
         try:
-            self._boxes[rank] = (self._new_box(), self._new_box())
+            self._buffers[rank] = (self._new_buffer(), self._new_buffer())
             for other in self._others:
                 receives, self._kept_open[other] = self._noted(*os.pipe2(os.O_NONBLOCK))
                 poll = select.poll()
@@ -66,22 +66,24 @@ class SharedMemory(Exchange):
 
     def description(self) -> dict[str, Any]:
         """What the others need to `reach` this process."""
-        boxes = [box.descriptor for box in self._boxes[self._rank]]
-        names = [os.readlink(_place(os.getpid(), box)) for box in boxes]
-        return {"process": os.getpid(), "boxes": boxes, "names": names, "pipes": self._kept_open}
+        process = os.getpid()
+        buffers = [buffer.descriptor for buffer in self._buffers[self._rank]]
+        names = [os.readlink(_place(process, buffer)) for buffer in buffers]
+        return {"process": process, "buffers": buffers, "names": names, "pipes": self._kept_open}
 
     def reach(self, other: int, description: dict[str, Any]) -> None:
-        """Open the boxes and the pipe of another process.
+        """Open the buffers and the pipe of another process.
 
         Raises:
             OSError: If it is not on this machine, or cannot be reached.
         """
-        process, boxes = description["process"], description["boxes"]
+        process, buffers = description["process"], description["buffers"]
         # Before anything is opened: a process of another machine may have the number of one here.
-        if [os.readlink(_place(process, box)) for box in boxes] != description["names"]:
+        if [os.readlink(_place(process, buffer)) for buffer in buffers] != description["names"]:
             raise OSError(f"process {process} of this machine is another one")
-        first, second = (self._noted(os.open(_place(process, box), os.O_RDWR))[0] for box in boxes)
-        self._boxes[other] = Box(first), Box(second)
+        places = [_place(process, buffer) for buffer in buffers]
+        first, second = (self._noted(os.open(place, os.O_RDWR))[0] for place in places)
+        self._buffers[other] = Buffer(first), Buffer(second)
         pipe = _place(process, description["pipes"][str(self._rank)])
         (self._sends[other],) = self._noted(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
 
@@ -103,47 +105,47 @@ class SharedMemory(Exchange):
         turn = self._exchanges % 2
         self._exchanges += 1
         length = len(mine)
-        self._boxes[self._rank][turn].write(mine)
-        said = length.to_bytes(_LENGTH_BYTES, "little")
+        self._buffers[self._rank][turn].write(mine)
+        message = length.to_bytes(_LENGTH_BYTES, "little")
         for descriptor in self._sends.values():
-            os.write(descriptor, said)
+            os.write(descriptor, message)
         lengths = {other: self._length_from(other, check) for other in self._others}
         lengths[self._rank] = length
-        return [self._boxes[rank][turn].read(lengths[rank]) for rank in sorted(lengths)]
+        return [self._buffers[rank][turn].read(lengths[rank]) for rank in sorted(lengths)]
 
     def close(self) -> None:
         """See `Exchange`."""
         for descriptor in self._descriptors:
             os.close(descriptor)
-        self._descriptors, self._boxes = [], {}
+        self._descriptors, self._buffers = [], {}
 
     def _length_from(self, other: int, check: Check) -> int:
-        """Wait for another process; how much it has brought."""
+        """Wait for the data of another process; returns its length in bytes."""
         descriptor, poll = self._receives[other]
         patience = time.perf_counter() + _PATIENCE_SECONDS
         while True:
             try:
-                said = os.read(descriptor, _LENGTH_BYTES)
+                message = os.read(descriptor, _LENGTH_BYTES)
             except BlockingIOError:
                 if time.perf_counter() < patience:
                     os.sched_yield()  # to those that work on the same core, if there are any
                 elif not poll.poll(LOOK_SECONDS * 1e3):
                     check()
             else:
-                if not said:
+                if not message:
                     raise BrokenPipeError(f"process {other} has gone")
-                return int.from_bytes(said, "little")
+                return int.from_bytes(message, "little")
 
-    def _new_box(self) -> "Box":
+    def _new_buffer(self) -> "Buffer":
         name = f"grpo-gym-{secrets.token_hex(16)}"
-        return Box(*self._noted(os.memfd_create(name)))
+        return Buffer(*self._noted(os.memfd_create(name)))
 
     def _noted(self, *descriptors: int) -> tuple[int, ...]:
         self._descriptors.extend(descriptors)
         return descriptors
 
 
-class Box:
+class Buffer:
     """Memory that one process writes and others read.
 
     Attributes:
@@ -155,7 +157,7 @@ class Box:
         self._memory = torch.empty(0, dtype=torch.uint8)
 
     def write(self, content: Tensor) -> None:
-        """Write bytes, shape (N,), uint8; the box grows if it must."""
+        """Write bytes, shape (N,), uint8; the buffer grows if it must."""
         length = len(content)
         if length > len(self._memory):
             os.ftruncate(self.descriptor, max(length, 2 * len(self._memory)))

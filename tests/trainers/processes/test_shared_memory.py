@@ -166,7 +166,7 @@ def test_all_do_without_if_they_are_told_to(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def held() -> list[str]:
-    """The boxes and pipes of this process."""
+    """The buffers and pipes of this process."""
     links = (f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd"))
     names = sorted(os.readlink(link) for link in links if os.path.lexists(link))
     return [name for name in names if name.startswith(("/memfd:grpo-gym", "pipe:"))]
