@@ -15,7 +15,7 @@ import tyro
 from grpo_gym.trainers import experiments
 from grpo_gym.trainers.experiments import EVALUATION_SEED
 
-EPISODES = {"FrozenLake-v1": 500, "Acrobot-v1": 200}
+EPISODES = {"FrozenLake-v1": 500, "Acrobot-v1": 200, "Taxi-v4": 500}
 """Episodes that each trained policy plays with its most probable actions, by environment."""
 FIRST_SEED = 1000
 """Recipes were found on seeds below."""

@@ -1,5 +1,6 @@
 """What a training is made of: environment, policy, settings and number of steps."""
 
+from collections.abc import Collection
 from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from grpo_gym.settings import (
     checked_dataclass,
 )
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.defaults import task_of, task_settings
 from grpo_gym.trainers.online.config import OnlineConfig
 
 if TYPE_CHECKING:
@@ -52,6 +54,21 @@ class TrainSettings:
     """Settings of GRPO."""
     online: OnlineConfig = field(default_factory=OnlineConfig)
     """Settings of online GRPO."""
+
+
+def settings_from_task(settings: TrainSettings, given: Collection[str]) -> dict[str, Any]:
+    """The settings of GRPO that suit the task and the number of steps; see `trainers.defaults`.
+
+    Args:
+        settings: What is trained.
+        given: Names of settings of GRPO that are kept.
+
+    Raises:
+        ConfigError: If the environment cannot be made.
+    """
+    kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
+    task = task_of(settings.env, kwargs, settings.grpo.frame_history)
+    return {} if task is None else task_settings(task, settings.total_steps, given)
 
 
 def new_model(settings: TrainSettings) -> "GRPO":

@@ -28,6 +28,7 @@ from grpo_gym.trainers.comparison.contenders import Contender, find_contender
 from grpo_gym.trainers.comparison.measurements import Comparison, changed_versions
 from grpo_gym.trainers.comparison.records import Budget, Plan
 from grpo_gym.trainers.comparison.settings import check_algorithm, require
+from grpo_gym.trainers.defaults import in_words
 from grpo_gym.trainers.named_policies import check_environment
 
 
@@ -123,7 +124,7 @@ def _prepare(
     options: CompareOptions, budget: Budget, command: str, console: Console
 ) -> Callable[[], None]:
     """What trains all that is missing, after checking that it can be trained."""
-    contenders = _contenders(options)
+    contenders = [found.trained_for(budget.total_steps) for found in _contenders(options)]
     (path,) = options.files
     plan = Plan(
         **to_mapping(budget),
@@ -149,6 +150,8 @@ def _prepare(
     for contender in contenders:
         if not contender.tuned:
             console.print(f"{contender.algorithm}: not tuned for this task; see grpo-gym tune")
+        if contender.from_task:
+            console.print(in_words(contender.from_task))
     return partial(comparison.measure, results, options.processes, command)
 
 

@@ -23,12 +23,12 @@ from grpo_gym.settings import (
 )
 from grpo_gym.settings.effects import Needs, refuse_without_effect, without_effect
 from grpo_gym.trainers.config import OF_THE_MACHINE, GRPOConfig
-from grpo_gym.trainers.defaults import in_words, task_of, task_settings
+from grpo_gym.trainers.defaults import in_words
 from grpo_gym.trainers.effects import needs_of, needs_of_environment, refuse_both
 from grpo_gym.trainers.online.config import OnlineConfig
 from grpo_gym.trainers.presets import PRESETS
 from grpo_gym.trainers.processes import check_size
-from grpo_gym.trainers.settings import TrainSettings
+from grpo_gym.trainers.settings import TrainSettings, settings_from_task
 from grpo_gym.trainers.shipped import default_config
 
 _log = logging.getLogger(__name__)
@@ -182,15 +182,10 @@ def _with_settings_from_task(
     """Where no file has settings, those that suit the task; they are shown in one line."""
     if run.config is not None or default_config(settings.env, settings.env_kwargs):
         return settings
-    kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
     try:
-        task = task_of(settings.env, kwargs, settings.grpo.frame_history)
+        found = settings_from_task(settings, {*PRESETS[run.preset or "default"], *given})
     except Exception:  # an environment may raise anything; training will say what is wrong
         return settings
-    if task is None:
-        return settings
-    fixed = {*PRESETS[run.preset or "default"], *given}
-    found = task_settings(task, settings.total_steps, fixed)
     if not found:
         return settings
     Console(stderr=True, quiet=run.quiet, highlight=False, soft_wrap=True).print(in_words(found))

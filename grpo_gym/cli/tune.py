@@ -19,6 +19,7 @@ from grpo_gym.trainers.comparison.contenders import Settings, find_contender
 from grpo_gym.trainers.comparison.records import TrialBudget
 from grpo_gym.trainers.comparison.settings import SB3Settings, check_algorithm, require
 from grpo_gym.trainers.config import GRPOConfig
+from grpo_gym.trainers.defaults import in_words
 from grpo_gym.trainers.named_policies import check_environment
 from grpo_gym.trainers.settings import TrainSettings
 
@@ -76,6 +77,7 @@ def _tune(configs: dict[str, Any], command: str, console: Console) -> None:
 
     check_environment(options.env, options.env_kwargs)
     contender = find_contender(options.algorithm, options.env, options.env_kwargs, options.settings)
+    contender = contender.trained_for(budget.total_steps)
     contender.new_training(seed=0)
     claim_output(options.study_path, "--study")
     claim_output(options.out_path, "--out")
@@ -84,6 +86,8 @@ def _tune(configs: dict[str, Any], command: str, console: Console) -> None:
         f"{options.study_path}: {options.trials} trials of {budget.total_steps:,} steps, "
         f"{options.processes} at a time"
     )
+    if contender.from_task:
+        console.print(in_words(contender.from_task))
     search.run(options.trials, options.processes, console.print)
     task = " ".join(f"{name}={value}" for name, value in options.env_kwargs.items())
     text = (

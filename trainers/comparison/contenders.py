@@ -1,7 +1,7 @@
 """The contenders of a comparison: algorithms with the settings that they train with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from grpo_gym.settings import ConfigError, from_mapping, load_yaml, to_mapping
@@ -12,7 +12,7 @@ from grpo_gym.trainers.comparison.settings import (
     keyword_arguments,
 )
 from grpo_gym.trainers.comparison.training import GRPOTraining, Training
-from grpo_gym.trainers.settings import TrainSettings
+from grpo_gym.trainers.settings import TrainSettings, settings_from_task
 from grpo_gym.trainers.shipped import default_config, shipped_config, task_names
 
 _DEFAULTS = {name: {"settings": {"n_steps": 128}} for name in ("ppo", "trpo", "maskable_ppo")}
@@ -27,11 +27,27 @@ class Contender:
 
     settings: Settings
     tuned: bool
+    from_task: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of GRPO that were taken from the task, because nothing else chose any."""
 
     @property
     def algorithm(self) -> str:
         """One of `ALGORITHMS`."""
         return OURS if isinstance(self.settings, TrainSettings) else self.settings.algorithm
+
+    def trained_for(self, total_steps: int) -> "Contender":
+        """The contender for so many steps: GRPO takes settings from the task if it is not tuned.
+
+        Raises:
+            ConfigError: If the environment cannot be made.
+        """
+        settings = self.settings
+        if self.tuned or not isinstance(settings, TrainSettings):
+            return self
+        settings = replace(settings, total_steps=total_steps)
+        found = settings_from_task(settings, ())
+        grpo = replace(settings.grpo, **found)
+        return replace(self, settings=replace(settings, grpo=grpo), from_task=found)
 
     def new_training(self, seed: int) -> Training:
         """The algorithm before training.

@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Future, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.settings import ConfigError, from_mapping, to_mapping
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.storage.processes import stop_at_once, worker_pool
@@ -27,6 +28,7 @@ from grpo_gym.trainers.comparison.measurements import refuse_difference, train_a
 from grpo_gym.trainers.comparison.records import Budget, CurvePoint, Plan, TrialBudget
 from grpo_gym.trainers.comparison.search_spaces import first_parameters, search_space, values_of
 from grpo_gym.trainers.comparison.settings import SB3Settings
+from grpo_gym.trainers.defaults import longest_episode
 from grpo_gym.trainers.settings import TrainSettings
 
 FIRST_SEED = 100
@@ -38,6 +40,7 @@ _STUDY = "settings"
 _STARTUP_TRIALS = 5
 """Random trials before the sampler, and complete ones before the pruner, uses what was found."""
 _STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
+_FEWEST_ITERATIONS = 4
 _MAX_OVERRUN = 1.25
 """Trials are pruned if whole iterations make them longer than this share of their steps."""
 
@@ -63,6 +66,7 @@ class Search:
         self.contender = contender
         self.budget = budget
         self._path = path
+        self._longest_episode = longest_training_episode(contender.settings)
         if not path.exists():
             write_atomic(path, self._new_study())
         try:
@@ -188,7 +192,9 @@ class Search:
 
     def _settings(self, parameters: Mapping[str, Any]) -> Settings:
         values = values_of(parameters)
-        return with_values(self.contender.settings, values, self.budget.total_steps)
+        return with_values(
+            self.contender.settings, values, self.budget.total_steps, self._longest_episode
+        )
 
     def _count(self) -> int:
         """Number of trials that ended; FAIL are those that were interrupted."""
@@ -212,20 +218,46 @@ class Search:
         return f"trial {number}: pruned, {error if pruned else repr(error)}"
 
 
-def with_values(settings: Settings, values: Mapping[str, Any], total_steps: int) -> Settings:
+def longest_training_episode(settings: Settings) -> int | None:
+    """Most steps of an episode that GRPO trains on; None if nothing limits it.
+
+    Raises:
+        ConfigError: If the environment cannot be made.
+    """
+    if not isinstance(settings, TrainSettings):
+        return None
+    kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
+    with closing(make_batch(settings.env, kwargs, 1)) as one:
+        limits = (longest_episode(one), settings.grpo.max_episode_steps)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def with_values(
+    settings: Settings,
+    values: Mapping[str, Any],
+    total_steps: int,
+    episode_steps: int | None = None,
+) -> Settings:
     """Settings with new values by place, such as "settings.gamma", adjusted to fit together.
 
-    An algorithm of Stable-Baselines3 takes at least four iterations for `total_steps`.
+    Every algorithm takes at least four iterations for `total_steps`; GRPO, if episodes have at most
+    `episode_steps`.
     """
     changed = to_mapping(settings)
     for place, value in values.items():
         *parent, name = place.split(".")
         (changed[parent[0]] if parent else changed)[name] = value
     if isinstance(settings, TrainSettings):
+        if episode_steps is not None:
+            own = settings.grpo.num_groups * settings.grpo.group_size
+            most = max(total_steps // (_FEWEST_ITERATIONS * episode_steps), own)
+            grpo = changed["grpo"]
+            grpo["group_size"] = min(grpo["group_size"], max(most, 2))
+            grpo["num_groups"] = min(grpo["num_groups"], max(most // grpo["group_size"], 1))
         return from_mapping(TrainSettings, changed, "search")
     keywords = changed["settings"]
     if "settings.n_steps" in values:
-        most = max(total_steps // (4 * changed["num_envs"]), 2)
+        most = max(total_steps // (_FEWEST_ITERATIONS * changed["num_envs"]), 2)
         power_of_two = 1 << (most.bit_length() - 1)  # so that minibatches can divide it
         keywords["n_steps"] = min(keywords["n_steps"], power_of_two)
     if "settings.batch_size" in values:

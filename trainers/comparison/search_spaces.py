@@ -13,6 +13,7 @@ Space = Mapping[str, tuple[Any, ...] | FloatDistribution]
 
 _LEARNING_RATES = FloatDistribution(1e-4, 1e-2, log=True)
 _DISCOUNTS = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
+_GAE_LAMBDAS = (0.8, 0.9, 0.95, 0.98, 1.0)
 _WIDTHS = ([64, 64], [128, 128], [256, 256])
 _ACTIVATIONS = ("tanh", "relu")
 _ENTROPY = (0.0, 0.0001, 0.001, 0.01)
@@ -25,7 +26,7 @@ _ON_POLICY: Space = {
     "activation": _ACTIVATIONS,
     "hidden_sizes": _WIDTHS,
     "settings.gamma": _DISCOUNTS,
-    "settings.gae_lambda": (0.8, 0.9, 0.95, 0.98, 1.0),
+    "settings.gae_lambda": _GAE_LAMBDAS,
 }
 _PPO: Space = {
     **_ON_POLICY,
@@ -43,6 +44,7 @@ SPACES: dict[str, Space] = {
         "grpo.num_groups": (2, 4, 8, 16, 32),
         "grpo.group_size": (8, 16, 32, 64),
         "grpo.discount": _DISCOUNTS,
+        "grpo.gae_lambda": _GAE_LAMBDAS,
         "grpo.learning_rate": _LEARNING_RATES,
         "grpo.final_learning_rate": (0.0, 0.02, 0.05, 0.2, 1.0),
         "grpo.num_minibatches": (4, 8, 16, 32),
@@ -107,10 +109,13 @@ def _own_values(contender: Contender) -> dict[str, Any]:
     mapping = to_mapping(contender.settings)
     if isinstance(contender.settings, SB3Settings):
         mapping["settings"] = keyword_arguments(contender.settings)
+    unused = set() if contender.settings.policy == "mlp" else {"activation", "hidden_sizes"}
+    if mapping.get("grpo", {}).get("baseline") not in ("state", "auto"):
+        unused.add("grpo.gae_lambda")
     values = {}
     for place in SPACES[contender.algorithm]:
         *parent, name = place.split(".")
-        if contender.settings.policy == "mlp" or name not in ("activation", "hidden_sizes"):
+        if unused.isdisjoint((place, name)):
             values[place] = (mapping[parent[0]] if parent else mapping)[name]
     return values
 

@@ -14,6 +14,7 @@ import pytest
 from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.comparison.contenders import Contender, find_contender
 from grpo_gym.trainers.comparison.settings import ALGORITHMS, SB3Settings, keyword_arguments
+from grpo_gym.trainers.settings import TrainSettings
 
 pytest.importorskip("optuna")
 pytest.importorskip("stable_baselines3")
@@ -64,6 +65,27 @@ def test_values_fit_each_other() -> None:
     keyword_arguments(found)
     found = with_values(settings, {**values, "settings.n_steps": 16}, total_steps=100_000)
     assert found.settings == {"n_steps": 16, "batch_size": 2048}  # type: ignore[union-attr]
+
+
+def test_whole_iterations_of_grpo_fit_into_a_trial(tmp_path: Path) -> None:
+    ours = find_contender("grpo", "CartPole-v1", {})
+    own = ours.settings.grpo.num_groups * ours.settings.grpo.group_size  # type: ignore[union-attr]
+    values = {"grpo.num_groups": 32, "grpo.group_size": 64}
+    for total_steps, members in ((4 * 500 * 128, 128), (100, own), (10**9, 32 * 64)):
+        found = with_values(ours.settings, values, total_steps, 500)
+        assert isinstance(found, TrainSettings)
+        assert found.grpo.num_groups * found.grpo.group_size == members
+    search = Search(tmp_path / "study.db", ours, TrialBudget(total_steps=100_000))
+    for _ in range(20):
+        grpo = search.propose()[1].grpo  # type: ignore[union-attr]
+        assert grpo.num_groups * grpo.group_size <= max(100_000 // (4 * 500), own)
+
+
+def test_gae_is_searched_where_it_has_an_effect() -> None:
+    plain = find_contender("grpo", "LoadBalancer-v0", {})
+    assert "grpo.gae_lambda" not in search_space(plain)
+    adapted = find_contender("grpo", "MountainCar-v0", {}).trained_for(100_000)
+    assert first_parameters(adapted)["grpo.gae_lambda"] == "0.95"
 
 
 def test_spaces_include_the_contenders_own_values() -> None:

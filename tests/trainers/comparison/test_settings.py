@@ -17,6 +17,7 @@ from grpo_gym.trainers.comparison.settings import (
     keyword_arguments,
     require,
 )
+from grpo_gym.trainers.grpo import GRPO
 from grpo_gym.trainers.settings import TrainSettings
 from grpo_gym.trainers.shipped import default_config
 from optional import require_environment
@@ -94,6 +95,22 @@ def test_without_a_file_there_are_defaults() -> None:
     assert isinstance(found.settings, SB3Settings) and not found.tuned
     assert found.settings.num_envs * keyword_arguments(found.settings)["n_steps"] == 2048
     assert keyword_arguments(find_contender("a2c", "Acrobot-v1", {}).settings)["n_steps"] == 5  # type: ignore[arg-type]
+
+
+def test_settings_from_the_task_where_nothing_chose_any() -> None:
+    """As `train` and `GRPO` take them: an environment of one's own is no worse off here."""
+    adapted = find_contender("grpo", "MountainCar-v0", {}).trained_for(50_000)
+    model = GRPO("mlp", "MountainCar-v0")
+    model.learn(1_000)  # of fewer steps, with the same smallest groups
+    assert isinstance(adapted.settings, TrainSettings) and adapted.from_task
+    assert adapted.settings.grpo == model.config
+    for name, value in adapted.from_task.items():
+        assert getattr(adapted.settings.grpo, name) == value
+    for tuned in ("CartPole-v1", "LoadBalancer-v0"):
+        found = find_contender("grpo", tuned, {})
+        assert found.trained_for(50_000) == found
+    other = find_contender("ppo", "MountainCar-v0", {})
+    assert other.trained_for(50_000) == other
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
