@@ -28,6 +28,7 @@ from grpo_gym.trainers.comparison.contenders import Contender, find_contender
 from grpo_gym.trainers.comparison.measurements import Comparison, changed_versions
 from grpo_gym.trainers.comparison.records import Budget, Plan
 from grpo_gym.trainers.comparison.settings import check_algorithm, require
+from grpo_gym.trainers.comparison.task_results import training_note
 from grpo_gym.trainers.defaults import in_words
 from grpo_gym.trainers.named_policies import check_environment
 
@@ -150,6 +151,8 @@ def _prepare(
     for contender in contenders:
         if not contender.tuned:
             console.print(f"{contender.algorithm}: not tuned for this task; see grpo-gym tune")
+        if changed := contender.settings.training_env_kwargs:
+            console.print(training_note(contender.algorithm, changed))
         if contender.from_task:
             console.print(in_words(contender.from_task))
     return partial(comparison.measure, results, options.processes, command)

@@ -187,3 +187,24 @@ def test_ctrl_c_keeps_what_is_finished() -> None:
     assert "stopped; resume with: python " in told and "--total-steps 1e9" in told
     values = json.loads(OUT.read_text())
     assert "task" in values and any(name.startswith("baseline/") for name in values)
+
+
+def test_what_was_chosen_and_changed_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    budget = ["--evaluations", "2", "--curve-episodes", "1", "--final-episodes", "1"]
+    call = ["--algorithms", "grpo", "--seeds", "1", "--total-steps", "64", *budget]
+    assert main(["--env", "MountainCar-v0", *call]) == 0
+    told = capsys.readouterr().err
+    assert "grpo: not tuned for this task" in told
+    assert "settings from the task: num_groups 4, group_size 16, baseline auto" in told
+    results = json.loads(Path("comparisons/MountainCar-v0.json").read_text())
+    assert results["grpo/seed 0"]["settings"]["grpo"]["baseline"] == "auto"
+
+    Path("grpo.yaml").write_text(
+        "env: LoadBalancer-v0\ntraining_env_kwargs: {reward: latency}\n"
+        "grpo: {num_groups: 2, group_size: 4}\n"
+    )
+    args = ["--env-kwargs", "episode_length=16", "--settings", "grpo=grpo.yaml"]
+    assert main(["--env", "LoadBalancer-v0", *args, *call]) == 0
+    note = "GRPO trains with reward=latency; evaluations are of the task itself"
+    assert note in capsys.readouterr().err
+    assert note in Path("comparisons/LoadBalancer-v0/report.md").read_text()

@@ -11,7 +11,12 @@ from grpo_gym.storage.files import write_atomic
 from grpo_gym.trainers.comparison import plots, statistics
 from grpo_gym.trainers.comparison.conclusions import Threshold, choose_threshold, conclusion
 from grpo_gym.trainers.comparison.settings import OURS
-from grpo_gym.trainers.comparison.task_results import TaskResults, read_task, title
+from grpo_gym.trainers.comparison.task_results import (
+    TaskResults,
+    read_task,
+    title,
+    training_note,
+)
 from grpo_gym.trainers.comparison.wording import (
     NOTHING,
     estimate_text,
@@ -155,6 +160,7 @@ def _what_was_run(results: TaskResults) -> str:
         f"- Machine: {_pairs(task.machine)}.\n"
         f"- Versions: {_pairs(task.versions)}.\n"
         f"- Command: `{task.command}`\n"
+        + "".join(f"- {training_note(*each)}\n" for each in results.training_kwargs.items())
     )
 
 

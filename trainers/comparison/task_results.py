@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +60,15 @@ class TaskResults:
             return self.baselines[RANDOM].mean_return
         return min(training.curve[0].mean_return for training in self.all_trainings)
 
+    @property
+    def training_kwargs(self) -> dict[str, Mapping[str, Any]]:
+        """Arguments of the environment that are others in training, by algorithm."""
+        return {
+            name: changed
+            for name, runs in self.trainings.items()
+            if (changed := runs[0].settings.get("training_env_kwargs"))
+        }
+
     def final_returns(self, algorithm: str) -> np.ndarray:
         """Mean return of each training at its end, shape (S,), float64."""
         return np.array([training.final.mean_return for training in self.trainings[algorithm]])
@@ -78,6 +88,15 @@ class TaskResults:
                 for training in self.trainings[algorithm]
             ]
         )
+
+
+def training_note(algorithm: str, training_kwargs: Mapping[str, Any]) -> str:
+    """That an algorithm does not train on the task itself, in words."""
+    changed = ", ".join(f"{name}={value}" for name, value in training_kwargs.items())
+    return (
+        f"{title(algorithm)} trains with {changed}; evaluations are of the task itself, with its "
+        "own reward."
+    )
 
 
 def title(algorithm: str) -> str:

@@ -63,6 +63,14 @@ def test_table_and_statements_of_a_clear_case(tmp_path: Path) -> None:
     assert (tmp_path / "report" / "case.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_another_reward_in_training_is_said(tmp_path: Path) -> None:
+    shaped = {"training_env_kwargs": {"reward": "latency", "latency_scale_ms": 1000.0}}
+    ours, theirs = [training(100.0, settings=shaped)], [training(90.0)]
+    text = reported(write(tmp_path / "case.json", {"grpo": ours, "ppo": theirs}))
+    note = "GRPO trains with reward=latency, latency_scale_ms=1000.0; evaluations are of the task"
+    assert note in text and "PPO trains with" not in text
+
+
 @pytest.mark.parametrize(
     ("ours", "statement"),
     [
