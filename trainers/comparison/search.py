@@ -66,7 +66,7 @@ class Search:
         self.contender = contender
         self.budget = budget
         self._path = path
-        self._longest_episode = longest_training_episode(contender.settings)
+        self._longest_episode = steps_of_an_episode(contender.settings)
         if not path.exists():
             write_atomic(path, self._new_study())
         try:
@@ -218,8 +218,8 @@ class Search:
         return f"trial {number}: pruned, {error if pruned else repr(error)}"
 
 
-def longest_training_episode(settings: Settings) -> int | None:
-    """Most steps of an episode that GRPO trains on; None if nothing limits it.
+def steps_of_an_episode(settings: Settings) -> int | None:
+    """Most steps of an episode; None if nothing limits it, or if this is not GRPO.
 
     Raises:
         ConfigError: If the environment cannot be made.
@@ -228,8 +228,7 @@ def longest_training_episode(settings: Settings) -> int | None:
         return None
     kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
     with closing(make_batch(settings.env, kwargs, 1)) as one:
-        limits = (longest_episode(one), settings.grpo.max_episode_steps)
-    return min((limit for limit in limits if limit is not None), default=None)
+        return longest_episode(one)
 
 
 def with_values(
@@ -248,11 +247,11 @@ def with_values(
         *parent, name = place.split(".")
         (changed[parent[0]] if parent else changed)[name] = value
     if isinstance(settings, TrainSettings):
-        if episode_steps is not None:
-            own = settings.grpo.num_groups * settings.grpo.group_size
-            most = max(total_steps // (_FEWEST_ITERATIONS * episode_steps), own)
-            grpo = changed["grpo"]
-            grpo["group_size"] = min(grpo["group_size"], max(most, 2))
+        grpo, own = changed["grpo"], settings.grpo
+        if episode_steps is not None and grpo != to_mapping(own):
+            steps = min(episode_steps, grpo["max_episode_steps"] or episode_steps)
+            most = max(total_steps // (_FEWEST_ITERATIONS * steps), 2)
+            grpo["group_size"] = min(grpo["group_size"], most)
             grpo["num_groups"] = min(grpo["num_groups"], max(most // grpo["group_size"], 1))
         return from_mapping(TrainSettings, changed, "search")
     keywords = changed["settings"]

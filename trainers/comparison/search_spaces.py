@@ -43,6 +43,7 @@ SPACES: dict[str, Space] = {
     "grpo": {
         "grpo.num_groups": (2, 4, 8, 16, 32),
         "grpo.group_size": (8, 16, 32, 64),
+        "grpo.max_episode_steps": (None, 100, 200, 400),
         "grpo.discount": _DISCOUNTS,
         "grpo.gae_lambda": _GAE_LAMBDAS,
         "grpo.learning_rate": _LEARNING_RATES,
@@ -91,7 +92,7 @@ def first_parameters(contender: Contender) -> dict[str, Any]:
     """The contender's own values as parameters of a trial."""
     space = SPACES[contender.algorithm]
     return {
-        place: float(value) if isinstance(space[place], FloatDistribution) else str(value)
+        place: float(value) if isinstance(space[place], FloatDistribution) else _as_text(value)
         for place, value in _own_values(contender).items()
     }
 
@@ -125,4 +126,9 @@ def _widened(space: tuple[Any, ...] | FloatDistribution, value: Any) -> BaseDist
         low, high = min(space.low, value), max(space.high, value)
         return FloatDistribution(low, high, log=low > 0.0)
     # Choices are text, because optuna knows no lists.
-    return CategoricalDistribution(list(dict.fromkeys(map(str, [*space, value]))))
+    return CategoricalDistribution(list(dict.fromkeys(map(_as_text, [*space, value]))))
+
+
+def _as_text(value: Any) -> str:
+    """A value as `parse_value` reads it."""
+    return "null" if value is None else str(value)

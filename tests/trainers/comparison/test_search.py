@@ -69,16 +69,28 @@ def test_values_fit_each_other() -> None:
 
 def test_whole_iterations_of_grpo_fit_into_a_trial(tmp_path: Path) -> None:
     ours = find_contender("grpo", "CartPole-v1", {})
-    own = ours.settings.grpo.num_groups * ours.settings.grpo.group_size  # type: ignore[union-attr]
     values = {"grpo.num_groups": 32, "grpo.group_size": 64}
-    for total_steps, members in ((4 * 500 * 128, 128), (100, own), (10**9, 32 * 64)):
-        found = with_values(ours.settings, values, total_steps, 500)
+    for total_steps, cut, members in (
+        (4 * 500 * 128, None, 128),
+        (4 * 500 * 128, 250, 256),
+        (4 * 500 * 128, 5000, 128),
+        (100, None, 2),
+        (10**9, None, 32 * 64),
+    ):
+        cut_values = {**values, "grpo.max_episode_steps": cut}
+        found = with_values(ours.settings, cut_values, total_steps, 500)
         assert isinstance(found, TrainSettings)
         assert found.grpo.num_groups * found.grpo.group_size == members
+    assert with_values(ours.settings, {}, 100, 500) == ours.settings
     search = Search(tmp_path / "study.db", ours, TrialBudget(total_steps=100_000))
+    assert search.propose()[1] == ours.settings
+    cuts = set()
     for _ in range(20):
         grpo = search.propose()[1].grpo  # type: ignore[union-attr]
-        assert grpo.num_groups * grpo.group_size <= max(100_000 // (4 * 500), own)
+        steps = grpo.max_episode_steps or 500
+        assert grpo.num_groups * grpo.group_size * steps <= 100_000 / 4
+        cuts.add(grpo.max_episode_steps)
+    assert cuts >= {None, 200}
 
 
 def test_gae_is_searched_where_it_has_an_effect() -> None:
