@@ -77,7 +77,9 @@ class Search:
                 "--study"
             ) from error
         for name, value in self._asked().items():
-            refuse_difference(path, "--study", name, self.study.user_attrs.get(name), value)
+            # Studies of before the space was kept lack it.
+            stored = self.study.user_attrs.get(name, {})
+            refuse_difference(path, "--study", name, stored, value)
         with self._storing():
             for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
                 fixed = trial.system_attrs.get("fixed_params", {})
@@ -181,6 +183,10 @@ class Search:
             "env": self.contender.settings.env,
             "budget": to_mapping(self.budget),
             "settings": self.contender.describe(),
+            "space": {
+                place: str(distribution)
+                for place, distribution in search_space(self.contender).items()
+            },
         }
 
     @contextmanager

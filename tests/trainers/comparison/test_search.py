@@ -93,6 +93,18 @@ def test_whole_iterations_of_grpo_fit_into_a_trial(tmp_path: Path) -> None:
     assert cuts >= {None, 200}
 
 
+def test_a_study_of_another_space_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an update of the package: optuna could not go on."""
+    path, contender = tmp_path / "study.db", find_contender("grpo", "CartPole-v1", {})
+    Search(path, contender, BUDGET)
+    space = {name: kind for name, kind in SPACES["grpo"].items() if name != "grpo.epochs"}
+    monkeypatch.setitem(SPACES, "grpo", {**space, "grpo.discount": (0.5, 0.99)})
+    with pytest.raises(ConfigError, match=r"space\.grpo\.(epochs|discount) was .* --study"):
+        Search(path, contender, BUDGET)
+
+
 def test_gae_is_searched_where_it_has_an_effect() -> None:
     plain = find_contender("grpo", "LoadBalancer-v0", {})
     assert "grpo.gae_lambda" not in search_space(plain)
