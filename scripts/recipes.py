@@ -1,11 +1,12 @@
 """Train shipped recipes on seeds that no search has seen, and play unseen episodes.
 
-An interrupted run resumes where it stopped.
+Some need gymnasium[mujoco], gymnasium[box2d] or minigrid. An interrupted run resumes where it
+stopped.
 
     python scripts/recipes.py --out docs/results/recipes.json
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,17 @@ import tyro
 from grpo_gym.trainers import experiments
 from grpo_gym.trainers.experiments import EVALUATION_SEED
 
-EPISODES = {"FrozenLake-v1": 500, "Acrobot-v1": 200, "Taxi-v4": 500}
+EPISODES = {
+    "FrozenLake-v1": 500,
+    "Acrobot-v1": 200,
+    "Taxi-v4": 500,
+    "MiniGrid-DoorKey-5x5-v0": 200,
+    "InvertedDoublePendulum-v5": 100,
+    "BipedalWalker-v3": 100,
+}
 """Episodes that each trained policy plays with its most probable actions, by environment."""
+IDS = {"MiniGrid-DoorKey-5x5-v0": "doorkey:DoorKey-v0"}
+"""Ids of environments that need a wrapper."""
 FIRST_SEED = 1000
 """Recipes were found on seeds below."""
 
@@ -29,6 +39,8 @@ class Options:
     """File of the results; existing results are not measured again."""
     seeds: int = 5
     """Trainings of each recipe."""
+    only: tuple[str, ...] = tuple(EPISODES)
+    """Environments."""
 
 
 def main() -> None:
@@ -36,7 +48,7 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     measurements = {
         f"{env}/seed {seed}": partial(measure, env, seed)
-        for env in EPISODES
+        for env in options.only
         for seed in range(FIRST_SEED, FIRST_SEED + options.seeds)
     }
     experiments.measure(options.out, measurements)
@@ -44,7 +56,8 @@ def main() -> None:
 
 def measure(env: str, seed: int) -> dict[str, Any]:
     """Train with the shipped settings; the mean return of the policy at the end."""
-    trained = experiments.train(experiments.shipped_settings(env), seed)
+    settings = experiments.shipped_settings(env)
+    trained = experiments.train(replace(settings, env=IDS.get(env, env)), seed)
     return {
         "return": trained.model.evaluate(EPISODES[env], seed=EVALUATION_SEED).mean_return,
         "training_steps": trained.model.num_steps,

@@ -1,0 +1,23 @@
+"""MiniGrid's DoorKey as numbers, without the text of its mission; needs `pip install minigrid`.
+
+python scripts/train.py --config configs/MiniGrid-DoorKey-5x5-v0.yaml --env doorkey:DoorKey-v0
+"""
+
+from typing import Any
+
+import gymnasium as gym
+import minigrid
+from minigrid.wrappers import ImgObsWrapper
+
+gym.register_envs(minigrid)
+
+
+def make(render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """The environment with the image of the grid, shape (7, 7, 3), uint8, as its observation."""
+    env: gym.Env[Any, Any] = ImgObsWrapper(
+        gym.make("MiniGrid-DoorKey-5x5-v0", render_mode=render_mode)
+    )
+    return env
+
+
+gym.register("DoorKey-v0", make)
