@@ -1,6 +1,8 @@
-"""MiniGrid's DoorKey as numbers, without the text of its mission; needs `pip install minigrid`.
+"""MiniGrid's DoorKey as numbers, without the text of its mission.
 
-python scripts/train.py --config configs/MiniGrid-DoorKey-5x5-v0.yaml --env doorkey:DoorKey-v0
+It needs `pip install minigrid`, and shows how an id of one's own wraps an environment of others.
+
+    python scripts/train.py --config configs/MiniGrid-DoorKey-5x5-v0.yaml --env doorkey:DoorKey-v0
 """
 
 from typing import Any
