@@ -68,8 +68,7 @@ class Contender:
             values = to_mapping(settings)
             values["grpo"].pop("seed")
             keys = ("env_kwargs", "training_env_kwargs", "policy", "policy_kwargs", "grpo")
-            # Results from before `policy_kwargs` existed lack it.
-            return {key: values[key] for key in keys if key != "policy_kwargs" or values[key]}
+            return {key: values[key] for key in keys}
         values = to_mapping(replace(settings, settings=keyword_arguments(settings)))
         unused = {"env", "algorithm", "tuned"}
         is_mlp = settings.policy == "mlp"
@@ -77,6 +76,18 @@ class Contender:
         if settings.algorithm != "recurrent_ppo":
             unused.add("lstm_width")
         return {key: value for key, value in values.items() if key not in unused}
+
+    def completed(self, described: Mapping[str, Any]) -> dict[str, Any]:
+        """A stored description, with the defaults of settings that did not exist at its time."""
+        settings = self.settings
+        default: Settings
+        if isinstance(settings, TrainSettings):
+            default = TrainSettings(env=settings.env)
+        else:
+            default = SB3Settings(
+                env=settings.env, algorithm=settings.algorithm, policy=settings.policy
+            )
+        return _filled(described, replace(self, settings=default).describe())
 
 
 def find_contender(
@@ -134,3 +145,11 @@ def _read(algorithm: str, values: Mapping[str, Any], source: str) -> Settings:
     if found != algorithm:
         raise ConfigError(f"{source}: algorithm must be {algorithm}, got {found}")
     return settings
+
+
+def _filled(stored: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    filled = {**defaults, **stored}
+    for name, value in defaults.items():
+        if isinstance(value, Mapping) and isinstance(stored.get(name), Mapping):
+            filled[name] = _filled(stored[name], value)
+    return filled

@@ -66,13 +66,14 @@ class Comparison:
         for key, (contender, _) in self._trainings().items():
             if key in results.values:
                 measured = results.values[key]
-                if not isinstance(measured, Mapping) or "settings" not in measured:
+                described = measured.get("settings") if isinstance(measured, Mapping) else None
+                if not isinstance(described, Mapping):
                     raise ConfigError(
                         f"{path}: {key} must have settings, got {measured!r:.60}: choose another "
                         "--out"
                     )
-                measured, place = measured["settings"], f"{key}: settings"
-                refuse_difference(path, "--out", place, measured, contender.describe())
+                stored, place = contender.completed(described), f"{key}: settings"
+                refuse_difference(path, "--out", place, stored, contender.describe())
 
     def measure(self, results: Results, processes: int, command: str) -> None:
         """Measure what is missing: baselines in this process, each training in one of its own.

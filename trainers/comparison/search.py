@@ -79,6 +79,8 @@ class Search:
         for name, value in self._asked().items():
             # Studies of before the space was kept lack it.
             stored = self.study.user_attrs.get(name, {})
+            if name == "settings":
+                stored = contender.completed(stored)
             refuse_difference(path, "--study", name, stored, value)
         with self._storing():
             for trial in self.study.get_trials(states=(TrialState.RUNNING,)):

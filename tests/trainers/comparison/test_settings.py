@@ -1,5 +1,6 @@
 """Settings of the algorithms that GRPO is compared with: found, checked, told."""
 
+import json
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +12,7 @@ from grpo_gym.settings import ConfigError, from_mapping, load_yaml, save_yaml
 from grpo_gym.storage.checkpoint import weights_sha256
 from grpo_gym.trainers.comparison.contenders import Contender, find_contender
 from grpo_gym.trainers.comparison.settings import (
+    ALGORITHMS,
     SB3_CLASSES,
     SB3Settings,
     check_algorithm,
@@ -126,6 +128,22 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     save_yaml({**mine, "env_kwargs": {"preset": "park"}, "env": "LoadBalancer-v0"}, path)
     with pytest.raises(ConfigError, match="with preset None"):
         find_contender("ppo", "LoadBalancer-v0", {}, str(path))
+
+
+PUBLISHED = sorted((Path(__file__).parents[3] / "docs" / "results").glob("comparison_*.json"))
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_published_comparisons_go_on_with_the_shipped_settings(path: Path) -> None:
+    """Also files of before a setting existed, such as `initial_log_std`."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    task = values["task"]
+    for key, training in values.items():
+        algorithm = key.partition("/")[0]
+        if algorithm in ALGORITHMS:
+            found = find_contender(algorithm, task["env"], task["env_kwargs"])
+            found = found.trained_for(task["total_steps"])
+            assert found.completed(training["settings"]) == found.describe()
 
 
 @pytest.mark.parametrize(
