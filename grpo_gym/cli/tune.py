@@ -90,9 +90,10 @@ def _tune(configs: dict[str, Any], command: str, console: Console) -> None:
         console.print(in_words(contender.from_task))
     search.run(options.trials, options.processes, console.print)
     task = " ".join(f"{name}={value}" for name, value in options.env_kwargs.items())
+    plural = "training" if budget.seeds_per_trial == 1 else "trainings"
     text = (
         f"# {options.algorithm} on {options.env} {task}".rstrip() + f". {search.summary()}.\n"
-        f"# Each trial: {budget.seeds_per_trial} training(s) of {budget.total_steps:,} steps, "
+        f"# Each trial: {budget.seeds_per_trial} {plural} of {budget.total_steps:,} steps, "
         f"judged by the mean return of {budget.final_episodes:,} episodes. Made by\n"
         f"#   {command}\n"
     ) + _as_yaml(search.best_settings(), budget.total_steps)

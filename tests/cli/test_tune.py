@@ -38,7 +38,7 @@ def test_finds_goes_on_and_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert "trial 0:" not in told.err and "trial 1:" in told.err and "trial 2:" in told.err
     text = out.read_text()
     assert "# a2c on LoadBalancer-v0 episode_length=8. Best of 3 trials: " in text
-    assert "1 training(s) of 256 steps" in text and "--trials 3" in text
+    assert "1 training of 256 steps" in text and "--trials 3" in text
     values = load_yaml(out)
     assert values["tuned"] is True and values["env_kwargs"] == {"episode_length": 8}
     assert isinstance(from_mapping(SB3Settings, values, str(out)), SB3Settings)

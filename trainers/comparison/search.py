@@ -142,11 +142,15 @@ class Search:
             if is_start or returns:
                 return
             number = round(point.steps * budget.evaluations / budget.total_steps)
+            if number in reported:  # evaluations follow whole iterations, perhaps unevenly
+                return
+            reported.add(number)
             trial.report(point.mean_return, number)
             if trial.should_prune():
                 raise optuna.TrialPruned(f"below the median after {point.steps:,} steps")
 
         returns: list[float] = []
+        reported: set[int] = set()
         for seed in range(FIRST_SEED, FIRST_SEED + budget.seeds_per_trial):
             result = train_and_evaluate(tried, seed, plan, prune)
             if not is_start and result.steps > _MAX_OVERRUN * budget.total_steps:
