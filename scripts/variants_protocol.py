@@ -1,10 +1,11 @@
 """What scripts/variants.py compares: the variants of each part, and the tasks they train on."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
+from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.experiments import shipped_settings
 from grpo_gym.trainers.presets import PRESETS
 from grpo_gym.trainers.settings import TrainSettings
@@ -18,12 +19,16 @@ EVALUATION_SEED = 1_000_000
 
 @dataclass(frozen=True)
 class Task:
-    """An environment with its shipped settings and a number of training steps."""
+    """An environment with settings and a number of training steps."""
 
     env: str
     preset: str | None
     steps: int
     """Environment steps."""
+    branch_every: int = GRPOConfig.branch_every
+    """Steps between branches, for variants that branch."""
+    grpo: Mapping[str, Any] | None = None
+    """Settings of GRPO instead of the shipped ones."""
 
     @property
     def name(self) -> str:
@@ -31,9 +36,14 @@ class Task:
         return self.env if self.preset is None else f"{self.env} {self.preset}"
 
     def settings(self, **grpo: Any) -> TrainSettings:
-        """The shipped settings with changes to GRPO's; without baselines of states, for presets."""
+        """Settings with changes to GRPO's; without baselines of states, for presets."""
         changes = {"baseline": "time_step", **grpo}
-        return shipped_settings(self.env, self.preset, total_steps=self.steps, grpo=changes)
+        if grpo.get("grouping") == "branch":
+            changes["branch_every"] = self.branch_every
+        if self.grpo is None:
+            return shipped_settings(self.env, self.preset, total_steps=self.steps, grpo=changes)
+        own = GRPOConfig(**{**self.grpo, **changes})
+        return TrainSettings(env=self.env, total_steps=self.steps, grpo=own)
 
 
 @dataclass(frozen=True)
@@ -47,14 +57,29 @@ class Variant:
 
 
 CARTPOLE = Task("CartPole-v1", None, 100_000)
-ACROBOT = Task("Acrobot-v1", None, 200_000)
+ACROBOT = Task(
+    "Acrobot-v1",
+    None,
+    200_000,
+    branch_every=100,
+    grpo={
+        "num_groups": 4,
+        "group_size": 8,
+        "discount": 0.995,
+        "learning_rate": 0.003,
+        "num_minibatches": 8,
+        "epochs": 4,
+        "target_kl": 0.02,
+    },
+)
+"""With the recipe of before baselines of states, which presets do not have."""
 PRESET_TASKS = (Task("LoadBalancer-v0", "flaky", 1_000_000), CARTPOLE, ACROBOT)
 GROUPING_TASKS = (
     Task("LunarLander-v3", None, 1_000_000),
-    Task("MountainCarContinuous-v0", None, 100_000),
+    Task("MountainCarContinuous-v0", None, 100_000, branch_every=100),
     Task("LoadBalancer-v0", "park", 2_000_000),
-    Task("Pendulum-v1", None, 500_000),
-    Task("Acrobot-v1", None, 500_000),
+    Task("Pendulum-v1", None, 500_000, branch_every=100),
+    replace(ACROBOT, steps=500_000),
 )
 GROUPINGS: dict[str, dict[str, Any]] = {
     "shared": {"grouping": "shared"},
