@@ -79,11 +79,11 @@ def test_ours_are_those_for_short_trainings_where_there_are_such() -> None:
     short = find_contender("grpo", "LoadBalancer-v0", {}).settings
     values = load_yaml(str(files("grpo_gym.configs") / "comparison/grpo/LoadBalancer-v0.yaml"))
     assert isinstance(short, TrainSettings)
-    assert short.grpo.num_groups * short.grpo.group_size == 32
+    assert short.grpo.num_groups * short.grpo.group_size == 64
     assert default().grpo.num_groups * default().grpo.group_size == 128
     assert short.grpo.learning_rate == values["grpo"]["learning_rate"]
-    bursts = find_contender("grpo", "LoadBalancer-v0", {"preset": "bursts"}).settings
-    assert bursts == default(preset="bursts")
+    other = find_contender("grpo", "LoadBalancer-v0", {"preset": "hetero2"}).settings
+    assert other == default(preset="hetero2")
 
 
 def default(**env_kwargs: str) -> TrainSettings:
