@@ -14,11 +14,9 @@ from minigrid.wrappers import ImgObsWrapper
 gym.register_envs(minigrid)
 
 
-def make(render_mode: str | None = None) -> gym.Env[Any, Any]:
+def make(**kwargs: Any) -> gym.Env[Any, Any]:
     """The environment with the image of the grid, shape (7, 7, 3), uint8, as its observation."""
-    env: gym.Env[Any, Any] = ImgObsWrapper(
-        gym.make("MiniGrid-DoorKey-5x5-v0", render_mode=render_mode)
-    )
+    env: gym.Env[Any, Any] = ImgObsWrapper(gym.make("MiniGrid-DoorKey-5x5-v0", **kwargs))
     return env
 
 

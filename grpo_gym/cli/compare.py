@@ -151,8 +151,8 @@ def _prepare(
     for contender in contenders:
         if not contender.tuned:
             console.print(f"{contender.algorithm}: not tuned for this task; see grpo-gym tune")
-        if changed := contender.settings.training_env_kwargs:
-            console.print(training_note(contender.algorithm, changed))
+        if training_kwargs := contender.settings.training_env_kwargs:
+            console.print(training_note(contender.algorithm, training_kwargs))
         if contender.from_task:
             console.print(in_words(contender.from_task))
     return partial(comparison.measure, results, options.processes, command)
