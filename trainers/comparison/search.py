@@ -41,6 +41,7 @@ _STARTUP_TRIALS = 5
 """Random trials before the sampler, and complete ones before the pruner, uses what was found."""
 _STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
 _FEWEST_ITERATIONS = 4
+"""Of a trial, unless the settings given at the start take fewer."""
 _MAX_OVERRUN = 1.25
 """Trials are pruned if whole iterations make them longer than this share of their steps."""
 
@@ -66,7 +67,7 @@ class Search:
         self.contender = contender
         self.budget = budget
         self._path = path
-        self._longest_episode = steps_of_an_episode(contender.settings)
+        self._longest_episode = _steps_of_an_episode(contender.settings)
         if not path.exists():
             write_atomic(path, self._new_study())
         try:
@@ -77,10 +78,11 @@ class Search:
                 "--study"
             ) from error
         for name, value in self._asked().items():
-            # Studies of before the space was kept lack it.
-            stored = self.study.user_attrs.get(name, {})
-            if name == "settings":
+            stored = self.study.user_attrs.get(name)
+            if name == "settings" and isinstance(stored, Mapping):
                 stored = contender.completed(stored)
+            elif name == "space":
+                stored = stored or {}  # studies of before it was kept lack it
             refuse_difference(path, "--study", name, stored, value)
         with self._storing():
             for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
@@ -230,7 +232,7 @@ class Search:
         return f"trial {number}: pruned, {error if pruned else repr(error)}"
 
 
-def steps_of_an_episode(settings: Settings) -> int | None:
+def _steps_of_an_episode(settings: Settings) -> int | None:
     """Most steps of an episode; None if nothing limits it, or if this is not GRPO.
 
     Raises:
