@@ -171,7 +171,5 @@ def test_shipped_settings_set_nothing_for_nothing() -> None:
     assert len(texts) > 20
     for name, text in texts:
         settings = from_mapping(TrainSettings, yaml.safe_load(text), name)
-        given = set(yaml.safe_load(text).get("grpo", {})) - {
-            "branch_every"
-        }  # for --grouping branch
+        given = set(yaml.safe_load(text).get("grpo", {}))
         assert not list(without_effect(settings.grpo, needs_of(settings.policy), given)), name
