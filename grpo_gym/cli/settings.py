@@ -182,10 +182,7 @@ def _with_settings_from_task(
     """Where no file has settings, those that suit the task; they are shown in one line."""
     if run.config is not None or default_config(settings.env, settings.env_kwargs):
         return settings
-    try:
-        found = settings_from_task(settings, {*PRESETS[run.preset or "default"], *given})
-    except Exception:  # an environment may raise anything; training will say what is wrong
-        return settings
+    found = settings_from_task(settings, {*PRESETS[run.preset or "default"], *given})
     if not found:
         return settings
     Console(stderr=True, quiet=run.quiet, highlight=False, soft_wrap=True).print(in_words(found))

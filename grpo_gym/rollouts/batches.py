@@ -4,8 +4,8 @@ Native environments are made as one vector environment; any other Gymnasium envi
 times. Vector environments of others are taken as they are.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from importlib import import_module
 from typing import Any, cast
 
@@ -66,7 +66,9 @@ def make_batch(
         if _is_native(env):
             return NativeBatch(_make_native(env, kwargs, num_envs))
         if gym.spec(env.rpartition(":")[2]).entry_point is None:
-            return VectorBatch(gym.make_vec(env, num_envs=num_envs, **kwargs))
+            with _told_as_config_error(env, kwargs):
+                vector_env = gym.make_vec(env, num_envs=num_envs, **kwargs)
+            return VectorBatch(vector_env)
     elif kwargs:
         raise ConfigError(
             "env_kwargs must be empty unless env is an id: pass them when making the environment"
@@ -142,7 +144,26 @@ def _hint(module: str, name: str) -> str:
 
 def _make_native(env_id: str, kwargs: Mapping[str, Any], num_envs: int) -> VectorEnv[Any, Any, Any]:
     _refuse_reserved(kwargs, ("num_envs", "autoreset_mode", "vectorization_mode"))
-    return gym.make_vec(env_id, num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
+    disabled = AutoresetMode.DISABLED
+    with _told_as_config_error(env_id, kwargs):
+        return gym.make_vec(env_id, num_envs=num_envs, autoreset_mode=disabled, **kwargs)
+
+
+@contextmanager
+def _told_as_config_error(env_id: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Around a constructor of others, which may raise anything, SystemExit too.
+
+    Raises:
+        ConfigError: Instead of what it raised.
+    """
+    try:
+        yield
+    except (ConfigError, gym.error.Error, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise ConfigError(
+            f"{env_id} cannot be made with env_kwargs {dict(kwargs)}: {error!r}"
+        ) from error
 
 
 def _refuse_reserved(kwargs: Mapping[str, Any], reserved: Sequence[str]) -> None:
@@ -167,7 +188,12 @@ def _factory(env: EnvSource, kwargs: dict[str, Any]) -> Callable[[], gym.Env[Any
     """
     if isinstance(env, str):
         _refuse_reserved(kwargs, ("disable_env_checker",))
-        return lambda: gym.make(env, disable_env_checker=True, **kwargs)
+
+        def make_by_id() -> gym.Env[Any, Any]:
+            with _told_as_config_error(env, kwargs):
+                return gym.make(env, disable_env_checker=True, **kwargs)
+
+        return make_by_id
     if not isinstance(env, gym.Env):
         if callable(env):
             return env

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from grpo_gym.cli.settings import parse_train
+from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.config import GRPOConfig
 from grpo_gym.trainers.defaults import Task, task_of, task_settings
 from grpo_gym.trainers.grpo import GRPO
@@ -129,12 +130,26 @@ def test_the_command_line_takes_them_where_there_is_no_file_and_shows_them(
     assert (settings.grpo.num_envs, settings.grpo.baseline, settings.grpo.seed) == (64, "auto", 3)
     shown = capsys.readouterr().err
     assert shown.startswith("settings from the task: num_groups 4, group_size 16")
-    broken, _ = parse_train(["--env", "NoSuchEnvironment-v0"])  # training will say so
-    assert broken.grpo == GRPOConfig()
+    with pytest.raises(ConfigError, match="env must be a registered id"):
+        parse_train(["--env", "NoSuchEnvironment-v0"])
     shipped, _ = parse_train(["--env", "CartPole-v1"])
     assert shipped.grpo.baseline == "time_step"
     parse_train(["--env", "MountainCar-v0", "--quiet"])
     assert capsys.readouterr().err == ""
+
+
+def test_the_command_line_says_why_an_environment_cannot_be_made() -> None:
+    def fail() -> gym.Env[Any, Any]:
+        raise RuntimeError("no licence")
+
+    gym.register("NoLicence-v0", fail)
+    try:
+        with pytest.raises(
+            ConfigError, match="NoLicence-v0 cannot be made with env_kwargs.*no licence"
+        ):
+            parse_train(["--env", "NoLicence-v0"])
+    finally:
+        del gym.registry["NoLicence-v0"]
 
 
 @pytest.mark.parametrize("frame_history", [1, 8])
