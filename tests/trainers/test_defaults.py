@@ -144,9 +144,7 @@ def test_the_command_line_says_why_an_environment_cannot_be_made() -> None:
 
     gym.register("NoLicence-v0", fail)
     try:
-        with pytest.raises(
-            ConfigError, match="NoLicence-v0 cannot be made with env_kwargs.*no licence"
-        ):
+        with pytest.raises(ConfigError, match=r"cannot be made .*no licence"):
             parse_train(["--env", "NoLicence-v0"])
     finally:
         del gym.registry["NoLicence-v0"]
