@@ -38,13 +38,13 @@ def parse(line: str) -> TrainSettings:
 
 def test_every_setting_is_an_option() -> None:
     settings = parse(
-        "--env CartPole-v1 --env-kwargs a=1 b=[1,2] c=x=y --training-env-kwargs d=true --algo grpo "
+        "--env LoadBalancer-v0 --env-kwargs a=1 b=[1,2] c=x=y --training-env-kwargs d=true --algo grpo "
         "--policy gru --total-steps 1e6 --evaluations 3 --evaluation-episodes 1e2 "
         "--checkpoint-every 5 --final-episodes 0 --num-groups 2 --group_size=4 --target-kl 0.1 "
         "--hidden-sizes 8 16 --log-std-bounds -4 1 --no-drop-uniform-groups --scale none "
         "--learning-rate 3e-4 --max-episode-steps None --seed 9"
     )
-    assert settings.env == "CartPole-v1"
+    assert settings.env == "LoadBalancer-v0"
     assert settings.env_kwargs == {"a": 1, "b": [1, 2], "c": "x=y"}
     assert settings.training_env_kwargs == {"d": True}
     assert (settings.policy, settings.total_steps, settings.evaluations) == ("gru", 10**6, 3)

@@ -41,13 +41,19 @@ def load(name: str) -> dict[str, Any]:
 
 
 def source(env: str) -> EnvSource:
-    """What makes an environment; those of MiniGrid without the text of the mission."""
-    if not env.startswith("MiniGrid-"):
-        require_environment(env)
-        return env
-    gym.register_envs(pytest.importorskip("minigrid"))
-    wrappers = import_module("minigrid.wrappers")
-    return lambda: wrappers.ImgObsWrapper(gym.make(env))
+    """What makes an environment: images without the text of a mission, and games preprocessed."""
+    if env.startswith("MiniGrid-"):
+        gym.register_envs(pytest.importorskip("minigrid"))
+        wrappers = import_module("minigrid.wrappers")
+        return lambda: wrappers.ImgObsWrapper(gym.make(env))
+    if env.startswith("ALE/"):
+        gym.register_envs(pytest.importorskip("ale_py"))
+        pytest.importorskip("cv2")
+        return lambda: gym.wrappers.FrameStackObservation(
+            gym.wrappers.AtariPreprocessing(gym.make(env, frameskip=1), screen_size=42), 4
+        )
+    require_environment(env)
+    return env
 
 
 @pytest.mark.parametrize("name", [*NAMES, *SHORT])
@@ -74,7 +80,7 @@ def test_two_iterations(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_is_found_by_the_environment_that_it_names(name: str) -> None:
     values = load(name)
-    assert Path(name).stem.startswith(values["env"])
+    assert Path(name).stem.startswith(values["env"].replace("/", "-"))
     assert default_config(values["env"], values.get("env_kwargs", {})) == values
 
 

@@ -95,11 +95,11 @@ def test_a_setting_without_effect_is_refused_and_has_none(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with pytest.raises(ConfigError, match=rf"^--{name.replace('_', '-')} must be left out unless"):
-        parse_train(["--env", "Other-v0", "--policy", "linear", *options({**without, name: value})])
-    parse_train(["--env", "Other-v0", "--policy", "linear", *options({**beside, name: value})])
+        parse_train(["--env", "MountainCar-v0", "--policy", "linear", *options({**without, name: value})])
+    parse_train(["--env", "MountainCar-v0", "--policy", "linear", *options({**beside, name: value})])
     default = {each.name: each.default for each in dataclasses.fields(GRPOConfig)}[name]
     parse_train(
-        ["--env", "Other-v0", "--policy", "linear", *options({**without, name: default})]
+        ["--env", "MountainCar-v0", "--policy", "linear", *options({**without, name: default})]
     )  # asks for nothing
     assert caplog.messages == []
     GRPO("linear", BestAction, **{name: value}, **without)
