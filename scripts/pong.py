@@ -2,7 +2,7 @@
 
 It needs `pip install ale-py opencv-python-headless`.
 
-    python scripts/train.py --config configs/ALE-Pong-v5.yaml --env pong:SmallPong-v0
+    python scripts/train.py --env pong:SmallPong-v0
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Train shipped recipes on seeds that no search has seen, and play unseen episodes.
 
-Some need gymnasium[mujoco], minigrid or ale-py. An interrupted run resumes where it
+Some need gymnasium[mujoco] or minigrid. An interrupted run resumes where it
 stopped.
 
     python scripts/recipes.py --out docs/results/recipes.json
@@ -22,10 +22,9 @@ EPISODES = {
     "Taxi-v4": 500,
     "MiniGrid-DoorKey-5x5-v0": 200,
     "InvertedDoublePendulum-v5": 100,
-    "ALE/Pong-v5": 100,
 }
 """Episodes that each trained policy plays with its most probable actions, by environment."""
-IDS = {"MiniGrid-DoorKey-5x5-v0": "doorkey:DoorKey-v0", "ALE/Pong-v5": "pong:SmallPong-v0"}
+IDS = {"MiniGrid-DoorKey-5x5-v0": "doorkey:DoorKey-v0"}
 """Ids of environments that need a wrapper."""
 FIRST_SEED = 1000
 """Recipes were found on seeds below."""

@@ -38,8 +38,8 @@ def parse(line: str) -> TrainSettings:
 
 def test_every_setting_is_an_option() -> None:
     settings = parse(
-        "--env LoadBalancer-v0 --env-kwargs a=1 b=[1,2] c=x=y --training-env-kwargs d=true --algo grpo "
-        "--policy gru --total-steps 1e6 --evaluations 3 --evaluation-episodes 1e2 "
+        "--env LoadBalancer-v0 --env-kwargs a=1 b=[1,2] c=x=y --training-env-kwargs d=true "
+        "--algo grpo --policy gru --total-steps 1e6 --evaluations 3 --evaluation-episodes 1e2 "
         "--checkpoint-every 5 --final-episodes 0 --num-groups 2 --group_size=4 --target-kl 0.1 "
         "--hidden-sizes 8 16 --log-std-bounds -4 1 --no-drop-uniform-groups --scale none "
         "--learning-rate 3e-4 --max-episode-steps None --seed 9"

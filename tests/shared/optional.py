@@ -8,5 +8,5 @@ def require_environment(id: str) -> None:
     """Skip the test where the package of an environment is not installed."""
     try:
         gym.make(id).close()
-    except gym.error.DependencyNotInstalled as error:
+    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         pytest.skip(str(error))

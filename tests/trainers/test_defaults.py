@@ -139,7 +139,7 @@ def test_the_command_line_takes_them_where_there_is_no_file_and_shows_them(
 
 
 def test_the_command_line_says_why_an_environment_cannot_be_made() -> None:
-    def fail() -> gym.Env[Any, Any]:
+    def fail(**_: Any) -> gym.Env[Any, Any]:
         raise RuntimeError("no licence")
 
     gym.register("NoLicence-v0", fail)

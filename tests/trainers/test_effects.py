@@ -86,6 +86,9 @@ def weights_after_training(values: dict[str, Any]) -> str:
     return model.weights_sha256()
 
 
+LINE = ("--env", "MountainCar-v0", "--policy", "linear")
+
+
 @pytest.mark.parametrize(("name", "value", "without", "beside"), CASES)
 def test_a_setting_without_effect_is_refused_and_has_none(
     name: str,
@@ -95,12 +98,10 @@ def test_a_setting_without_effect_is_refused_and_has_none(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with pytest.raises(ConfigError, match=rf"^--{name.replace('_', '-')} must be left out unless"):
-        parse_train(["--env", "MountainCar-v0", "--policy", "linear", *options({**without, name: value})])
-    parse_train(["--env", "MountainCar-v0", "--policy", "linear", *options({**beside, name: value})])
+        parse_train([*LINE, *options({**without, name: value})])
+    parse_train([*LINE, *options({**beside, name: value})])
     default = {each.name: each.default for each in dataclasses.fields(GRPOConfig)}[name]
-    parse_train(
-        ["--env", "MountainCar-v0", "--policy", "linear", *options({**without, name: default})]
-    )  # asks for nothing
+    parse_train([*LINE, *options({**without, name: default})])  # asks for nothing
     assert caplog.messages == []
     GRPO("linear", BestAction, **{name: value}, **without)
     assert [message.split(" unless ")[0] for message in caplog.messages] == [

@@ -71,8 +71,10 @@ class Contender:
             return {key: values[key] for key in keys}
         values = to_mapping(replace(settings, settings=keyword_arguments(settings)))
         unused = {"env", "algorithm", "tuned"}
-        is_mlp = settings.policy == "mlp"
-        unused |= {"channels", "blocks"} if is_mlp else {"hidden_sizes", "activation"}
+        if settings.policy != "mlp":
+            unused |= {"hidden_sizes", "activation"}
+        if settings.policy != "board":
+            unused |= {"channels", "blocks"}
         if settings.algorithm != "recurrent_ppo":
             unused.add("lstm_width")
         return {key: value for key, value in values.items() if key not in unused}

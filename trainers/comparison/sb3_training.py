@@ -19,7 +19,8 @@ from typing_extensions import override
 from grpo_gym.envs.sb3 import to_sb3
 from grpo_gym.evaluation.episodes import ActionFunction
 from grpo_gym.policies.board import BoardPolicy
-from grpo_gym.policies.options import BoardOptions
+from grpo_gym.policies.cnn import ImageEncoder, image_layout
+from grpo_gym.policies.options import BoardOptions, CNNOptions
 from grpo_gym.rollouts.batches import make_batch
 from grpo_gym.rollouts.native_batch import NativeBatch
 from grpo_gym.settings import ConfigError
@@ -185,6 +186,8 @@ def _check_environment(settings: SB3Settings) -> bool:
             )
         if settings.policy == "board":
             BoardPolicy(observed, acted, BoardOptions(channels=1, blocks=0))  # refuses other spaces
+        if settings.policy == "cnn":
+            ImageEncoder(image_layout(observed, None), 1, CNNOptions(convolutions="nature"))
         for name, space in (("observations", observed), ("actions", acted)):
             if np.any(getattr(space, "start", 0)):
                 raise ConfigError(
@@ -230,13 +233,13 @@ def _policy(settings: SB3Settings) -> tuple[Any, dict[str, Any]]:
         masked = settings.algorithm == "maskable_ppo"
         policy_class = MaskableBoardActorCritic if masked else BoardActorCritic
         return policy_class, board_policy_kwargs(options)
-    kwargs = {
-        "net_arch": list(settings.hidden_sizes),
-        "activation_fn": _ACTIVATIONS[settings.activation],
-        "ortho_init": settings.orthogonal_weights,
-    }
+    kwargs: dict[str, Any] = {"ortho_init": settings.orthogonal_weights}
+    if settings.policy == "mlp":
+        kwargs["net_arch"] = list(settings.hidden_sizes)
+        kwargs["activation_fn"] = _ACTIVATIONS[settings.activation]
     if settings.algorithm != "maskable_ppo":  # whose actions are never Box
         kwargs["log_std_init"] = settings.initial_log_std
+    kind = {"mlp": "Mlp", "cnn": "Cnn"}[settings.policy]
     if settings.algorithm == "recurrent_ppo":
-        return "MlpLstmPolicy", {**kwargs, "lstm_hidden_size": settings.lstm_width}
-    return "MlpPolicy", kwargs
+        return f"{kind}LstmPolicy", {**kwargs, "lstm_hidden_size": settings.lstm_width}
+    return f"{kind}Policy", kwargs

@@ -79,8 +79,9 @@ class SB3Settings:
     evaluations use the statistics of training."""
     normalise_rewards: Flag = False
     """Divide rewards by the running standard deviation of returns in training (VecNormalize)."""
-    policy: Literal["mlp", "board"] = "mlp"
-    """The kind of policy; "board" is GRPO's, with a critic over its channels."""
+    policy: Literal["mlp", "cnn", "board"] = "mlp"
+    """The kind of policy; "cnn" is Stable-Baselines3's for images of at least 36 x 36 pixels,
+    "board" is GRPO's, with a critic over its channels."""
     hidden_sizes: tuple[Count, ...] = (64, 64)
     """Width of each hidden layer of the `mlp` policy, and of its critic's."""
     activation: Literal["tanh", "relu", "silu"] = "tanh"
@@ -88,7 +89,7 @@ class SB3Settings:
     initial_log_std: Number = 0.0
     """Initial log standard deviation of Box actions."""
     orthogonal_weights: Flag = True
-    """Whether the `mlp` policy begins with orthogonal weights."""
+    """Whether the `mlp` and `cnn` policies begin with orthogonal weights."""
     channels: Count = 32
     """Channels of the hidden layers of the `board` policy."""
     blocks: Count = 2
@@ -107,7 +108,7 @@ class SB3Settings:
     def __post_init__(self) -> None:
         if self.policy == "board" and self.algorithm == "recurrent_ppo":
             raise ConfigError(
-                'policy must be "mlp" with recurrent_ppo, got "board": its LSTM reads vectors'
+                'policy must be "mlp" or "cnn" with recurrent_ppo, got "board": it has no LSTM'
             )
         for name in self.settings:
             if name in _RESERVED:

@@ -30,6 +30,8 @@ WORLDS: dict[str, Any] = {
     "Parts-v0": lambda: Context("dict"),
     "Digit-v0": lambda: Context("discrete"),
     "Patience-v0": Patience,
+    "Lamp35-v0": lambda: _Lamp(35),
+    "Lamp36-v0": lambda: _Lamp(36),
 }
 
 
@@ -77,6 +79,47 @@ def test_the_action_function_is_predict_on_normalised_observations() -> None:
     wanted, _ = training.model.predict(np.clip(seen, -10.0, 10.0), deterministic=True)
     np.testing.assert_array_equal(actions, wanted)
     assert 0 < actions.sum() < 50 and statistics.count > 64
+
+
+class _Lamp(gym.Env[np.ndarray, Any]):
+    """An image that is bright or dark; action 1 is right where it is bright."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, pixels: int) -> None:
+        self.observation_space = spaces.Box(0, 255, (1, pixels, pixels), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, Any]:
+        super().reset(seed=seed)
+        self._bright = int(self.np_random.integers(2))
+        shape = self.observation_space.shape
+        assert shape is not None
+        return np.full(shape, 255 * self._bright, np.uint8), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, Any]:
+        right = action == self._bright
+        return self.reset()[0], float(right), True, False, {}
+
+
+def test_images_are_learned_from_with_cnn() -> None:
+    iterations = {"n_steps": 32, "batch_size": 32, "n_epochs": 4, "learning_rate": 1e-3}
+    settings = SB3Settings(env="Lamp36-v0", policy="cnn", num_envs=4, settings=iterations)
+    training = SB3Training(settings, seed=0)
+    training.learn(1024, lambda steps: None)
+    act = training.action_function(deterministic=True)
+    for bright in (0, 1):
+        rows = np.full((3, 36 * 36), 255 * bright, np.uint8)
+        actions, _ = act(rows, None, None, np.ones(3, np.bool_))
+        np.testing.assert_array_equal(actions, [bright] * 3)
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [("Lamp35-v0", "less than 36 x 36"), ("CartPole-v1", "observation space must be an image")],
+)
+def test_cnn_refuses_what_is_no_large_image(env: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SB3Training(SB3Settings(env=env, policy="cnn", **SMALL), seed=0)
 
 
 def test_the_action_function_remembers_as_predict_does() -> None:

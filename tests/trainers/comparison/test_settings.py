@@ -27,6 +27,7 @@ from optional import require_environment
 pytest.importorskip("stable_baselines3")
 pytest.importorskip("sb3_contrib")
 
+SCRIPTS = Path(__file__).parents[3] / "scripts"
 SHIPPED = sorted(
     (algorithm, Path(str(entry)))
     for algorithm in SB3_CLASSES
@@ -53,8 +54,9 @@ def test_shipped_files_are_found_by_what_they_are_for(algorithm: str, path: Path
 @pytest.mark.parametrize(
     ("algorithm", "path"), SHIPPED, ids=lambda value: getattr(value, "stem", value)
 )
-def test_two_iterations(algorithm: str, path: Path) -> None:
+def test_two_iterations(algorithm: str, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = load_yaml(path)
+    monkeypatch.syspath_prepend(str(SCRIPTS))  # ids of our own
     require_environment(values["env"])
     few = {**values["settings"], "n_steps": 8, "batch_size": 8, "n_epochs": 1}
     shipped = from_mapping(SB3Settings, values, str(path))
