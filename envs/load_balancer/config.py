@@ -240,7 +240,7 @@ class LoadBalancerConfig:
         law = self.laws.get("num_balancers")
         return self.num_balancers if law is None else int(max(law.extremes()))
 
-    @property
+    @cached_property
     def is_padded(self) -> bool:
         """Whether there is room for servers that an episode may not have."""
         return self.server_slots > self.num_servers or "num_servers" in self.distributions
