@@ -140,8 +140,10 @@ class CommandLine:
         for word in words:
             if not word.startswith("-"):
                 raise ConfigError(f"{word!r} belongs to no option: see --help")
-            known = [as_option(name) for types in self._types.values() for name in types]
-            hint = nearest(word.partition("=")[0].replace("_", "-"), known).replace("'", "")
+            # Without dashes, which all names share: short ones would resemble anything.
+            known = [as_option(name)[2:] for types in self._types.values() for name in types]
+            hint = nearest(word.partition("=")[0].lstrip("-").replace("_", "-"), known)
+            hint = hint.replace("Did you mean '", "Did you mean '--").replace("'", "")
             raise ConfigError(f"{word} is not an option of {self.command}.{hint or ' See --help.'}")
 
 

@@ -33,4 +33,6 @@ def find_policy_file(
         )
     if os.path.exists(policy):
         return Path(policy)
-    raise ConfigError(f"policy must be {expected}, got {policy!r}.{hint}")
+    is_path = os.path.dirname(policy) or os.path.splitext(policy)[1]
+    missing = ", and there is no such file" if is_path else ""
+    raise ConfigError(f"policy must be {expected}, got {policy!r}{missing}.{hint}")
