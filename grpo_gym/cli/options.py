@@ -140,10 +140,8 @@ class CommandLine:
         for word in words:
             if not word.startswith("-"):
                 raise ConfigError(f"{word!r} belongs to no option: see --help")
-            # Without dashes, which all names share: short ones would resemble anything.
-            known = [as_option(name)[2:] for types in self._types.values() for name in types]
-            hint = nearest(word.partition("=")[0].lstrip("-").replace("_", "-"), known)
-            hint = hint.replace("Did you mean '", "Did you mean '--").replace("'", "")
+            known = [as_option(name) for types in self._types.values() for name in types]
+            hint = nearest(word.partition("=")[0].replace("_", "-"), known).replace("'", "")
             raise ConfigError(f"{word} is not an option of {self.command}.{hint or ' See --help.'}")
 
 

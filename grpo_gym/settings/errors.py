@@ -64,11 +64,12 @@ def suggest(name: str, candidates: Iterable[str]) -> str:
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the nearest candidate, or nothing; else as `suggest`."""
-    by_lower_case = {candidate.lower(): candidate for candidate in candidates}
-    if hint := counterpart(name, by_lower_case.values()):
+    # Without dashes, which all options share: short ones would resemble anything.
+    by_bare_name = {candidate.lower().lstrip("-"): candidate for candidate in candidates}
+    if hint := counterpart(name, by_bare_name.values()):
         return hint
-    matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
-    return f" Did you mean {by_lower_case[matches[0]]!r}?" if matches else ""
+    matches = difflib.get_close_matches(name.lower().lstrip("-"), by_bare_name, n=1)
+    return f" Did you mean {by_bare_name[matches[0]]!r}?" if matches else ""
 
 
 def explain(

@@ -109,10 +109,12 @@ def test_evaluations_close_what_they_make(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_those_made_before_one_cannot_be_made_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Holding, "fails", "init")
-    for env in (ENV, Holding):
-        with pytest.raises(OSError, match="no more of them"):
-            make_batch(env, None, 6)
-        assert all_closed_once()
+    with pytest.raises(ConfigError, match="no more of them"):
+        make_batch(ENV, None, 6)
+    assert all_closed_once()
+    with pytest.raises(OSError, match="no more of them"):
+        make_batch(Holding, None, 6)
+    assert all_closed_once()
 
 
 class Odd(Holding):
