@@ -20,9 +20,7 @@ GRPC, HTTP = "picker_grpc", "picker_http"
 _MANY = 100_000
 """Requests at a time. Envoy's limits are 1,024 requests and 3 retries per cluster, and each open
 request of a client is a request to the picker."""
-ATTEMPTS_OF_A_DEAD_HOST = 3
-"""Envoy's own choice may be the same dead host, which is the least busy one, at each retry: the
-last retry comes after its ejection."""
+_FAILURES_UNTIL_EJECTION = 3
 
 
 def pool(picker: PickerConfig, endpoints: Sequence[Endpoint]) -> Config:
@@ -35,7 +33,7 @@ def pool(picker: PickerConfig, endpoints: Sequence[Endpoint]) -> Config:
         "load_balancing_policy": _policies(_balancer(picker)),
         # For Envoy's own choices only: override_host goes where the pick says.
         "outlier_detection": {
-            "consecutive_5xx": ATTEMPTS_OF_A_DEAD_HOST,
+            "consecutive_5xx": _FAILURES_UNTIL_EJECTION,
             "interval": "1s",
             "base_ejection_time": "2s",
             "max_ejection_time": "60s",
@@ -53,6 +51,8 @@ def pool(picker: PickerConfig, endpoints: Sequence[Endpoint]) -> Config:
 
 
 def _balancer(picker: PickerConfig) -> Config:
+    # Two random choices, and not FULL_SCAN: a dead host is the least busy one, and a retry that
+    # scans all would choose it again until its ejection, which comes later from another thread.
     least_request = typed("envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest")
     fallback = {
         "name": "envoy.load_balancing_policies.least_request",
@@ -60,7 +60,6 @@ def _balancer(picker: PickerConfig) -> Config:
     }
     if picker.mode == "weights":  # weight / (requests in flight + 1) decides
         return fallback
-    least_request["selection_method"] = "FULL_SCAN"
     namespace = LB_NAMESPACE if picker.mode == "ext_proc" else AUTHZ_NAMESPACE
     # Metadata only: a client could write a header.
     source = {"metadata": {"key": namespace, "path": [{"key": DESTINATION}]}}

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 from grpo_gym.deployment.picker.config import EnvoyConfig, PickerConfig
 from grpo_gym.deployment.picker.envoy_clusters import (
-    ATTEMPTS_OF_A_DEAD_HOST,
     GRPC,
     HTTP,
     POOL,
@@ -33,6 +32,10 @@ from grpo_gym.settings import ConfigError
 
 _CLIENTS = 50_000
 """Connections of clients at a time."""
+_RETRIES = 3
+_SELECTIONS = 1_000
+"""Choices of a host for a retry, until it is one that was not tried: those of weight / (requests
+in flight + 1) may be the same dead host hundreds of times."""
 
 
 def envoy_config(picker: PickerConfig, envoy: EnvoyConfig, endpoints: Sequence[Endpoint]) -> Config:
@@ -109,7 +112,7 @@ def _virtual_host(envoy: EnvoyConfig) -> Config:
         # A pick that has just died costs a retry on the next in the list, not an error.
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset-before-request",
-            "num_retries": ATTEMPTS_OF_A_DEAD_HOST,
+            "num_retries": _RETRIES,
             "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.010s"},
             "retry_host_predicate": [
                 {
@@ -117,7 +120,7 @@ def _virtual_host(envoy: EnvoyConfig) -> Config:
                     "typed_config": previous_hosts,
                 }
             ],
-            "host_selection_retry_max_attempts": 5,
+            "host_selection_retry_max_attempts": _SELECTIONS,
         },
     }
     return {

@@ -54,7 +54,7 @@ def test_a_pick_comes_from_metadata_only(mode: Mode) -> None:
 
     assert [list(source) for source in policy["override_host_sources"]] == [["metadata"]]
     (fallback,) = policy["fallback_policy"]["policies"]
-    assert fallback["typed_extension_config"]["typed_config"]["selection_method"] == "FULL_SCAN"
+    assert fallback["typed_extension_config"]["name"].endswith("least_request")
 
 
 @pytest.mark.parametrize("mode", MODES)

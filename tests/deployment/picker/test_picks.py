@@ -18,7 +18,7 @@ from aiohttp import ClientSession
 from envoy_bench import load, wait_until
 from grpo_gym.deployment.picker.external_authorization import Authorization
 from grpo_gym.deployment.picker.external_processor import Exchange
-from picker_bench import Bench, Start
+from picker_bench import Bench, Start, never_eject
 
 MODES = pytest.mark.parametrize("mode", ["ext_proc", "ext_authz"])
 _DESTINATION = "x-gateway-destination-endpoint"
@@ -208,6 +208,24 @@ def test_without_its_picker_envoy_chooses_by_itself(start: Start, mode: str) -> 
 
     assert answers.statuses == {200: 60}
     assert len(bench.seen.picked) == picks
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@MODES
+def test_a_retry_of_envoy_finds_another_backend_before_any_ejection(
+    start: Start, mode: str, count: int
+) -> None:
+    bench = start(mode, count, change=never_eject)
+    dead, *others = bench.backends
+    for backend in others:
+        backend.delay_s = 0.02  # so the dead one is always the least busy
+    dead.stop()
+    bench.loop.run(bench.server.close())
+
+    answers = load(bench.envoy.url, 200, at_once=16)
+
+    assert answers.statuses == {200: 200}
+    assert set(answers.served_by) == {each.name for each in others}
 
 
 @MODES

@@ -16,7 +16,7 @@ from grpo_gym.deployment.picker.config import PickerConfig
 from grpo_gym.deployment.picker.weights import WeightEstimate, WeightFile
 from grpo_gym.deployment.routing import Endpoint, RoutingCore
 from grpo_gym.settings import ConfigError
-from picker_bench import Bench, Start, Steered
+from picker_bench import Bench, Start, Steered, never_eject
 
 _NAMES = ["127.0.0.1:9001", "127.0.0.1:9002"]
 
@@ -149,6 +149,19 @@ def test_a_dead_backend_is_marked_and_comes_back(start: Start) -> None:
     dead.start()
     until("HEALTHY")
     wait_until(lambda: dead.name in load(bench.envoy.url, 60).served_by, 20.0)
+
+
+def test_a_retry_finds_another_backend_while_the_dead_one_has_the_most_weight(start: Start) -> None:
+    bench = start("weights", update_s=0.2, change=never_eject)
+    bench.policy.favourite = 0
+    wait_until(lambda: load(bench.envoy.url, 20) is not None and _weights(bench)[0] == 3000)
+    for backend in bench.backends[1:]:
+        backend.delay_s = 0.05
+    bench.backends[0].stop()
+
+    answers = load(bench.envoy.url, 60, at_once=16)
+
+    assert answers.statuses == {200: 60}
 
 
 def test_without_its_picker_envoy_goes_on(start: Start) -> None:
