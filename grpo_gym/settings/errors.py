@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from grpo_gym.settings.sb3_names import counterpart
+from grpo_gym.settings.other_names import counterpart
 
 _RULES = {
     "int_type": "an integer",
@@ -56,7 +56,7 @@ class UnknownSettingError(ConfigError, TypeError):
 def suggest(name: str, candidates: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the nearest candidate, or the list of all if none is near.
 
-    For a name of Stable-Baselines3, it says what takes its place.
+    For a name of another library, such as Stable-Baselines3, it says what takes its place.
     """
     valid = list(candidates)
     return nearest(name, valid) or (f" Choose from: {', '.join(valid)}." if valid else "")

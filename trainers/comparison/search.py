@@ -4,11 +4,11 @@ One study lies in one SQLite file. Its first trial uses the settings given at th
 best trial is at least as good as they are on the episodes of the search.
 """
 
-import math
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Future, as_completed
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,19 @@ from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from grpo_gym.rollouts.batches import make_batch
-from grpo_gym.settings import ConfigError, from_mapping, to_mapping
+from grpo_gym.settings import ConfigError, to_mapping
 from grpo_gym.storage.files import write_atomic
 from grpo_gym.storage.processes import stop_at_once, worker_pool
+from grpo_gym.trainers import advice
 from grpo_gym.trainers.comparison.contenders import Contender, Settings
 from grpo_gym.trainers.comparison.measurements import refuse_difference, train_and_evaluate
 from grpo_gym.trainers.comparison.records import Budget, CurvePoint, Plan, TrialBudget
-from grpo_gym.trainers.comparison.search_spaces import first_parameters, search_space, values_of
-from grpo_gym.trainers.comparison.settings import SB3Settings
+from grpo_gym.trainers.comparison.search_spaces import (
+    first_parameters,
+    search_space,
+    values_of,
+    with_values,
+)
 from grpo_gym.trainers.defaults import longest_episode
 from grpo_gym.trainers.settings import TrainSettings
 
@@ -35,13 +40,12 @@ FIRST_SEED = 100
 """Seed of the first training of a trial; a comparison's begin at 0."""
 EVALUATION_SEED = 8_000_000
 """Seed of the first final episode; a comparison's begin at 5,000,000."""
+_ADVICE = logging.getLogger(advice.__name__)
 _SAMPLER_SEED = 0
 _STUDY = "settings"
 _STARTUP_TRIALS = 5
 """Random trials before the sampler, and complete ones before the pruner, uses what was found."""
 _STORAGE_ERRORS = (SQLAlchemyError, StorageInternalError)
-_FEWEST_ITERATIONS = 4
-"""Of a trial, unless the settings given at the start take fewer."""
 _MAX_OVERRUN = 1.25
 """Trials are pruned if whole iterations make them longer than this share of their steps."""
 
@@ -154,7 +158,9 @@ class Search:
         returns: list[float] = []
         reported: set[int] = set()
         for seed in range(FIRST_SEED, FIRST_SEED + budget.seeds_per_trial):
-            result = train_and_evaluate(tried, seed, plan, prune)
+            # Nobody chose the settings of the other trials.
+            with nullcontext() if is_start else _without_advice():
+                result = train_and_evaluate(tried, seed, plan, prune)
             if not is_start and result.steps > _MAX_OVERRUN * budget.total_steps:
                 raise optuna.TrialPruned(f"trained for {result.steps:,} steps")
             returns.append(result.final.mean_return)
@@ -232,6 +238,15 @@ class Search:
         return f"trial {number}: pruned, {error if pruned else repr(error)}"
 
 
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    _ADVICE.disabled = True
+    try:
+        yield
+    finally:
+        _ADVICE.disabled = False
+
+
 def _steps_of_an_episode(settings: Settings) -> int | None:
     """Most steps of an episode; None if nothing limits it, or if this is not GRPO.
 
@@ -243,40 +258,6 @@ def _steps_of_an_episode(settings: Settings) -> int | None:
     kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
     with closing(make_batch(settings.env, kwargs, 1)) as one:
         return longest_episode(one)
-
-
-def with_values(
-    settings: Settings,
-    values: Mapping[str, Any],
-    total_steps: int,
-    episode_steps: int | None = None,
-) -> Settings:
-    """Settings with new values by place, such as "settings.gamma", adjusted to fit together.
-
-    Every algorithm takes at least four iterations for `total_steps`; GRPO, if episodes have at most
-    `episode_steps`.
-    """
-    changed = to_mapping(settings)
-    for place, value in values.items():
-        *parent, name = place.split(".")
-        (changed[parent[0]] if parent else changed)[name] = value
-    if isinstance(settings, TrainSettings):
-        grpo, own = changed["grpo"], settings.grpo
-        if episode_steps is not None and grpo != to_mapping(own):
-            steps = min(episode_steps, grpo["max_episode_steps"] or episode_steps)
-            most = max(total_steps // (_FEWEST_ITERATIONS * steps), 2)
-            grpo["group_size"] = min(grpo["group_size"], most)
-            grpo["num_groups"] = min(grpo["num_groups"], max(most // grpo["group_size"], 1))
-        return from_mapping(TrainSettings, changed, "search")
-    keywords = changed["settings"]
-    if "settings.n_steps" in values:
-        most = max(total_steps // (_FEWEST_ITERATIONS * changed["num_envs"]), 2)
-        power_of_two = 1 << (most.bit_length() - 1)  # so that minibatches can divide it
-        keywords["n_steps"] = min(keywords["n_steps"], power_of_two)
-    if "settings.batch_size" in values:
-        rollout = keywords["n_steps"] * changed["num_envs"]
-        keywords["batch_size"] = max(math.gcd(keywords["batch_size"], rollout), 2)
-    return from_mapping(SB3Settings, changed, "search")
 
 
 def _storage(path: Path | None) -> optuna.storages.RDBStorage:

@@ -1,16 +1,23 @@
-"""The search space of each algorithm: small tables, about equally wide for all of them."""
+"""The search space of each algorithm, and settings with values from it.
 
+The spaces are small tables, about equally wide for all algorithms.
+"""
+
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from grpo_gym.settings import parse_value, to_mapping
-from grpo_gym.trainers.comparison.contenders import Contender
+from grpo_gym.settings import from_mapping, parse_value, to_mapping
+from grpo_gym.trainers.comparison.contenders import Contender, Settings
 from grpo_gym.trainers.comparison.settings import SB3Settings, keyword_arguments
+from grpo_gym.trainers.settings import TrainSettings
 
 Space = Mapping[str, tuple[Any, ...] | FloatDistribution]
 
+_FEWEST_ITERATIONS = 4
+"""Of a trial, unless the settings given at the start take fewer."""
 _LEARNING_RATES = FloatDistribution(1e-4, 1e-2, log=True)
 _DISCOUNTS = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
 _GAE_LAMBDAS = (0.8, 0.9, 0.95, 0.98, 1.0)
@@ -103,6 +110,40 @@ def values_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
         place: parse_value(parameter) if isinstance(parameter, str) else parameter
         for place, parameter in parameters.items()
     }
+
+
+def with_values(
+    settings: Settings,
+    values: Mapping[str, Any],
+    total_steps: int,
+    episode_steps: int | None = None,
+) -> Settings:
+    """Settings with new values by place, such as "settings.gamma", adjusted to fit together.
+
+    Every algorithm takes at least four iterations for `total_steps`; GRPO, if episodes have at most
+    `episode_steps`.
+    """
+    changed = to_mapping(settings)
+    for place, value in values.items():
+        *parent, name = place.split(".")
+        (changed[parent[0]] if parent else changed)[name] = value
+    if isinstance(settings, TrainSettings):
+        grpo, own = changed["grpo"], settings.grpo
+        if episode_steps is not None and grpo != to_mapping(own):
+            steps = min(episode_steps, grpo["max_episode_steps"] or episode_steps)
+            most = max(total_steps // (_FEWEST_ITERATIONS * steps), 2)
+            grpo["group_size"] = min(grpo["group_size"], most)
+            grpo["num_groups"] = min(grpo["num_groups"], max(most // grpo["group_size"], 1))
+        return from_mapping(TrainSettings, changed, "search")
+    keywords = changed["settings"]
+    if "settings.n_steps" in values:
+        most = max(total_steps // (_FEWEST_ITERATIONS * changed["num_envs"]), 2)
+        power_of_two = 1 << (most.bit_length() - 1)  # so that minibatches can divide it
+        keywords["n_steps"] = min(keywords["n_steps"], power_of_two)
+    if "settings.batch_size" in values:
+        rollout = keywords["n_steps"] * changed["num_envs"]
+        keywords["batch_size"] = max(math.gcd(keywords["batch_size"], rollout), 2)
+    return from_mapping(SB3Settings, changed, "search")
 
 
 def _own_values(contender: Contender) -> dict[str, Any]:

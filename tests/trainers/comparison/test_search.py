@@ -1,5 +1,6 @@
 """The search for settings: what is proposed, what is given up, what is gone on with."""
 
+import logging
 import resource
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -25,12 +26,13 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from grpo_gym.trainers.comparison import search as module
 from grpo_gym.trainers.comparison.records import TrialBudget
-from grpo_gym.trainers.comparison.search import Search, with_values
+from grpo_gym.trainers.comparison.search import Search
 from grpo_gym.trainers.comparison.search_spaces import (
     SPACES,
     first_parameters,
     search_space,
     values_of,
+    with_values,
 )
 
 BUDGET = TrialBudget(total_steps=2_000, evaluations=4, curve_episodes=2, final_episodes=3)
@@ -167,6 +169,23 @@ def test_the_training_is_given_up_below_the_median(
     best = search.best_settings()
     gamma = float(study.trials[6].params["settings.gamma"])
     assert best.settings["gamma"] == gamma  # type: ignore[union-attr]
+
+
+def test_advice_is_given_on_the_settings_of_the_start_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def advised(*_: Any) -> SimpleNamespace:
+        logging.getLogger("grpo_gym.trainers.advice").warning("few iterations")
+        return SimpleNamespace(steps=2_000, final=SimpleNamespace(mean_return=1.0))
+
+    monkeypatch.setattr(module, "train_and_evaluate", advised)
+    search = Search(tmp_path / "study.db", find_contender("grpo", "CartPole-v1", {}), BUDGET)
+    for _ in range(3):
+        search.run_trial(*search.propose())
+
+    assert caplog.messages == ["few iterations"]
+    advised()
+    assert len(caplog.messages) == 2
 
 
 def test_what_was_interrupted_comes_again(tmp_path: Path) -> None:
