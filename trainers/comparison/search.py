@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from gymnasium.spaces import Box
 from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -34,7 +35,6 @@ from grpo_gym.trainers.comparison.search_spaces import (
     with_values,
 )
 from grpo_gym.trainers.defaults import longest_episode
-from grpo_gym.trainers.settings import TrainSettings
 
 FIRST_SEED = 100
 """Seed of the first training of a trial; a comparison's begin at 0."""
@@ -71,7 +71,11 @@ class Search:
         self.contender = contender
         self.budget = budget
         self._path = path
-        self._longest_episode = _steps_of_an_episode(contender.settings)
+        settings = contender.settings
+        kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
+        with closing(make_batch(settings.env, kwargs, 1)) as one:
+            self._longest_episode = longest_episode(one)
+            self._is_continuous = isinstance(one.single_action_space, Box)
         if not path.exists():
             write_atomic(path, self._new_study())
         try:
@@ -122,7 +126,7 @@ class Search:
 
     def propose(self) -> tuple[int, Settings]:
         """The number of a new trial, and its settings."""
-        trial = self.study.ask(search_space(self.contender))
+        trial = self.study.ask(search_space(self.contender, self._is_continuous))
         return trial.number, self._settings(trial.params)
 
     def run_trial(self, number: int, settings: Settings) -> float:
@@ -186,7 +190,9 @@ class Search:
         study = _load(storage, self.budget)
         for name, value in self._asked().items():
             study.set_user_attr(name, value)
-        study.enqueue_trial(first_parameters(self.contender), {"shipped": True})
+        study.enqueue_trial(
+            first_parameters(self.contender, self._is_continuous), {"shipped": True}
+        )
         content: bytes = storage.engine.raw_connection().driver_connection.serialize()
         return content
 
@@ -199,7 +205,7 @@ class Search:
             "settings": self.contender.describe(),
             "space": {
                 place: str(distribution)
-                for place, distribution in search_space(self.contender).items()
+                for place, distribution in search_space(self.contender, self._is_continuous).items()
             },
         }
 
@@ -245,19 +251,6 @@ def _without_advice() -> Iterator[None]:
         yield
     finally:
         _ADVICE.disabled = False
-
-
-def _steps_of_an_episode(settings: Settings) -> int | None:
-    """Most steps of an episode; None if nothing limits it, or if this is not GRPO.
-
-    Raises:
-        ConfigError: If the environment cannot be made.
-    """
-    if not isinstance(settings, TrainSettings):
-        return None
-    kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
-    with closing(make_batch(settings.env, kwargs, 1)) as one:
-        return longest_episode(one)
 
 
 def _storage(path: Path | None) -> optuna.storages.RDBStorage:

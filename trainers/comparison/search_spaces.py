@@ -21,6 +21,7 @@ _FEWEST_ITERATIONS = 4
 _LEARNING_RATES = FloatDistribution(1e-4, 1e-2, log=True)
 _DISCOUNTS = (0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
 _GAE_LAMBDAS = (0.8, 0.9, 0.95, 0.98, 1.0)
+_LOG_STDS = (-2.0, -1.0, -0.5, 0.0, 0.4)  # within the default of log_std_bounds
 _WIDTHS = ([64, 64], [128, 128], [256, 256])
 _ACTIVATIONS = ("tanh", "relu")
 _ENTROPY = (0.0, 0.0001, 0.001, 0.01)
@@ -32,6 +33,7 @@ _ON_POLICY: Space = {
     "normalise_rewards": (False, True),
     "activation": _ACTIVATIONS,
     "hidden_sizes": _WIDTHS,
+    "initial_log_std": _LOG_STDS,
     "settings.gamma": _DISCOUNTS,
     "settings.gae_lambda": _GAE_LAMBDAS,
 }
@@ -60,6 +62,7 @@ SPACES: dict[str, Space] = {
         "grpo.entropy_coefficient": _ENTROPY,
         "grpo.activation": _ACTIVATIONS,
         "grpo.hidden_sizes": _WIDTHS,
+        "grpo.initial_log_std": _LOG_STDS,
     },
     "ppo": _PPO,
     "maskable_ppo": _PPO,
@@ -87,20 +90,30 @@ SPACES: dict[str, Space] = {
 """Values to choose from, by algorithm and by the place of each in its settings."""
 
 
-def search_space(contender: Contender) -> dict[str, BaseDistribution]:
-    """Optuna's distributions by place, each widened to include the contender's own value."""
+def search_space(contender: Contender, is_continuous: bool) -> dict[str, BaseDistribution]:
+    """Optuna's distributions by place, each widened to include the contender's own value.
+
+    Args:
+        contender: The algorithm and its settings.
+        is_continuous: Whether actions are Box.
+    """
     return {
         place: _widened(SPACES[contender.algorithm][place], value)
-        for place, value in _own_values(contender).items()
+        for place, value in _own_values(contender, is_continuous).items()
     }
 
 
-def first_parameters(contender: Contender) -> dict[str, Any]:
-    """The contender's own values as parameters of a trial."""
+def first_parameters(contender: Contender, is_continuous: bool) -> dict[str, Any]:
+    """The contender's own values as parameters of a trial.
+
+    Args:
+        contender: The algorithm and its settings.
+        is_continuous: Whether actions are Box.
+    """
     space = SPACES[contender.algorithm]
     return {
         place: float(value) if isinstance(space[place], FloatDistribution) else _as_text(value)
-        for place, value in _own_values(contender).items()
+        for place, value in _own_values(contender, is_continuous).items()
     }
 
 
@@ -146,14 +159,16 @@ def with_values(
     return from_mapping(SB3Settings, changed, "search")
 
 
-def _own_values(contender: Contender) -> dict[str, Any]:
-    """The contender's own value of everything that its kind of policy uses, by place."""
+def _own_values(contender: Contender, is_continuous: bool) -> dict[str, Any]:
+    """The contender's own value of everything that its policy uses, by place."""
     mapping = to_mapping(contender.settings)
     if isinstance(contender.settings, SB3Settings):
         mapping["settings"] = keyword_arguments(contender.settings)
     unused = set() if contender.settings.policy == "mlp" else {"activation", "hidden_sizes"}
     if mapping.get("grpo", {}).get("baseline") not in ("state", "auto"):
         unused.add("grpo.gae_lambda")
+    if not is_continuous:
+        unused.add("initial_log_std")
     values = {}
     for place in SPACES[contender.algorithm]:
         *parent, name = place.split(".")
