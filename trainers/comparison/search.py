@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from gymnasium.spaces import Box
 from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,6 +28,7 @@ from grpo_gym.trainers.comparison.contenders import Contender, Settings
 from grpo_gym.trainers.comparison.measurements import refuse_difference, train_and_evaluate
 from grpo_gym.trainers.comparison.records import Budget, CurvePoint, Plan, TrialBudget
 from grpo_gym.trainers.comparison.search_spaces import (
+    Interface,
     first_parameters,
     search_space,
     values_of,
@@ -75,7 +75,7 @@ class Search:
         kwargs = {**settings.env_kwargs, **settings.training_env_kwargs}
         with closing(make_batch(settings.env, kwargs, 1)) as one:
             self._longest_episode = longest_episode(one)
-            self._is_continuous = isinstance(one.single_action_space, Box)
+            self._interface = Interface(one.single_observation_space, one.single_action_space)
         if not path.exists():
             write_atomic(path, self._new_study())
         try:
@@ -126,7 +126,7 @@ class Search:
 
     def propose(self) -> tuple[int, Settings]:
         """The number of a new trial, and its settings."""
-        trial = self.study.ask(search_space(self.contender, self._is_continuous))
+        trial = self.study.ask(search_space(self.contender, self._interface))
         return trial.number, self._settings(trial.params)
 
     def run_trial(self, number: int, settings: Settings) -> float:
@@ -190,9 +190,7 @@ class Search:
         study = _load(storage, self.budget)
         for name, value in self._asked().items():
             study.set_user_attr(name, value)
-        study.enqueue_trial(
-            first_parameters(self.contender, self._is_continuous), {"shipped": True}
-        )
+        study.enqueue_trial(first_parameters(self.contender, self._interface), {"shipped": True})
         content: bytes = storage.engine.raw_connection().driver_connection.serialize()
         return content
 
@@ -205,7 +203,7 @@ class Search:
             "settings": self.contender.describe(),
             "space": {
                 place: str(distribution)
-                for place, distribution in search_space(self.contender, self._is_continuous).items()
+                for place, distribution in search_space(self.contender, self._interface).items()
             },
         }
 

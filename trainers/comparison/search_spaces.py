@@ -5,8 +5,10 @@ The spaces are small tables, about equally wide for all algorithms.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from gymnasium.spaces import Box, Space
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from grpo_gym.settings import from_mapping, parse_value, to_mapping
@@ -14,7 +16,7 @@ from grpo_gym.trainers.comparison.contenders import Contender, Settings
 from grpo_gym.trainers.comparison.settings import SB3Settings, keyword_arguments
 from grpo_gym.trainers.settings import TrainSettings
 
-Space = Mapping[str, tuple[Any, ...] | FloatDistribution]
+Table = Mapping[str, tuple[Any, ...] | FloatDistribution]
 
 _FEWEST_ITERATIONS = 4
 """Of a trial, unless the settings given at the start take fewer."""
@@ -28,8 +30,9 @@ _ENTROPY = (0.0, 0.0001, 0.001, 0.01)
 _SCHEDULES = ("constant", "linear")
 _VALUE_LOSS = (0.25, 0.5, 1.0)
 _LONG_ROLLOUTS = (16, 32, 64, 128, 256, 512, 1024)
-_ON_POLICY: Space = {
+_ON_POLICY: Table = {
     "num_envs": (8, 16, 32, 64, 128, 256),
+    "normalise_observations": (False, True),
     "normalise_rewards": (False, True),
     "activation": _ACTIVATIONS,
     "hidden_sizes": _WIDTHS,
@@ -37,7 +40,7 @@ _ON_POLICY: Space = {
     "settings.gamma": _DISCOUNTS,
     "settings.gae_lambda": _GAE_LAMBDAS,
 }
-_PPO: Space = {
+_PPO: Table = {
     **_ON_POLICY,
     "learning_rate_schedule": _SCHEDULES,
     "settings.n_steps": _LONG_ROLLOUTS,
@@ -48,7 +51,7 @@ _PPO: Space = {
     "settings.ent_coef": _ENTROPY,
     "settings.vf_coef": _VALUE_LOSS,
 }
-SPACES: dict[str, Space] = {
+SPACES: dict[str, Table] = {
     "grpo": {
         "grpo.num_groups": (2, 4, 8, 16, 32),
         "grpo.group_size": (8, 16, 32, 64),
@@ -90,30 +93,38 @@ SPACES: dict[str, Space] = {
 """Values to choose from, by algorithm and by the place of each in its settings."""
 
 
-def search_space(contender: Contender, is_continuous: bool) -> dict[str, BaseDistribution]:
+@dataclass(frozen=True)
+class Interface:
+    """The spaces of a task's environment: some settings have an effect in some spaces only."""
+
+    observations: Space[Any]
+    actions: Space[Any]
+
+
+def search_space(contender: Contender, interface: Interface) -> dict[str, BaseDistribution]:
     """Optuna's distributions by place, each widened to include the contender's own value.
 
     Args:
         contender: The algorithm and its settings.
-        is_continuous: Whether actions are Box.
+        interface: What it observes and does.
     """
     return {
         place: _widened(SPACES[contender.algorithm][place], value)
-        for place, value in _own_values(contender, is_continuous).items()
+        for place, value in _own_values(contender, interface).items()
     }
 
 
-def first_parameters(contender: Contender, is_continuous: bool) -> dict[str, Any]:
+def first_parameters(contender: Contender, interface: Interface) -> dict[str, Any]:
     """The contender's own values as parameters of a trial.
 
     Args:
         contender: The algorithm and its settings.
-        is_continuous: Whether actions are Box.
+        interface: What it observes and does.
     """
     space = SPACES[contender.algorithm]
     return {
         place: float(value) if isinstance(space[place], FloatDistribution) else _as_text(value)
-        for place, value in _own_values(contender, is_continuous).items()
+        for place, value in _own_values(contender, interface).items()
     }
 
 
@@ -159,7 +170,7 @@ def with_values(
     return from_mapping(SB3Settings, changed, "search")
 
 
-def _own_values(contender: Contender, is_continuous: bool) -> dict[str, Any]:
+def _own_values(contender: Contender, interface: Interface) -> dict[str, Any]:
     """The contender's own value of everything that its policy uses, by place."""
     mapping = to_mapping(contender.settings)
     if isinstance(contender.settings, SB3Settings):
@@ -167,8 +178,10 @@ def _own_values(contender: Contender, is_continuous: bool) -> dict[str, Any]:
     unused = set() if contender.settings.policy == "mlp" else {"activation", "hidden_sizes"}
     if mapping.get("grpo", {}).get("baseline") not in ("state", "auto"):
         unused.add("grpo.gae_lambda")
-    if not is_continuous:
+    if not isinstance(interface.actions, Box):
         unused.add("initial_log_std")
+    if contender.settings.policy != "mlp" or not isinstance(interface.observations, Box):
+        unused.add("normalise_observations")
     values = {}
     for place in SPACES[contender.algorithm]:
         *parent, name = place.split(".")

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gymnasium.spaces import Box, Discrete, Space
 
 from grpo_gym.settings import ConfigError
 from grpo_gym.trainers.comparison.contenders import Contender, find_contender
@@ -29,12 +30,14 @@ from grpo_gym.trainers.comparison.records import TrialBudget
 from grpo_gym.trainers.comparison.search import Search
 from grpo_gym.trainers.comparison.search_spaces import (
     SPACES,
+    Interface,
     first_parameters,
     search_space,
     values_of,
     with_values,
 )
 
+CART_POLE = Interface(Box(-1.0, 1.0, (4,)), Discrete(2))
 BUDGET = TrialBudget(total_steps=2_000, evaluations=4, curve_episodes=2, final_episodes=3)
 
 
@@ -109,20 +112,20 @@ def test_a_study_of_another_space_is_refused(
 
 def test_gae_is_searched_where_it_has_an_effect() -> None:
     plain = find_contender("grpo", "LoadBalancer-v0", {})
-    assert "grpo.gae_lambda" not in search_space(plain, is_continuous=False)
+    assert "grpo.gae_lambda" not in search_space(plain, CART_POLE)
     adapted = find_contender("grpo", "MountainCar-v0", {}).trained_for(100_000)
-    assert first_parameters(adapted, is_continuous=False)["grpo.gae_lambda"] == "0.95"
+    assert first_parameters(adapted, CART_POLE)["grpo.gae_lambda"] == "0.95"
 
 
 def test_spaces_include_the_contenders_own_values() -> None:
     keywords = {"learning_rate": 0.5, "gamma": 0.123}
     settings = SB3Settings(env="CartPole-v1", hidden_sizes=(32, 16), settings=keywords)
     contender = Contender(settings=settings, tuned=False)
-    space = search_space(contender, is_continuous=False)
+    space = search_space(contender, CART_POLE)
     assert space["settings.learning_rate"] == FloatDistribution(1e-4, 0.5, log=True)
     assert isinstance(space["hidden_sizes"], CategoricalDistribution)
     assert space["hidden_sizes"].choices == ("[64, 64]", "[128, 128]", "[256, 256]", "[32, 16]")
-    own = first_parameters(contender, is_continuous=False)
+    own = first_parameters(contender, CART_POLE)
     assert (own["settings.gamma"], own["hidden_sizes"]) == ("0.123", "[32, 16]")
     values = values_of(own)
     assert (values["hidden_sizes"], values["normalise_rewards"]) == ([32, 16], False)
@@ -130,25 +133,29 @@ def test_spaces_include_the_contenders_own_values() -> None:
 
 def test_a_board_is_searched_without_what_only_layers_have() -> None:
     board = find_contender("maskable_ppo", "Battleship-v0", {})
-    left_out = set(SPACES["maskable_ppo"]) - set(search_space(board, is_continuous=False))
-    assert left_out == {"hidden_sizes", "activation", "initial_log_std"}
+    left_out = set(SPACES["maskable_ppo"]) - set(search_space(board, CART_POLE))
+    assert left_out == {
+        "hidden_sizes",
+        "activation",
+        "initial_log_std",
+        "normalise_observations",
+    }
 
 
-@pytest.mark.parametrize("algorithm", [each for each in ALGORITHMS if each != "maskable_ppo"])
-def test_noise_is_searched_for_continuous_actions_only(tmp_path: Path, algorithm: str) -> None:
-    place = "grpo.initial_log_std" if algorithm == "grpo" else "initial_log_std"
-    for env, is_continuous in (("Pendulum-v1", True), ("CartPole-v1", False)):
-        contender = find_contender(algorithm, env, {}).trained_for(2_000)
-        search = Search(tmp_path / f"{env}.db", contender, BUDGET)
-        search.propose()
-        proposals = {str(_noise(search.propose()[1])) for _ in range(12)}
-        assert (place in search.study.user_attrs["space"]) == is_continuous
-        assert (len(proposals) > 1) == is_continuous
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_has_no_effect_in_a_space_is_not_searched(algorithm: str) -> None:
+    """Noise of actions that are not Box; normalised observations that are no numbers."""
+    contender = find_contender(algorithm, "CartPole-v1", {})
+    numbers, choices = Box(-1.0, 1.0, (4,)), Discrete(3)
 
+    def searched(name: str, observations: Space[Any], actions: Space[Any]) -> bool:
+        space = search_space(contender, Interface(observations, actions))
+        return any(place.rpartition(".")[2] == name for place in space)
 
-def _noise(settings: TrainSettings | SB3Settings) -> float:
-    own = settings.grpo if isinstance(settings, TrainSettings) else settings
-    return own.initial_log_std
+    assert searched("initial_log_std", numbers, numbers)
+    assert not searched("initial_log_std", numbers, choices)
+    assert searched("normalise_observations", numbers, choices) == (algorithm != "grpo")
+    assert not searched("normalise_observations", choices, choices)
 
 
 def test_the_training_is_given_up_below_the_median(
