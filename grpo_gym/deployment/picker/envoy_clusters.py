@@ -51,8 +51,8 @@ def pool(picker: PickerConfig, endpoints: Sequence[Endpoint]) -> Config:
 
 
 def _balancer(picker: PickerConfig) -> Config:
-    # Two random choices, and not FULL_SCAN: a dead host is the least busy one, and a retry that
-    # scans all would choose it again until its ejection, which comes later from another thread.
+    # Two random choices, and not FULL_SCAN: a dead host is the least busy one, and each retry that
+    # scans all would choose it again until its ejection.
     least_request = typed("envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest")
     fallback = {
         "name": "envoy.load_balancing_policies.least_request",
