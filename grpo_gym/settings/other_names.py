@@ -10,7 +10,6 @@ _OURS: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
         "lr_schedule": (("learning_rate_schedule",), ""),
         "n_steps": (("num_groups", "group_size"), ", in whole episodes"),
         "n_envs": (("num_groups", "group_size"), ": their product"),
-        "num_envs": (("num_groups", "group_size"), ": their product"),
         "n_epochs": (("epochs",), ""),
         "batch_size": (("minibatch_size",), ", beside num_minibatches"),
         "clip_range": (("clip_low", "clip_high"), ""),
@@ -36,6 +35,7 @@ _OURS: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
     },
     "CleanRL": {
         "env_id": (("env",), ""),
+        "num_envs": (("num_groups", "group_size"), ": their product"),
         "num_steps": (("num_groups", "group_size"), ", in whole episodes"),
         "update_epochs": (("epochs",), ""),
         "anneal_lr": (("learning_rate_schedule",), ", down to final_learning_rate"),

@@ -65,7 +65,8 @@ class Search:
         Only one process at a time may have a study.
 
         Raises:
-            ConfigError: If the file is no study, or one with another algorithm, start or budget.
+            ConfigError: If the environment cannot be made, or if the file is no study, or one with
+                another algorithm, start, space or budget.
             OSError: If nothing can be stored.
         """
         self.contender = contender
@@ -162,7 +163,7 @@ class Search:
         returns: list[float] = []
         reported: set[int] = set()
         for seed in range(FIRST_SEED, FIRST_SEED + budget.seeds_per_trial):
-            # Nobody chose the settings of the other trials.
+            # Advice on settings is for those that the user chose, at the start.
             with nullcontext() if is_start else _without_advice():
                 result = train_and_evaluate(tried, seed, plan, prune)
             if not is_start and result.steps > _MAX_OVERRUN * budget.total_steps:

@@ -106,7 +106,7 @@ def search_space(contender: Contender, interface: Interface) -> dict[str, BaseDi
 
     Args:
         contender: The algorithm and its settings.
-        interface: What it observes and does.
+        interface: The spaces of its environment.
     """
     return {
         place: _widened(SPACES[contender.algorithm][place], value)
@@ -119,7 +119,7 @@ def first_parameters(contender: Contender, interface: Interface) -> dict[str, An
 
     Args:
         contender: The algorithm and its settings.
-        interface: What it observes and does.
+        interface: The spaces of its environment.
     """
     space = SPACES[contender.algorithm]
     return {

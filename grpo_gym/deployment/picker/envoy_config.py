@@ -34,8 +34,8 @@ _CLIENTS = 50_000
 """Connections of clients at a time."""
 _RETRIES = 3
 _SELECTIONS = 1_000
-"""Choices of a host for a retry, until it is one that was not tried: those of weight / (requests
-in flight + 1) may be the same dead host hundreds of times."""
+"""Most draws of a host for one retry: Envoy draws again while the host has been tried, and least
+request draws a dead host with a large weight many times in a row."""
 
 
 def envoy_config(picker: PickerConfig, envoy: EnvoyConfig, endpoints: Sequence[Endpoint]) -> Config:
