@@ -23,7 +23,7 @@ WINDOW = 5
 MOSTLY = 0.75
 """Fraction of uniform groups that is told of, unless returns are better than at first."""
 _ROUNDING = 1e-9
-"""Relative difference up to which the returns of episodes are the same."""
+"""Relative difference up to which the returns of different groups are the same."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Advice:
         self._returns.append(stats.rollout["return_mean"])
         allowed = _ROUNDING * abs(self._returns[0])
         differences = stats.rollout["return_std"], abs(self._returns[-1] - self._returns[0])
-        self._same.append(max(differences) <= allowed)
+        self._same.append(stats.uniform_groups == 1.0 and max(differences) <= allowed)
         for topic, message in self._findings(model, stats):
             if topic not in self._said:
                 self._said.add(topic)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def compare_with_baselines(checkpoint: Path, episodes: int, progress_console: Co
     env_id = str(model.env_source)
     names = table_names(env_id, model.env_kwargs)
     progress_console.print(
-        f"comparing with {len(names)} baselines on {episodes:,} episodes each "
+        f"comparing with {', '.join(names) if len(names) == 1 else f'{len(names)} baselines'} on "
+        f"{episodes:,} episodes each "
         "(the policy is saved; --final-episodes changes their number)"
     )
     results = {TRAINED: model.evaluate(episodes, seed=SEED)}
@@ -99,9 +101,9 @@ def statistics_table(result: Mapping[str, Any]) -> Table:
     rows = {"return": result["return"], "length": result["length"], **result["metrics"]}
     table = _plain_table("", "mean", "s.e.", "median", "IQM", "95 % low", "high")
     for name, summary in rows.items():
-        # The error is 0 if all episodes are equal, and may be far smaller than the mean.
-        places = _decimals([summary["sem"] or summary["mean"]], 2)
-        places = 4 if result["exact"] else min(places, _decimals([summary["mean"]], 5))
+        # The error may be far smaller than the mean.
+        places = min(_places([summary["mean"]], [summary["sem"]]), _decimals([summary["mean"]], 5))
+        places = 4 if result["exact"] else places
         numbers = [summary[key] for key in ("mean", "sem", "median", "iqm")]
         episodes = result["reported"].get(name, result["episodes"])
         if episodes < result["episodes"]:
@@ -141,7 +143,8 @@ def _with_margins(quantities: Sequence[np.ndarray]) -> tuple[list[float], list[f
     """Means over episodes, half of their 95 % intervals, and the decimals that show both."""
     summaries = [summarise(values) for values in quantities]
     margins = [(summary.ci95[1] - summary.ci95[0]) / 2 for summary in summaries]
-    return [summary.mean for summary in summaries], margins, _decimals(margins, 2)
+    means = [summary.mean for summary in summaries]
+    return means, margins, _places(means, margins)
 
 
 def _plain_table(first: str, *titles: str) -> Table:
@@ -164,6 +167,21 @@ def _decimals(values: Iterable[float | None], digits: int) -> int:
     return min(max(digits - 1 - math.floor(math.log10(min(sizes))), 0), _MOST_DECIMALS)
 
 
+def _places(means: Sequence[float | None], errors: Iterable[float | None]) -> int:
+    """Decimals that show the errors of means; without any, five digits but no zeros at the end."""
+    known = [error for error in errors if error and math.isfinite(error)]
+    if known:
+        return _decimals(known, 2)
+    exact = [Decimal(f"{mean:.5g}") for mean in means if mean is not None and math.isfinite(mean)]
+    exponents = [int(mean.normalize().as_tuple().exponent) for mean in exact]
+    return min(max(0, *(-exponent for exponent in exponents)), _MOST_DECIMALS) if exact else 0
+
+
 def _fixed(value: float | None, places: int, sign: str = "") -> str:
     """A number with `places` decimals, or a dash if it is missing; sign "+": always with a sign."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:{sign}.{places}f}"
+    if value is None or not math.isfinite(value):
+        return "-"
+    fixed = f"{value:{sign}.{places}f}"
+    # Where no more decimals are shown, small numbers are not zero either.
+    is_lost = places == _MOST_DECIMALS and value != 0.0 and float(fixed) == 0.0
+    return f"{value:{sign}.1e}" if is_lost else fixed

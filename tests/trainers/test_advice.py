@@ -162,6 +162,13 @@ def test_rounding_does_not_make_a_reward_vary(caplog: pytest.LogCaptureFixture) 
     assert len(said(caplog)) == 1
 
 
+def test_small_differences_of_large_returns_are_differences(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    listen(Advice(), [0.0] * CONSTANT_FOR, [2e10 + 1.0] * CONSTANT_FOR, std=2.0)
+    assert not said(caplog)
+
+
 @pytest.mark.parametrize("returns", [[1.0, 1.0, 2.0], [1.0, 2.0, 1.0]])
 def test_returns_that_change_between_iterations_are_not_constant(
     returns: list[float], caplog: pytest.LogCaptureFixture
