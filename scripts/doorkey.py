@@ -2,7 +2,7 @@
 
 It needs `pip install minigrid`, and shows how an id of one's own wraps an environment of others.
 
-    python scripts/train.py --config configs/MiniGrid-DoorKey-5x5-v0.yaml --env doorkey:DoorKey-v0
+    python scripts/train.py --env doorkey:DoorKey-v0
 """
 
 from typing import Any

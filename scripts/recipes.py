@@ -6,7 +6,7 @@ stopped.
     python scripts/recipes.py --out docs/results/recipes.json
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,10 @@ EPISODES = {
     "FrozenLake-v1": 500,
     "Acrobot-v1": 200,
     "Taxi-v4": 500,
-    "MiniGrid-DoorKey-5x5-v0": 200,
+    "doorkey:DoorKey-v0": 200,
     "InvertedDoublePendulum-v5": 100,
 }
 """Episodes that each trained policy plays with its most probable actions, by environment."""
-IDS = {"MiniGrid-DoorKey-5x5-v0": "doorkey:DoorKey-v0"}
-"""Ids of environments that need a wrapper."""
 FIRST_SEED = 1000
 """Recipes were found on seeds below."""
 
@@ -55,8 +53,7 @@ def main() -> None:
 
 def measure(env: str, seed: int) -> dict[str, Any]:
     """Train with the shipped settings; the mean return of the policy at the end."""
-    settings = experiments.shipped_settings(env)
-    trained = experiments.train(replace(settings, env=IDS.get(env, env)), seed)
+    trained = experiments.train(experiments.shipped_settings(env), seed)
     return {
         "return": trained.model.evaluate(EPISODES[env], seed=EVALUATION_SEED).mean_return,
         "training_steps": trained.model.num_steps,
