@@ -26,8 +26,14 @@ def kernel_parameters(config: Any, **derived: Any) -> np.ndarray:
         values[name] = choices.index(value) if choices else value
     values |= derived
     arrays = {name: np.asarray(value) for name, value in values.items()}
-    fields = [(name, array.dtype, array.shape) for name, array in arrays.items()]
-    return np.array([tuple(values.values())], fields)
+    fields = tuple((name, array.dtype, array.shape) for name, array in arrays.items())
+    return np.array([tuple(values.values())], _record_type(fields))
+
+
+@lru_cache
+def _record_type(fields: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> np.dtype[Any]:
+    """The same object for the same fields: at each call numba compares types that are others."""
+    return np.dtype(list(fields))
 
 
 @lru_cache
