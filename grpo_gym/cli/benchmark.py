@@ -115,13 +115,18 @@ def _open(path: Path, report: Callable[[str], None]) -> Results:
     Raises:
         ConfigError: If it holds something else.
     """
+    other = ConfigError(
+        f"--json must be new or of an earlier benchmark, got {path}: remove it, or choose another "
+        "file"
+    )
     try:
-        return Results(path, report)
+        results = Results(path, report)
     except ValueError as error:
-        raise ConfigError(
-            f"--json must be new or of an earlier benchmark, got {path}: remove it, or choose "
-            "another file"
-        ) from error
+        raise other from error
+    if results.values and not isinstance(results.values.get("machine"), dict):
+        results.close()
+        raise other
+    return results
 
 
 def _check_machine(results: Results, console: Console) -> None:
@@ -133,7 +138,7 @@ def _check_machine(results: Results, console: Console) -> None:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     here = {**machine(), "versions": versions()}
     kept = results.measure("machine", lambda: {**here, "load_average": load})
-    if {name: kept[name] for name in here} != here:
+    if {name: kept.get(name) for name in here} != here:
         raise ConfigError(
             f"--json must be new or of this machine and these versions, got {results.path}: "
             "remove it, or choose another file"

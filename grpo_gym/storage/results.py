@@ -32,13 +32,16 @@ class Results(AbstractContextManager["Results"]):
         Raises:
             InUseError: If another process has claimed it.
             OSError: If it cannot be written.
-            ValueError: If it is not JSON.
+            ValueError: If it is not a JSON object.
         """
         self.path = path
         self.report = report
         self._claim = claim_file(path)
         try:
-            self.values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+            values = json.loads(path.read_text()) if path.exists() else {}
+            if not isinstance(values, dict):
+                raise ValueError(f"a JSON object is needed, got {values!r:.60}")
+            self.values: dict[str, Any] = values
         except BaseException:
             self.close()
             raise

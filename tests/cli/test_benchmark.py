@@ -63,9 +63,21 @@ def test_results_of_another_machine_are_not_mixed_with_those_of_this_one(
     file.write_text(json.dumps(values))
     assert benchmark.main(["--json", str(file)]) == 2
     assert "--json must be new or of this machine and these versions" in capsys.readouterr().err
-    file.write_text("no json")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "text", ["no json", "[]", "3", '{"task": {"env": "CartPole-v1"}}', '{"machine": null}']
+)
+def test_files_of_others_stay_as_they_are(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "measure_rates", lambda *_: pytest.fail("measured"))
+    file = tmp_path / "rates.json"
+    file.write_text(text)
     assert benchmark.main(["--json", str(file)]) == 2
     assert "--json must be new or of an earlier benchmark" in capsys.readouterr().err
+    assert file.read_text() == text
 
 
 def test_what_is_measured_depends_on_what_is_asked() -> None:

@@ -58,7 +58,7 @@ class Comparison:
     def _refuse_other_results(self, path: Path, results: Results) -> None:
         if not results.values:
             return
-        stored = results.values.get("task") if isinstance(results.values, dict) else None
+        stored = results.values.get("task")
         if not isinstance(stored, Mapping):
             raise ConfigError(f"{path} must hold results of compare: choose another --out")
         asked = to_mapping(self.plan)
