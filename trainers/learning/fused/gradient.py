@@ -160,7 +160,7 @@ def _pack(
     layout = np.cumsum(widths)[:-1]
     if reference is None:  # the reference is the policy that acted
         layout[kernels.ANCHOR] = layout[kernels.OLD]
-    packed = torch.zeros(len(batch), -(-sum(widths) // _ALIGNMENT) * _ALIGNMENT)
+    packed = torch.empty(len(batch), -(-sum(widths) // _ALIGNMENT) * _ALIGNMENT)
     features, old, anchor, actions, step, _ = packed.split(
         [*widths, packed.shape[1] - sum(widths)], dim=1
     )
