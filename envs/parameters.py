@@ -32,7 +32,7 @@ def kernel_parameters(config: Any, **derived: Any) -> np.ndarray:
 
 @lru_cache
 def _record_type(fields: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> np.dtype[Any]:
-    """The same object for the same fields: at each call numba compares types that are others."""
+    """One object for equal fields: numba compares different ones field by field at every call."""
     return np.dtype(list(fields))
 
 

@@ -41,7 +41,7 @@ def compare_with_baselines(checkpoint: Path, episodes: int, progress_console: Co
     env_id = str(model.env_source)
     names = table_names(env_id, model.env_kwargs)
     progress_console.print(
-        f"comparing with {', '.join(names) if len(names) == 1 else f'{len(names)} baselines'} on "
+        f"comparing with {names[0] if len(names) == 1 else f'{len(names)} baselines'} on "
         f"{episodes:,} episodes each "
         "(the policy is saved; --final-episodes changes their number)"
     )
@@ -103,7 +103,8 @@ def statistics_table(result: Mapping[str, Any]) -> Table:
     for name, summary in rows.items():
         # The error may be far smaller than the mean.
         places = min(_places([summary["mean"]], [summary["sem"]]), _decimals([summary["mean"]], 5))
-        places = 4 if result["exact"] else places
+        if result["exact"]:
+            places = 4
         numbers = [summary[key] for key in ("mean", "sem", "median", "iqm")]
         episodes = result["reported"].get(name, result["episodes"])
         if episodes < result["episodes"]:
@@ -168,7 +169,7 @@ def _decimals(values: Iterable[float | None], digits: int) -> int:
 
 
 def _places(means: Sequence[float | None], errors: Iterable[float | None]) -> int:
-    """Decimals that show the errors of means; without any, five digits but no zeros at the end."""
+    """Decimals that show the errors of means, or without errors up to five digits of the means."""
     known = [error for error in errors if error and math.isfinite(error)]
     if known:
         return _decimals(known, 2)

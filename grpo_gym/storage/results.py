@@ -40,7 +40,7 @@ class Results(AbstractContextManager["Results"]):
         try:
             values = json.loads(path.read_text()) if path.exists() else {}
             if not isinstance(values, dict):
-                raise ValueError(f"a JSON object is needed, got {values!r:.60}")
+                raise ValueError(f"JSON that is no object: {values!r:.60}")
             self.values: dict[str, Any] = values
         except BaseException:
             self.close()

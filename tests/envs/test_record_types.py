@@ -1,7 +1,7 @@
 """Records of one kind have one type object in a process.
 
-At each call of a kernel, numba compares types that are other objects field by field, which takes a
-third of a step.
+At every call of a kernel, numba compares different objects field by field, which took a third of a
+step.
 """
 
 from collections import defaultdict
