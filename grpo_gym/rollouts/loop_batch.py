@@ -127,7 +127,9 @@ class LoopBatch(SeparateBatch):
         except (MemoryError, KeyboardInterrupt):
             raise
         except BaseException as error:  # a user's environment may raise anything, SystemExit too
-            raise self.error(call, members[len(results)], f"raised {error!r}") from error
+            old = call == "reset" and "unexpected keyword argument" in str(error)
+            hint = ": define reset(self, *, seed=None, options=None)" if old else ""
+            raise self.error(call, members[len(results)], f"raised {error!r}{hint}") from error
         count = len(_RETURNED[call])
         for b, result in zip(members, results, strict=True):
             if not isinstance(result, tuple) or len(result) != count:

@@ -145,9 +145,8 @@ def is_batch(space: gym.Space[Any], observation: Any) -> bool:
         return False
     if shape[1:] == space.shape:
         return True
-    raise ConfigError(
-        f"observation must have shape {space.shape} or (batch, *{space.shape}), got {shape}"
-    )
+    batch = f"({', '.join(str(size) for size in ('batch', *space.shape))})"
+    raise ConfigError(f"observation must have shape {space.shape} or {batch}, got {shape}")
 
 
 def validate_action_space(space: gym.Space[Any]) -> None:
@@ -256,6 +255,8 @@ def _gathered(space: gym.Space[Any], observations: Sequence[Any], name: str) -> 
             rule = "a dictionary" if isinstance(space, spaces.Dict) else "a tuple"
             raise ConfigError(f"{name} must be {rule}, got {short(each)}")
         if len(each) != len(space.spaces):
+            if isinstance(space, spaces.Dict):
+                raise ConfigError(f"{name} must have the keys {[*space]}, got {short([*each])}")
             raise ConfigError(f"{name} must have {len(space.spaces)} parts, got {len(each)}")
     return {
         key: _gathered(part, [_part(each, key, name) for each in observations], f"{name}[{key!r}]")
@@ -270,9 +271,11 @@ def _one_hot_each(space: Any, values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype.kind not in "biu":
         raise ConfigError(f"{name} must be integers, got {values.dtype} {short(values)}")
     choices = values.reshape(len(values), -1).astype(np.int64) - starts
-    if ((choices < 0) | (choices >= sizes)).any():
+    outside = ((choices < 0) | (choices >= sizes)).any(axis=1)
+    if outside.any():
         rule = ", ".join(f"{low} to {low + n - 1}" for low, n in zip(starts, sizes, strict=True))
-        raise ConfigError(f"{name} must be from {rule}, got {short(values)}")
+        value = short(values[outside][0].tolist())
+        raise ConfigError(f"{name} must be in {short(space)}, from {rule}, got {value}")
     columns = [_one_hot(choices[:, i], int(n)) for i, n in enumerate(sizes)]
     return np.concatenate(columns, axis=1)
 

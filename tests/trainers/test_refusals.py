@@ -60,8 +60,8 @@ def test_an_observation_of_a_dictionary() -> None:
     fits = {"parity": np.array([1], np.int8), "context": 1}
     assert model.predict(fits)[0] in range(3)
     for wrong, message in (
-        ({**fits, "context": 3}, r"observation\['context'\] must be from 0 to 2"),
-        ({**fits, "context": -1}, r"observation\['context'\] must be from 0 to 2"),
+        ({**fits, "context": 3}, r"observation\['context'\] must be in .* from 0 to 2"),
+        ({**fits, "context": -1}, r"observation\['context'\] must be in .* from 0 to 2"),
         ({**fits, "parity": np.array([2])}, r"observation\['parity'\] must be 0 or 1 everywhere"),
         ({"context": 1}, "observation must have"),
         (None, "observation must have a part"),
