@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import nn
 from typing_extensions import override
@@ -81,6 +82,8 @@ class SB3Training(Training):
             device="cpu",
             **keywords,
         )
+        # its own logger would leave an empty folder in the temporary directory
+        self.model.set_logger(Logger(folder=None, output_formats=[]))
         self.network = self.model.policy
         self.parameters = count_parameters(self.network)
         self.policy_parameters = sum(

@@ -1,5 +1,7 @@
 """Algorithms of Stable-Baselines3 in training and at play, beside their own `predict`."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -196,6 +198,14 @@ def test_discrete_observations_are_seen_as_they_are() -> None:
 def test_what_cannot_be_played_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SB3Training(SB3Settings(**{**SMALL, **settings}), seed=0)
+
+
+def test_a_training_leaves_nothing_in_the_temporary_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    SB3Training(SB3Settings(env="CartPole-v1", **SMALL), seed=0).learn(64, lambda steps: None)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_learning_rate_and_discount_move_to_their_ends() -> None:
