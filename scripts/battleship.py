@@ -63,9 +63,9 @@ SMALL_CURVES = (
 )
 """Curves of a panel: file, setting, colour and label."""
 CLASSIC_CURVES = (
-    ("battleship_classic", "classic", OURS, "GRPO, raw images (3 seeds)"),
+    ("battleship_classic", "classic", OURS, "GRPO, raw planes (3 seeds)"),
     ("battleship_density", "density", DENSITY, "GRPO, with density (3 seeds)"),
-    ("maskable_ppo_classic", "MaskablePPO, equal steps", PPO, "MaskablePPO, raw images (5 seeds)"),
+    ("maskable_ppo_classic", "MaskablePPO, equal steps", PPO, "MaskablePPO, raw planes (5 seeds)"),
 )
 
 
