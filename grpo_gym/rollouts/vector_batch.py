@@ -123,7 +123,7 @@ class VectorBatch(EnvBatch):
         return self.env.reset(seed=seeds)
 
     def _refuse_fixed_seeds(self) -> None:
-        if any(kind.__module__.startswith("envpool.") for kind in type(self.env.unwrapped).__mro__):
+        if _is_of_envpool(self.env.unwrapped):
             raise ConfigError(f"{self}: {_SEEDED}")
 
     def _call(self, name: str, call: Callable[[], Any], count: int) -> tuple[Any, ...]:
@@ -243,6 +243,10 @@ def is_vector(env: Any) -> bool:
     return isinstance(env, VectorEnv) or bool(getattr(env, "is_vector_env", False))
 
 
+def _is_of_envpool(env: Any) -> bool:
+    return any(kind.__module__.startswith("envpool.") for kind in type(env).__mro__)
+
+
 def make_vector_batch(make: Callable[..., Any], num_envs: int) -> VectorBatch | None:
     """A batch of a function that makes vector environments; None if it is another one.
 
@@ -272,8 +276,10 @@ def make_vector_batch(make: Callable[..., Any], num_envs: int) -> VectorBatch | 
 
 def _checked(env: Any, num_envs: int) -> VectorEnv[Any, Any, Any]:
     if not is_vector(env):
+        hint = ": install envpool 1.2 or later" if _is_of_envpool(env) else ""
         raise ConfigError(
-            f"env must make a gymnasium.vector.VectorEnv as it takes num_envs, got {short(env)}"
+            "env must make a gymnasium.vector.VectorEnv as it takes num_envs, got "
+            f"{short(env)}{hint}"
         )
     if env.num_envs != num_envs:
         raise ConfigError(f"env must make num_envs={num_envs} environments, got {env.num_envs}")

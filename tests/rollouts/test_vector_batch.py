@@ -190,6 +190,14 @@ def test_vector_environments_of_other_libraries_are_refused_at_once() -> None:
         GRPO("mlp", DummyVecEnv)
 
 
+def test_versions_of_envpool_without_vector_environments_are_named() -> None:
+    class Pool(gym.Env[Any, Any]):
+        __module__ = "envpool.python.gymnasium_envpool"
+
+    with pytest.raises(ConfigError, match=r"VectorEnv .*: install envpool 1.2 or later$"):
+        GRPO("mlp", lambda num_envs, seed: Pool())
+
+
 def test_seeds_must_count() -> None:
     class Unseeded(Own):
         def reset(self, *, seed: Any = None, options: Any = None) -> Any:
