@@ -145,8 +145,8 @@ def is_batch(space: gym.Space[Any], observation: Any) -> bool:
         return False
     if shape[1:] == space.shape:
         return True
-    batch = f"({', '.join(str(size) for size in ('batch', *space.shape))})"
-    raise ConfigError(f"observation must have shape {space.shape} or {batch}, got {shape}")
+    batch = ", ".join(["batch", *map(str, space.shape or ())])
+    raise ConfigError(f"observation must have shape {space.shape} or ({batch}), got {shape}")
 
 
 def validate_action_space(space: gym.Space[Any]) -> None:
