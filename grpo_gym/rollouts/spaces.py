@@ -256,7 +256,8 @@ def _gathered(space: gym.Space[Any], observations: Sequence[Any], name: str) -> 
             raise ConfigError(f"{name} must be {rule}, got {short(each)}")
         if len(each) != len(space.spaces):
             if isinstance(space, spaces.Dict):
-                raise ConfigError(f"{name} must have the keys {[*space]}, got {short([*each])}")
+                keys, got = short([*space]), short([*each])
+                raise ConfigError(f"{name} must have the keys {keys}, got {got}")
             raise ConfigError(f"{name} must have {len(space.spaces)} parts, got {len(each)}")
     return {
         key: _gathered(part, [_part(each, key, name) for each in observations], f"{name}[{key!r}]")
