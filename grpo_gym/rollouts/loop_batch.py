@@ -127,7 +127,7 @@ class LoopBatch(SeparateBatch):
         except (MemoryError, KeyboardInterrupt):
             raise
         except BaseException as error:  # a user's environment may raise anything, SystemExit too
-            old = call == "reset" and "unexpected keyword argument" in str(error)
+            old = call == "reset" and "reset() got an unexpected keyword argument" in str(error)
             hint = ": define reset(self, *, seed=None, options=None)" if old else ""
             raise self.error(call, members[len(results)], f"raised {error!r}{hint}") from error
         count = len(_RETURNED[call])

@@ -231,9 +231,16 @@ def test_a_reset_with_the_signature_of_old_gym() -> None:
         def reset(self) -> Any:  # type: ignore[override]
             return super().reset()
 
+    class Other(Fragile):
+        def reset(self, **options: Any) -> Any:
+            return value(seed=1)  # type: ignore[call-arg]
+
     remedy = r"'seed'\"\): define reset\(self, \*, seed=None, options=None\)$"
     with pytest.raises(EnvError, match=r"^Old\.reset\(\), seed 11, step 0: raised .*" + remedy):
         play(Old(observed(np.zeros(2)), 0, 11))
+    with pytest.raises(EnvError, match="raised TypeError") as caught:
+        play(Other(observed(np.zeros(2)), 0, 11))
+    assert "define reset" not in str(caught.value)
 
 
 def test_a_reset_without_infos() -> None:
