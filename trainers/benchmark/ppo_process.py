@@ -15,6 +15,7 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     torch.set_num_threads(1)
@@ -41,6 +42,8 @@ def main(task: dict[str, Any]) -> dict[str, Any]:
         device="cpu",
         **{**task["settings"], "learning_rate": lambda left: rate * max(left, 0.0)},
     )
+    # its own logger would leave an empty folder in the temporary directory
+    model.set_logger(Logger(folder=None, output_formats=[]))
     model.learn(task["total_steps"]["ppo"], callback=Stop())
     return {"steps": model.num_timesteps, "reached": successes == 2}
 
